@@ -1,0 +1,1 @@
+"""Fine-tune and compare vision-language models on spine MRI."""

@@ -1,0 +1,48 @@
+"""What the model says about one question, and its line in ``predictions.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spinevl.schema.record import Box
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one question, merged over separate slices.
+
+    Attributes:
+        id, task, object: which question.
+        slices: the sagittal slices that the answer rests on.
+        choice: the label; None for boxes and where the text could not be parsed.
+        probabilities: label -> probability, summing to 1; None where not computed.
+        text: the answer text (the option's, or what was generated).
+        box: the box of ``positioning``; None elsewhere and where it could not be parsed.
+    """
+
+    id: str
+    task: str
+    object: str
+    slices: tuple[int, ...]
+    choice: int | None
+    probabilities: Mapping[int, float] | None
+    text: str
+    box: Box | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of ``predictions.jsonl``."""
+        probabilities = self.probabilities
+        return {
+            "id": self.id,
+            "task": self.task,
+            "object": self.object,
+            "slices": list(self.slices),
+            "choice": self.choice,
+            "probabilities": None
+            if probabilities is None
+            else {str(label): probabilities[label] for label in sorted(probabilities)},
+            "text": self.text,
+            "box": None if self.box is None else self.box.as_list(),
+        }

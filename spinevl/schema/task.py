@@ -1,0 +1,94 @@
+"""What a task asks: its levels, its closed set of answers, its images and its metric.
+
+A task is one YAML file under ``conf/task``; everything that depends on its options (the letters
+in the prompt, the answers in the records, the parser, the scorer) reads them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+VERTEBRAE = ("C2", "C3", "C4", "C5", "C6", "C7")
+SAGITTAL_SLICES = (5, 6, 7)
+AXIAL_STEMS = ("2", "2-3", "3", "3-4", "4", "4-5", "5", "5-6", "6", "6-7", "7")
+
+Metric = Literal["macro_f1", "f1", "mean_iou"]
+
+
+def is_disc(level: str) -> bool:
+    """True for a disc level such as ``C2-C3``, False for a vertebra such as ``C2``."""
+    return "-" in level
+
+
+def axial_stem(level: str) -> str:
+    """The file name of a level's axial image without its ending: ``C2-C3`` -> ``2-3``."""
+    return level.replace("C", "")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question type of a study.
+
+    Attributes:
+        name: its key in the label file and the front of its record files.
+        title: its name for people, as reports print it.
+        levels: the spine levels asked about in order; empty for one question a patient.
+        choices: the answer text of each label, label 0 first; empty for ``positioning``.
+        metric: ``macro_f1``, ``f1`` (of class ``positive``) or ``mean_iou`` (boxes).
+        weight: its share of the official score; 0 keeps it out.
+        loss_weight: its share of the training loss; ``None`` takes ``weight``, or 0.2 where that
+            is 0.
+        axial: whether the level's axial image follows the sagittal ones.
+        positive: the class whose F1 counts where ``metric`` is ``f1``.
+        prompt: the question where the prompt file has none for this task.
+    """
+
+    name: str
+    title: str
+    levels: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    metric: Metric = "macro_f1"
+    weight: float = 0.0
+    loss_weight: float | None = None
+    axial: bool = False
+    positive: int | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if self.metric not in ("macro_f1", "f1", "mean_iou"):
+            raise ValueError(
+                f"task {self.name}: metric {self.metric!r} is none of macro_f1, f1, mean_iou"
+            )
+        if self.closed and len(set(self.choices)) < max(2, len(self.choices)):
+            raise ValueError(f"task {self.name}: needs two or more distinct choices")
+        if self.metric == "f1" and self.positive not in range(len(self.choices)):
+            raise ValueError(f"task {self.name}: metric f1 needs positive, one of its labels")
+
+    @property
+    def closed(self) -> bool:
+        """True for a choice among ``choices``, False for boxes."""
+        return self.metric != "mean_iou"
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The ``object`` of each question of a patient in record order; ``""`` is the whole spine."""
+        return tuple(self.levels) or ("",)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The answer texts in the order of their letters, as a prompt lists them."""
+        return tuple(sorted(self.choices))
+
+    @property
+    def training_weight(self) -> float:
+        """The task's weight in the training loss."""
+        return self.loss_weight if self.loss_weight is not None else self.weight or 0.2
+
+    def parse(self, text: str) -> int | None:
+        """The label whose answer text ``text`` is, surrounding space aside; None where it is none."""
+        answer = text.strip()
+        return self.choices.index(answer) if answer in self.choices else None
