@@ -34,8 +34,7 @@ class UserError(Exception):
     """
 
     def __init__(self, problems: str | Problem | Iterable[str | Problem]) -> None:
-        single = isinstance(problems, (str, Problem))
-        self.problems: tuple[str, ...] = (
-            (str(problems),) if single else tuple(str(problem) for problem in problems)
-        )
+        if isinstance(problems, (str, Problem)):
+            problems = (problems,)
+        self.problems: tuple[str, ...] = tuple(str(problem) for problem in problems)
         super().__init__("\n".join(self.problems))

@@ -16,8 +16,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
             file.write(data)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)  # mkstemp makes files private
-        os.replace(beside, path)
+        Path(beside).chmod(0o666 & ~umask)  # mkstemp makes files private
+        Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise

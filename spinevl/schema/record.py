@@ -15,7 +15,7 @@ _BOX_ANSWER = re.compile(r"<ref>(?P<ref>[^<>]+)<ref><box>\((\d+),(\d+)\),\((\d+)
 
 @dataclass(frozen=True)
 class Box:
-    """A box in pixels of the sagittal image, corners included: (x1, y1) upper left, (x2, y2) lower right."""
+    """A box in pixels of the sagittal image: (x1, y1) upper left, (x2, y2) lower right."""
 
     x1: int
     y1: int
@@ -111,7 +111,7 @@ class Record:
     label: int | None = None
 
     def to_json(self, *, with_answer_turn: bool) -> dict[str, Any]:
-        """The record's JSON object, keys in the official order; the gpt turn stands in train only."""
+        """The record's JSON object in the official key order; the gpt turn is for train only."""
         turns = [{"from": "human", "value": self.prompt}]
         if with_answer_turn:
             turns.append({"from": "gpt", "value": self.answer})  # type: ignore[dict-item]

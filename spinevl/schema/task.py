@@ -75,7 +75,7 @@ class Task:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """The ``object`` of each question of a patient in record order; ``""`` is the whole spine."""
+        """The ``object`` of each question in record order; ``""`` is the whole spine."""
         return tuple(self.levels) or ("",)
 
     @property
@@ -89,6 +89,6 @@ class Task:
         return self.loss_weight if self.loss_weight is not None else self.weight or 0.2
 
     def parse(self, text: str) -> int | None:
-        """The label whose answer text ``text`` is, surrounding space aside; None where it is none."""
+        """The label whose answer text is ``text``, outer space aside; None where none is."""
         answer = text.strip()
         return self.choices.index(answer) if answer in self.choices else None
