@@ -1,0 +1,131 @@
+"""Where the configs lie, how they are composed and checked, and what is built from them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from spinevl.options import SCHEMAS
+from spinevl.schema.errors import UserError
+from spinevl.targets import build
+
+if TYPE_CHECKING:
+    from spinevl.schema.task import Task
+
+__all__ = [
+    "CONF_DIR",
+    "VERBS",
+    "build",
+    "build_tasks",
+    "cache_dir",
+    "check",
+    "compose",
+    "job_folder",
+    "official_tasks",
+    "register",
+]
+
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel carries conf/ inside the package; in the repository it lies beside it.
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+VERBS = tuple(SCHEMAS)
+
+_LONGEST_FOLDER = 100
+
+
+def register() -> None:
+    """Tell Hydra our schemas and resolvers; may be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for verb, schema in SCHEMAS.items():
+        store.store(name=f"_{verb}", node=schema, provider="spinevl")
+    OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
+
+
+def compose(
+    verb: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None
+) -> DictConfig:
+    """The checked config that ``spinevl VERB OVERRIDES`` would get, without running anything.
+
+    ``${hydra:...}`` values resolve only inside a job.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    path = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose(config_name=verb, overrides=[*path, *overrides])
+    check(cfg)
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what types alone cannot: empty, repeated or impossible run scalars.
+
+    Raises:
+        UserError: with all problems.
+    """
+    problems = []
+    slices = cfg.get("sag_image")
+    if slices is not None:
+        if not slices:
+            problems.append("sag_image=[]: name at least one of the slices 5, 6, 7")
+        if repeated := [str(s) for s, count in Counter(slices).items() if count > 1]:
+            problems.append(f"sag_image names slice {', '.join(repeated)} more than once")
+        if unknown := [str(s) for s in slices if s not in (5, 6, 7)]:
+            problems.append(f"sag_image has no slice {', '.join(unknown)}; choose from 5, 6, 7")
+    if "task" in cfg and cfg.task is not None and not cfg.task:
+        problems.append("task=[]: name at least one task of " + ", ".join(official_tasks()))
+    if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
+        problems.append(f"suffix={suffix}: a file name's middle takes letters, digits, . _ and -")
+    for prefix in cfg.get("trusted_targets", ()):
+        if not all(part.isidentifier() for part in prefix.split(".")):
+            problems.append(f"trusted_targets: {prefix!r} is no package name such as mypkg.models")
+    if (predict := cfg.get("predict")) and predict.batch_size < 1:
+        problems.append(f"predict.batch_size={predict.batch_size}: must be 1 or more")
+    if problems:
+        raise UserError(problems)
+
+
+def build_tasks(cfg: DictConfig) -> dict[str, Task]:
+    """The selected tasks by name, in the order of the command line; ``cfg`` is the whole config."""
+    trusted = list(cfg.get("trusted_targets", ()))
+    return {str(name): build(node, trusted=trusted) for name, node in cfg.task.items()}
+
+
+def official_tasks() -> dict[str, Task]:
+    """Every task that ships with the project, by name, whatever is selected."""
+    tasks: dict[str, Task] = {}
+    for file in sorted((CONF_DIR / "task").glob("*.yaml")):
+        loaded: Any = OmegaConf.load(file)
+        tasks.update({str(name): build(node) for name, node in loaded.items()})
+    return tasks
+
+
+def cache_dir(cfg: DictConfig) -> Path:
+    """The cache folder of rendered images and built records; absolute, perhaps not there yet."""
+    return Path(cfg.cache_dir).expanduser().absolute()
+
+
+def job_folder(number: int, overrides: str) -> str:
+    """A sweep job's folder name ``{number}-{overrides}``.
+
+    Only ``[A-Za-z0-9._-]``, since brackets, commas and ``=`` break globs and overrides. Where two
+    different overrides could read alike (other characters, or cut at 100), a hash tells them apart.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", overrides.replace("=", "-")).strip("-.")
+    name = f"{number}-{readable}" if readable else str(number)
+    plain = re.fullmatch(r"[A-Za-z0-9._=,\[\]-]*", overrides) is not None
+    if plain and len(name) <= _LONGEST_FOLDER:
+        return name
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_FOLDER].rstrip('-.')}-{digest}"

@@ -1,0 +1,89 @@
+"""Pack sequences that share prefixes into one row: every shared token stands in it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A prefix tree of token symbols in preorder.
+
+    Attributes:
+        symbols: [L] what stands at each place.
+        depth: [L] its distance from the start of its sequence, the position that the LLM sees.
+        subtree_end: [L] one past the last place of its subtree.
+        targets: for each sequence, [n, 2] rows of (place that predicts, symbol to predict).
+    """
+
+    symbols: np.ndarray
+    depth: np.ndarray
+    subtree_end: np.ndarray
+    targets: tuple[np.ndarray, ...]
+
+
+def pack(sequences: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> PackedRow:
+    """Pack sequences into one prefix tree.
+
+    The last symbol of a sequence is only ever predicted, so it takes no place in the row.
+
+    Args:
+        sequences: symbols of each sequence, any integers.
+        answer_starts: where each sequence's learned or scored span starts (1 or more); the span
+            runs to the end of the sequence.
+
+    Returns:
+        The packed row; a place attends to its ancestors and itself.
+    """
+    symbols: list[int] = []
+    parents: list[int] = []
+    children: list[dict[int, int]] = []
+    roots: dict[int, int] = {}
+    paths: list[list[int]] = []
+    for sequence in sequences:
+        level, parent, path = roots, -1, []
+        for symbol in sequence[:-1]:
+            node = level.get(symbol)
+            if node is None:
+                node = level[symbol] = len(symbols)
+                symbols.append(symbol)
+                parents.append(parent)
+                children.append({})
+            path.append(node)
+            level, parent = children[node], node
+        paths.append(path)
+    order, subtree_end, depth = _preorder(roots, children)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    targets = tuple(
+        np.array(
+            [(place[path[i - 1]], sequence[i]) for i in range(start, len(sequence))], dtype=np.int64
+        )
+        for sequence, path, start in zip(sequences, paths, answer_starts, strict=True)
+    )
+    return PackedRow(np.array(symbols, dtype=np.int64)[order], depth, subtree_end, targets)
+
+
+def _preorder(
+    roots: dict[int, int], children: list[dict[int, int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes in preorder, and for each place one past its subtree's end and its depth."""
+    order: list[int] = []
+    depth: list[int] = []
+    end = np.zeros(len(children), dtype=np.int64)
+    stack = [(node, 0) for node in reversed(roots.values())]
+    while stack:
+        node, level = stack.pop()
+        order.append(node)
+        depth.append(level)
+        stack.extend((child, level + 1) for child in reversed(children[node].values()))
+    open_places: list[int] = []
+    for place, level in enumerate(depth):
+        while open_places and depth[open_places[-1]] >= level:
+            end[open_places.pop()] = place
+        open_places.append(place)
+    end[open_places] = len(depth)
+    return np.array(order, dtype=np.int64), end, np.array(depth, dtype=np.int64)

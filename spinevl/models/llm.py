@@ -1,0 +1,173 @@
+"""The language model: any Hugging Face causal LM, read through embeddings and a tree mask."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from spinevl.models.source import checked_source
+from spinevl.schema.errors import UserError
+
+Template = Literal["medmvl", "chat"]
+
+
+class CausalLM(nn.Module):
+    """A decoder and its tokenizer.
+
+    Args:
+        model: a Hugging Face causal LM.
+        tokenizer: its fast tokenizer.
+        conversation: the conversation template it is trained with.
+        end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
+
+    Attributes:
+        dim: width of an embedding.
+        max_length: the longest sequence it takes, in tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        conversation: Template,
+        end_token: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.conversation = conversation
+        self.end_token = end_token
+        config = model.config
+        self.dim = int(config.hidden_size)
+        positions = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+        self.max_length = min(max_length or positions, positions)
+        if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+            self.max_length = min(self.max_length, int(config.sliding_window))
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """input_ids [B, L] -> [B, L, dim]."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    def hidden(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """embeddings [B, L, dim], additive mask [B, 1, L, L], positions [B, L] -> [B, L, dim]."""
+        output = self.model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=position_ids,
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [T, dim] -> [T, vocabulary]."""
+        return self.model.get_output_embeddings()(hidden)
+
+    def save_description(self, folder: Path) -> None:
+        """Write config and tokenizer, so that a checkpoint needs no other directory."""
+        self.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class HFCausalLM(CausalLM):
+    """A causal LM by Hugging Face id or local directory.
+
+    Args:
+        path: id or directory with config, tokenizer and, where ``pretrained``, safetensors.
+        conversation: ``chat`` or ``medmvl``.
+        pretrained: load weights; otherwise initialise at random.
+        end_token: see CausalLM.
+        max_length: see CausalLM.
+        attn_implementation: ``sdpa`` or ``eager``; both take the tree mask.
+        trust_remote_code: run code that comes with the model. Off unless asked by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        conversation: Template = "chat",
+        pretrained: bool = True,
+        end_token: str | None = None,
+        max_length: int | None = None,
+        attn_implementation: Literal["sdpa", "eager"] = "sdpa",
+        trust_remote_code: bool = False,
+    ) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        if attn_implementation not in ("sdpa", "eager"):
+            raise UserError(
+                f"llm.attn_implementation={attn_implementation}: expected sdpa or eager"
+            )
+        with checked_source(path, what="llm.path"):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+            kwargs: dict[str, Any] = {
+                "trust_remote_code": trust_remote_code,
+                "attn_implementation": attn_implementation,
+                "dtype": torch.float32,
+            }
+            model = (
+                AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **kwargs)
+                if pretrained
+                else AutoModelForCausalLM.from_config(config, **kwargs)
+            )
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"llm.path={path}: its tokenizer has no fast version, and answers are found by "
+                "token offsets; convert it to tokenizer.json"
+            )
+        super().__init__(
+            model,
+            tokenizer,
+            conversation=conversation,
+            end_token=end_token,
+            max_length=max_length,
+        )
+
+
+class TinyLLM(CausalLM):
+    """A small decoder from scratch (the Qwen2 architecture) with its own tokenizer.
+
+    Args:
+        width: of an embedding; a multiple of ``heads``.
+        layers, heads: of the decoder.
+        conversation: ``chat`` or ``medmvl``.
+        max_length: the longest sequence in tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        conversation: Template = "chat",
+        max_length: int = 1024,
+    ) -> None:
+        from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+        folder = resources.files("spinevl.models") / "tiny_tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=max_length,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+        super().__init__(Qwen2ForCausalLM(config), tokenizer, conversation=conversation)

@@ -1,0 +1,34 @@
+"""Where pretrained parts come from, and one clear line where they can't be had."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from spinevl.schema.errors import Problem, UserError
+
+
+@contextmanager
+def checked_source(path: str, *, what: str) -> Iterator[None]:
+    """Turn a failure to load from a Hugging Face id or directory into a UserError.
+
+    Args:
+        path: the id or directory.
+        what: the config key that names it.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        local = os.path.isdir(path)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            Problem(
+                f"{what}={path}",
+                "a directory with its config and safetensors weights"
+                if local
+                else "a local directory, or a Hugging Face id that can be reached",
+                reason,
+                "check the directory" if local else "check the name, or download it beforehand",
+            )
+        ) from error

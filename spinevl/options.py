@@ -1,0 +1,167 @@
+"""The run scalars of every verb and their types: what may stand in ``conf/VERB.yaml``.
+
+Parts (an encoder, a data source) have no schema here: their constructor is the schema, checked
+when they are built. ``None`` for a group means "as the checkpoint was trained".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class SagType(StrEnum):
+    """Whether the sagittal slices of a question go into one record or into one each."""
+
+    joint = "joint"
+    separate = "separate"
+    seperate = "separate"  # upstream's spelling, an alias
+
+
+class TypeDataset(StrEnum):
+    """Which record files are built."""
+
+    train = "train"
+    dev = "dev"
+    test = "test"
+    both = "both"
+
+
+class TestAnswers(StrEnum):
+    """What stands as the answer of a test record: null, or upstream's zeros."""
+
+    none = "none"
+    upstream = "upstream"
+
+
+class Missing(StrEnum):
+    """What happens to absent, surplus and malformed answers."""
+
+    error = "error"
+    upstream = "upstream"
+
+
+class Subset(StrEnum):
+    """The patients that a prediction is for."""
+
+    dev = "dev"
+    test = "test"
+
+
+class PredictMode(StrEnum):
+    """Option probabilities, or greedy text that is parsed."""
+
+    choice = "choice"
+    generate = "generate"
+
+
+@dataclass
+class PredictOptions:
+    """How answers are read off the model."""
+
+    mode: PredictMode = PredictMode.choice
+    batch_size: int = 16
+
+
+@dataclass
+class Common:
+    """Keys that every verb takes."""
+
+    trusted_targets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Build(Common):
+    """``spinevl build``"""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    sag_image: list[int] = field(default_factory=lambda: [5, 6, 7])
+    sag_type: SagType = SagType.joint
+    type_dataset: TypeDataset = TypeDataset.both
+    suffix: str | None = None
+    output_dir: str | None = None
+    test_answers: TestAnswers = TestAnswers.none
+    cache_dir: str = "~/.cache/spinevl"
+
+
+@dataclass
+class Train(Common):
+    """``spinevl train``"""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    sag_image: list[int] = field(default_factory=lambda: [5, 6, 7])
+    sag_type: SagType = SagType.joint
+    records: str | None = None
+    encoder: dict[str, Any] = field(default_factory=dict)
+    connector: dict[str, Any] = field(default_factory=dict)
+    llm: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] | None = None
+    seed: int = 0
+    cache_dir: str = "~/.cache/spinevl"
+
+
+@dataclass
+class Predict(Common):
+    """``spinevl predict``"""
+
+    checkpoint: str | None = None
+    subset: Subset = Subset.test
+    data: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    prompts: dict[str, Any] | None = None
+    sag_image: list[int] | None = None
+    sag_type: SagType | None = None
+    predict: PredictOptions = field(default_factory=PredictOptions)
+    cache_dir: str = "~/.cache/spinevl"
+
+
+@dataclass
+class Evaluate(Common):
+    """``spinevl evaluate``"""
+
+    task: dict[str, Any] = field(default_factory=dict)
+    labels: str | None = None
+    answers: str | None = None
+    predictions: str | None = None
+    boxes: str | None = None
+    train_labels: str | None = None
+    missing: Missing = Missing.error
+
+
+@dataclass
+class Run(Build, Train):
+    """``spinevl run``: all of it"""
+
+    type_dataset: TypeDataset = TypeDataset.both
+    subset: Subset = Subset.test
+    predict: PredictOptions = field(default_factory=PredictOptions)
+    missing: Missing = Missing.error
+
+
+@dataclass
+class Doctor(Run):
+    """``spinevl doctor``: what ``run`` would read, and a submission"""
+
+    answers: str | None = None
+    checkpoint: str | None = None
+
+
+SCHEMAS: dict[str, type] = {
+    "build": Build,
+    "train": Train,
+    "predict": Predict,
+    "evaluate": Evaluate,
+    "run": Run,
+    "doctor": Doctor,
+}
