@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from spinevl.schema.errors import Problem, UserError
 
@@ -20,7 +20,7 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        local = os.path.isdir(path)
+        local = Path(path).is_dir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             Problem(

@@ -39,8 +39,12 @@ class HFVisionEncoder(Encoder):
         select_feature: Literal["patch", "cls_patch"] = "patch",
         pretrained: bool = True,
     ) -> None:
-        from transformers import CLIPVisionConfig, CLIPVisionModel
-        from transformers import SiglipVisionConfig, SiglipVisionModel
+        from transformers import (
+            CLIPVisionConfig,
+            CLIPVisionModel,
+            SiglipVisionConfig,
+            SiglipVisionModel,
+        )
 
         super().__init__()
         if kind not in ("clip", "siglip"):

@@ -1,0 +1,45 @@
+"""Direct heads: a teacher for the encoder that is dropped after training.
+
+Next-token loss reaches an untrained encoder through the whole decoder, and a decoder first learns
+which level is how often abnormal. A linear head on an image's visual tokens asks the encoder at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from spinevl.schema.batch import Batch
+
+
+class DirectHeads(nn.Module):
+    """visual tokens [U, N, D] -> the loss of every direct target.
+
+    Args:
+        sizes: head name -> number of classes.
+        tokens: N; more than 4 tokens are averaged into 4 groups in order.
+        dim: D.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], *, tokens: int, dim: int) -> None:
+        super().__init__()
+        self.groups = min(tokens, 4)
+        self.classes = max(sizes.values())
+        self.norm = nn.LayerNorm(dim)
+        self.heads = nn.Linear(self.groups * dim, len(sizes) * self.classes)
+        valid = torch.arange(self.classes)[None, :] < torch.tensor(list(sizes.values()))[:, None]
+        self.register_buffer("valid", valid, persistent=False)
+
+    def forward(self, visual_tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The weighted mean cross-entropy of the batch's direct targets, a scalar."""
+        pooled = functional.adaptive_avg_pool1d(visual_tokens.transpose(1, 2), self.groups)
+        features = self.norm(pooled.transpose(1, 2)).flatten(1)  # [U, groups * D]
+        logits = self.heads(features).float().unflatten(1, (-1, self.classes))
+        chosen = logits[batch.direct_image, batch.direct_head]  # [A, classes]
+        chosen = chosen.masked_fill(~self.valid[batch.direct_head], torch.finfo(chosen.dtype).min)
+        losses = functional.cross_entropy(chosen, batch.direct_label, reduction="none")
+        return (losses * batch.direct_weight).mean()

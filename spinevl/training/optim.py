@@ -1,0 +1,74 @@
+"""AdamW with a learning rate a part, and the warm-up and cosine schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from spinevl.schema.errors import UserError
+
+
+def parameter_groups(
+    parts: Mapping[str, nn.Module], *, lr: Mapping[str, float], weight_decay: float
+) -> list[dict[str, object]]:
+    """Optimizer groups: a learning rate a part, no decay on norms, biases and embeddings.
+
+    Args:
+        parts: part name -> module.
+        lr: part name -> learning rate.
+        weight_decay: of every other trained parameter.
+    """
+    groups: list[dict[str, object]] = []
+    seen: set[nn.Parameter] = set()
+    for part, module in parts.items():
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for child in module.modules():
+            for name, parameter in child.named_parameters(recurse=False):
+                if not parameter.requires_grad or parameter in seen:
+                    continue
+                seen.add(parameter)
+                exempt = (
+                    parameter.ndim < 2 or isinstance(child, nn.Embedding) or name.endswith("bias")
+                )
+                (plain if exempt else decayed).append(parameter)
+        for parameters, decay in ((decayed, weight_decay), (plain, 0.0)):
+            if parameters:
+                groups.append(
+                    {"params": parameters, "lr": lr[part], "weight_decay": decay, "name": part}
+                )
+    if not groups:
+        raise UserError("tuning: nothing learns, every part is frozen; set one to full or lora")
+    return groups
+
+
+def adamw(
+    groups: list[dict[str, object]],
+    *,
+    betas: Sequence[float],
+    total_steps: int,
+    warmup_ratio: float,
+    schedule: str,
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimizer and its schedule over ``total_steps`` optimizer steps.
+
+    Raises:
+        UserError: the schedule is neither ``cosine`` nor ``constant``.
+    """
+    if schedule not in ("cosine", "constant"):
+        raise UserError(f"optim.schedule={schedule}: expected cosine or constant")
+    optimizer = torch.optim.AdamW(groups, betas=(betas[0], betas[1]))
+    warmup_steps = max(1, round(warmup_ratio * total_steps))
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if schedule == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
