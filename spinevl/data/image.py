@@ -1,0 +1,49 @@
+"""Read 8-bit grey PNGs, and say exactly what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from spinevl.schema.errors import Problem, UserError
+
+SIDE_PX = 224
+_EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
+
+
+def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
+    """The image at ``path`` as uint8 [H, W].
+
+    8-bit grey (L) and RGB with equal channels are accepted.
+
+    Args:
+        path: the file.
+        side_px: the required height and width; None accepts any size.
+
+    Raises:
+        UserError: missing, truncated, of another mode or size.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise _refused(path, "no such file", "add it, or see data.missing_images") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise _refused(path, f"no whole image ({error})", "export it again") from error
+    pixels = np.asarray(image)
+    if image.mode.startswith("I") or pixels.dtype != np.uint8:
+        raise _refused(path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first")
+    if image.mode == "RGB" and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    elif image.mode != "L":
+        raise _refused(path, f"mode {image.mode}", "convert it to grey")
+    if side_px is not None and pixels.shape != (side_px, side_px):
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise _refused(path, found, f"resample it to {side_px} x {side_px}")
+    return pixels
+
+
+def _refused(path: str | Path, found: str, fix: str) -> UserError:
+    return UserError(Problem(str(path), _EXPECTED, found, fix))

@@ -1,0 +1,37 @@
+"""Read a JSON file a user names, or say in one line why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spinevl.schema.errors import Problem, UserError
+
+
+def read_json(path: str | Path, *, expected: str) -> Any:
+    """The content of a JSON file. Raises UserError where it is missing, empty or not JSON."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(Problem(str(path), expected, "no such file", "check the path")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            Problem(str(path), f"{expected} in UTF-8", str(error), "check the file")
+        ) from error
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        found = "an empty file" if not text.strip() else f"no JSON ({error})"
+        raise UserError(Problem(str(path), expected, found, "mend or export the file again")) from (
+            error
+        )
+
+
+def read_json_list(path: str | Path, *, expected: str) -> list[Any]:
+    """The same for a file that holds a list."""
+    content = read_json(path, expected=expected)
+    if not isinstance(content, list) or not content:
+        found = "an empty list" if content == [] else f"a {type(content).__name__}"
+        raise UserError(Problem(str(path), expected, found, "give a list of one object a patient"))
+    return content

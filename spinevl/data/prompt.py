@@ -1,0 +1,72 @@
+"""Prompt templates: one string a task, with placeholders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from spinevl.data.json_file import read_json
+from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.task import Task, is_disc
+
+IMAGE = "<image>"
+PLACEHOLDERS = ("[image]", "[image_num]", "[label]", "[object]", "[options]")
+_NUMBER_WORDS = {1: "", 2: "two", 3: "three"}
+
+
+def read_templates(path: str | Path) -> dict[str, str]:
+    """A user's template file: a JSON object of strings."""
+    content = read_json(path, expected="an object of one template string a task")
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise UserError(
+            Problem(str(path), "an object of strings", type(content).__name__, "mend the file")
+        )
+    return content
+
+
+def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, where: str) -> None:
+    """Refuse templates that a selected task lacks or that name unknown placeholders."""
+    problems = []
+    for task in tasks.values():
+        template = templates.get(task.name) or task.prompt
+        here = f"{where}: prompt of task {task.name}"
+        if not template:
+            problems.append(Problem(here, "a template", "none", f"add {task.name!r}"))
+            continue
+        for name in re.findall(r"\[[A-Za-z_]+\]", template):
+            if name not in PLACEHOLDERS:
+                known = " ".join(PLACEHOLDERS)
+                problems.append(Problem(here, f"placeholders among {known}", name, "mend it"))
+        literal = template.count(IMAGE)
+        if literal != int(task.axial):
+            wanted = "one literal <image> for the axial image" if task.axial else "no <image>"
+            problems.append(Problem(here, wanted, str(literal), "mend it"))
+        if template.count("[image]") != 1:
+            found = str(template.count("[image]"))
+            problems.append(
+                Problem(here, "[image] once, for the sagittal images", found, "mend it")
+            )
+    if problems:
+        raise UserError(problems)
+
+
+def render(template: str, *, task: Task, level: str, n_sagittal: int) -> str:
+    """The human turn of one question.
+
+    Args:
+        template: the task's template.
+        task: gives the options.
+        level: the level asked about, ``""`` for the whole spine.
+        n_sagittal: sagittal images shown.
+    """
+    values = {
+        "[image]": f"{IMAGE}\n" * n_sagittal,
+        "[image_num]": _NUMBER_WORDS[n_sagittal],
+        "[label]": level,
+        "[object]": "intervertebral disc" if is_disc(level) else "cervical vertebrae",
+        "[options]": ", ".join(task.options),
+    }
+    return re.sub(
+        "|".join(re.escape(name) for name in PLACEHOLDERS), lambda m: values[m[0]], template
+    )

@@ -1,0 +1,192 @@
+"""Which labelled patients train and which are dev."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spinevl.data.json_file import read_json
+from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.record import Patient
+from spinevl.schema.task import Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """The patients of each side, in the order of the label file."""
+
+    train: tuple[Patient, ...]
+    dev: tuple[Patient, ...]
+
+    def summary(self, tasks: Mapping[str, Task]) -> dict[str, Any]:
+        """Ids and class counts of each side, as ``split.json`` holds them."""
+        return {
+            side: {
+                "n_patients": len(patients),
+                "classes": {
+                    task.name: dict(sorted(class_counts(patients, task).items()))
+                    for task in tasks.values()
+                    if task.closed
+                },
+                "ids": [patient.id for patient in patients],
+            }
+            for side, patients in (("train", self.train), ("dev", self.dev))
+        }
+
+
+def class_counts(patients: Sequence[Patient], task: Task) -> Counter[int]:
+    """How often each label of a task stands in the patients' labels."""
+    labels = (patient.label(task.name, k) for patient in patients for k in range(len(task.objects)))
+    return Counter(label for label in labels if label is not None)
+
+
+class HeadSplit:
+    """The first ``n_train`` patients train, the rest is dev: the challenge's own split."""
+
+    def __init__(self, *, n_train: int | None = None) -> None:
+        self.n_train = n_train
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Raises UserError where a side would be empty."""
+        n_train = _n_train(self.n_train, len(patients))
+        return Split(tuple(patients[:n_train]), tuple(patients[n_train:]))
+
+
+class StratifiedSplit:
+    """A seeded split that keeps every task's classes in proportion, by patient.
+
+    Iterative stratification (Sechidis et al. 2011) over the indicators "the patient has this class
+    at some level", then the nearest exact count.
+    """
+
+    def __init__(self, *, n_train: int | None = None, seed: int = 0) -> None:
+        self.n_train = n_train
+        self.seed = seed
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Raises UserError where a side would be empty."""
+        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+        n_train = _n_train(self.n_train, len(patients))
+        splitter = MultilabelStratifiedShuffleSplit(
+            n_splits=1,
+            train_size=n_train,
+            test_size=len(patients) - n_train,
+            random_state=self.seed,
+        )
+        indicators = _indicators(patients, tasks)
+        train, dev = next(splitter.split(np.zeros(len(patients)), indicators))
+        return _exact(patients, list(train), list(dev), n_train, indicators)
+
+
+class KFoldSplit:
+    """Fold ``fold`` of ``n_folds`` stratified folds is dev."""
+
+    def __init__(self, *, n_folds: int = 5, fold: int = 0, seed: int = 0) -> None:
+        if n_folds < 2 or not 0 <= fold < n_folds:
+            raise ValueError(f"fold={fold} of n_folds={n_folds}: expected 0 <= fold < n_folds >= 2")
+        self.n_folds = n_folds
+        self.fold = fold
+        self.seed = seed
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Raises UserError where there are fewer patients than folds."""
+        from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+        if len(patients) < self.n_folds:
+            raise UserError(f"split.n_folds={self.n_folds}: only {len(patients)} patients")
+        folds = MultilabelStratifiedKFold(
+            n_splits=self.n_folds, shuffle=True, random_state=self.seed
+        )
+        sides = list(folds.split(np.zeros(len(patients)), _indicators(patients, tasks)))
+        train, dev = sides[self.fold]
+        return _sides(patients, set(train.tolist()), set(dev.tolist()))
+
+
+class FilesSplit:
+    """Two files of patient ids, one a line or a JSON list."""
+
+    def __init__(self, *, train: str, dev: str) -> None:
+        self.train = train
+        self.dev = dev
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Raises UserError for unknown, repeated or shared ids."""
+        sides = {path: _read_ids(path) for path in (self.train, self.dev)}
+        known = {patient.id: k for k, patient in enumerate(patients)}
+        problems = []
+        for path, ids in sides.items():
+            for one, count in Counter(ids).items():
+                if one not in known:
+                    problems.append(Problem(f"{path}: {one}", "a labelled patient", "none", "drop"))
+                if count > 1:
+                    problems.append(Problem(f"{path}: {one}", "one line", f"{count}", "drop some"))
+        for one in sorted(set(sides[self.train]) & set(sides[self.dev])):
+            problems.append(Problem(f"{self.dev}: {one}", "no train id", "one", "keep one side"))
+        if problems:
+            raise UserError(problems)
+        train, dev = ({known[one] for one in ids} for ids in sides.values())
+        return _sides(patients, train, dev)
+
+
+def _n_train(n_train: int | None, total: int) -> int:
+    wanted = round(0.8 * total) if n_train is None else n_train
+    if not 0 < wanted < total:
+        raise UserError(
+            f"split.n_train={wanted}: expected 1 to {total - 1}, for there are {total} patients "
+            "and dev needs one"
+        )
+    return wanted
+
+
+def _indicators(patients: Sequence[Patient], tasks: Mapping[str, Task]) -> np.ndarray:
+    """[patients, classes of all tasks] whether a patient has a class at some level."""
+    rows = [
+        [
+            label in {patient.label(task.name, k) for k in range(len(task.objects))}
+            for task in tasks.values()
+            for label in range(len(task.choices))
+        ]
+        + [True]
+        for patient in patients
+    ]
+    return np.array(rows, dtype=int)
+
+
+def _exact(
+    patients: Sequence[Patient], train: list[int], dev: list[int], n_train: int, rows: np.ndarray
+) -> Split:
+    """Move the patients with the most frequent classes until the counts are as asked."""
+    rarity = rows @ (1.0 / np.maximum(rows.sum(axis=0), 1))
+    by_rarity = sorted(range(len(patients)), key=lambda k: (rarity[k], k))
+    source, target = (train, dev) if len(train) > n_train else (dev, train)
+    members = set(source)
+    for index in [k for k in by_rarity if k in members][: abs(len(train) - n_train)]:
+        source.remove(index)
+        target.append(index)
+    return _sides(patients, set(map(int, train)), set(map(int, dev)))
+
+
+def _sides(patients: Sequence[Patient], train: set[int], dev: set[int]) -> Split:
+    return Split(
+        tuple(patient for k, patient in enumerate(patients) if k in train),
+        tuple(patient for k, patient in enumerate(patients) if k in dev),
+    )
+
+
+def _read_ids(path: str) -> list[str]:
+    if path.endswith(".json"):
+        content = read_json(path, expected="a list of ids")
+        if not isinstance(content, list) or not all(isinstance(one, str) for one in content):
+            raise UserError(Problem(path, "a list of ids", type(content).__name__, "mend it"))
+        return content
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(Problem(path, "a file of ids", str(error), "check the path")) from error
+    return [line.strip() for line in lines if line.strip()]

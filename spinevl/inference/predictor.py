@@ -1,0 +1,199 @@
+"""Ask a model: probabilities of every option, or greedy text that is parsed strictly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from spinevl.data.collate import Collator
+from spinevl.data.conversation import Conversation
+from spinevl.data.datamodule import by_patient
+from spinevl.data.image_store import ImageStore
+from spinevl.models.generate import greedy
+from spinevl.models.vlm import VLM, sequence_logprobs
+from spinevl.schema.batch import Batch
+from spinevl.schema.prediction import Prediction
+from spinevl.schema.record import Box, Record
+from spinevl.schema.task import Task
+
+Mode = Literal["choice", "generate"]
+
+
+class Predictor:
+    """Answers records with one model.
+
+    Args:
+        model: the model, in evaluation mode.
+        tasks: the tasks that the records name.
+        mode: ``choice`` scores every option text of a closed question, so no unparseable answer
+            can occur; ``generate`` decodes greedily. Boxes are always generated.
+        batch_patients: patients read at once.
+        max_new_tokens: of a generated answer.
+        images: shared store of decoded images.
+        share_prefixes: read the shared tokens of a patient's questions once.
+    """
+
+    def __init__(
+        self,
+        model: VLM,
+        *,
+        tasks: Mapping[str, Task],
+        mode: Mode = "choice",
+        batch_patients: int = 16,
+        max_new_tokens: int = 48,
+        images: ImageStore | None = None,
+        share_prefixes: bool = True,
+    ) -> None:
+        self.model = model
+        self.tasks = tasks
+        self.mode = mode
+        self.batch_patients = batch_patients
+        self.max_new_tokens = max_new_tokens
+        self.conversation = Conversation(
+            model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
+        )
+        self.collate = Collator(
+            tasks=tasks,
+            conversation=self.conversation,
+            tokens_per_image=model.tokens_per_image,
+            transform=model.encoder.transform,
+            images=images or ImageStore(),
+            max_length=model.llm.max_length,
+            share_prefixes=share_prefixes,
+        )
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]:
+        """One prediction a question, in the order of the records; separate slices are merged."""
+        self.collate.check(records)
+        answers: dict[int, Prediction] = {}
+        for index, prediction in self._answers(records):
+            answers[index] = prediction
+        return merge_slices([answers[index] for index in range(len(records))], self.tasks)
+
+    @torch.inference_mode()
+    def _answers(self, records: Sequence[Record]) -> Iterator[tuple[int, Prediction]]:
+        scored = [self.mode == "choice" and self.tasks[r.task].closed for r in records]
+        groups = by_patient(records)
+        for start in range(0, len(groups), self.batch_patients):
+            chunk = groups[start : start + self.batch_patients]
+            for wanted, answer in ((True, self._choose), (False, self._generate)):
+                part = [[pair for pair in group if scored[pair[0]] is wanted] for group in chunk]
+                part = [group for group in part if group]
+                if part:
+                    yield from answer(part)
+
+    def _choose(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
+        batch = self.collate(groups).to(self._device)
+        logprobs = sequence_logprobs(self.model(batch), batch).double().tolist()
+        records = dict(pair for group in groups for pair in group)
+        for index, options in option_logprobs(batch, logprobs).items():
+            yield index, choice_prediction(records[index], self.tasks[records[index].task], options)
+
+    def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
+        pairs = [pair for group in groups for pair in group]
+        for index, record in pairs:
+            self.collate.images[record.images[0]]  # decode before any model time is spent
+        prompts = [self.conversation.prompt(record.prompt) for _, record in pairs]
+        texts = greedy(
+            self.model,
+            prompts=[prompt.symbols for prompt in prompts],
+            images=[
+                [self.collate.transform(self.collate.images[path]) for path in record.images]
+                for _, record in pairs
+            ],
+            end_id=self._end_id(pairs[0][1]),
+            max_new_tokens=self.max_new_tokens,
+        )
+        for (index, record), text in zip(pairs, texts, strict=True):
+            yield index, text_prediction(record, self.tasks[record.task], text)
+
+    def _end_id(self, record: Record) -> int:
+        self.conversation.exchange(record.prompt, "A")  # a chat template shows its end token
+        return self.conversation.end_id
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def option_logprobs(batch: Batch, logprobs: Sequence[float]) -> dict[int, dict[int, float]]:
+    """Dataset index -> label -> log-probability of its option text, from a choice batch."""
+    owners = batch.sequence_question.tolist()
+    result: dict[int, dict[int, float]] = {index: {} for index in batch.questions}
+    for owner, label, logprob in zip(owners, batch.sequence_label, logprobs, strict=True):
+        if label >= 0:
+            result[batch.questions[owner]][label] = logprob
+    return result
+
+
+def choice_prediction(record: Record, task: Task, logprobs: Mapping[int, float]) -> Prediction:
+    """The most probable option; ties go to the lower label."""
+    probabilities = normalised(logprobs)
+    choice = max(sorted(probabilities), key=lambda label: probabilities[label])
+    return Prediction(
+        record.id,
+        record.task,
+        record.object,
+        record.slices,
+        choice,
+        probabilities,
+        task.choices[choice],
+    )
+
+
+def text_prediction(record: Record, task: Task, text: str) -> Prediction:
+    """A generated answer, parsed strictly: None where it is not exactly an answer."""
+    box = None if task.closed else Box.parse_answer(text, record.object)
+    choice = task.parse(text) if task.closed else None
+    return Prediction(
+        record.id, record.task, record.object, record.slices, choice, None, text.strip(), box
+    )
+
+
+def normalised(logprobs: Mapping[int, float]) -> dict[int, float]:
+    """Log-probabilities of the options -> probabilities that sum to 1 over them."""
+    highest = max(logprobs.values())
+    weights = {label: math.exp(value - highest) for label, value in logprobs.items()}
+    total = sum(weights.values())
+    return {label: weight / total for label, weight in weights.items()}
+
+
+def merge_slices(predictions: Sequence[Prediction], tasks: Mapping[str, Task]) -> list[Prediction]:
+    """Merge the closed questions that were asked of several slices apart.
+
+    Probabilities by the mean log-probability; generated labels by majority, ties to the lower.
+    Boxes belong to one slice each and stay as they are.
+    """
+    groups: dict[tuple[object, ...], list[Prediction]] = {}
+    for one in predictions:
+        slot = one.slices if not tasks[one.task].closed else ()
+        groups.setdefault((one.id, one.task, one.object, slot), []).append(one)
+    return [
+        group[0] if len(group) == 1 else _merged(group, tasks[group[0].task])
+        for group in groups.values()
+    ]
+
+
+def _merged(group: Sequence[Prediction], task: Task) -> Prediction:
+    first = group[0]
+    slices = tuple(number for one in group for number in one.slices)
+    tables = [one.probabilities for one in group]
+    if all(table is not None for table in tables):
+        floor = 1e-300
+        means = {
+            label: sum(math.log(max(table[label], floor)) for table in tables if table)
+            / len(tables)
+            for label in tables[0] or {}
+        }
+        probabilities = normalised(means)
+        choice = max(sorted(probabilities), key=lambda label: probabilities[label])
+        return Prediction(
+            first.id, first.task, first.object, slices, choice, probabilities, task.choices[choice]
+        )
+    votes = [one.choice for one in group if one.choice is not None]
+    majority = max(sorted(set(votes)), key=votes.count) if votes else None
+    text = " | ".join(one.text for one in group)
+    return Prediction(first.id, first.task, first.object, slices, majority, None, text)
