@@ -12,7 +12,9 @@ Y, X = np.meshgrid(
 
 def soft(distance: np.ndarray, width: float = 0.8) -> np.ndarray:
     """1 where a signed distance in pixels is well below 0, 0 well above, soft between."""
-    return np.clip(0.5 - distance / (2 * width), 0.0, 1.0)
+    scaled = distance * np.float32(-0.5 / width)
+    scaled += np.float32(0.5)
+    return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
 def paint(image: np.ndarray, mask: np.ndarray, value: float | np.ndarray) -> None:
@@ -34,10 +36,11 @@ def texture(rng: np.random.Generator, *, cell_px: int) -> np.ndarray:
 def acquire(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The scanner's picture, uint8 [H, W], of an ideal one, float [H, W] on the scale 0..255."""
     x, y = (X - 112) / 112, (Y - 112) / 112
-    a, b, c = rng.normal(0, [0.10, 0.10, 0.07])
-    field = 1 + a * x + b * y + c * (x * x + y * y - 0.6)
+    a, b, c = rng.normal(0, [0.10, 0.10, 0.07]).tolist()
+    field = (1 - 0.6 * c) + x * (a + c * x) + y * (b + c * y)
     gain, gamma = rng.uniform(0.85, 1.12), rng.uniform(0.9, 1.12)
-    bright = gain * field * 255 * np.power(np.clip(image, 0, 255) / 255, gamma, dtype=np.float32)
+    bright = gain * field * 255 * np.power(np.clip(image, 0, 255) / 255, gamma)
     noise = rng.standard_normal((2, SIDE_PX, SIDE_PX), dtype=np.float32) * rng.uniform(3.5, 7.0)
-    magnitude = np.hypot(bright + noise[0], noise[1])  # Rician, as MR magnitudes are
+    # Rician, as MR magnitudes are
+    magnitude = np.sqrt(np.square(bright + noise[0]) + np.square(noise[1]))
     return np.clip(magnitude, 0, 255).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from spinevl.data.phantom.acquisition import SIDE_PX, X, Y, paint, soft, texture
@@ -14,10 +16,11 @@ _HEIGHT_AT = ([0.0, 1.0, 2.0, 3.0], [25.0, 20.5, 15.5, 10.5])  # stenosis -> hal
 def render_axial(anatomy: Anatomy, *, level: int, rng: np.random.Generator) -> np.ndarray:
     """The ideal image, float [H, W] on the scale 0..255, of level 0 (C2) to 10 (C7)."""
     size = 1 + 0.018 * (level - 5)
-    cx, cy = 112 + rng.normal(0, 3.5), 116 + rng.normal(0, 3.5)
-    angle = rng.normal(0, 0.04)
-    u = (X - cx) * np.cos(angle) + (Y - cy) * np.sin(angle)
-    v = (Y - cy) * np.cos(angle) - (X - cx) * np.sin(angle)
+    cx, cy = 112 + float(rng.normal(0, 3.5)), 116 + float(rng.normal(0, 3.5))
+    angle = float(rng.normal(0, 0.04))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    u = (X - cx) * cosine + (Y - cy) * sine
+    v = (Y - cy) * cosine - (X - cx) * sine
     image = _neck(u, v, rng)
     disc_number = (level - 1) // 2 if level % 2 else None
     half_height = float(np.interp(anatomy.canal[level], *_HEIGHT_AT)) * anatomy.build * size
@@ -103,7 +106,7 @@ def _body(
         return
     severity = float(anatomy.discs[disc_number])
     depth = _bump_depth(severity)
-    side = anatomy.disc_sides[disc_number] * 12
+    side = float(anatomy.disc_sides[disc_number]) * 12
     # bulging is broad, protrusion focal, extrusion a head on a neck
     broad = float(np.interp(severity, [0.8, 1.4, 2.0], [27, 20, 12]))
     border = -13.0 + depth * np.exp(-(((u - side) / broad) ** 2))
@@ -112,6 +115,6 @@ def _body(
     if severity > 2.5:
         head = np.hypot((u - side) / 1.25, v - (-13 + depth - 4)) - 8.5
         distance = np.minimum(distance, head)
-    tone = 74 - 12 * np.clip(severity, 0, 3)
+    tone = 74 - 12 * min(max(severity, 0.0), 3.0)
     paint(image, soft(distance - 1.0, 0.8), 14)
     paint(image, soft(distance + 1.0, 0.8), tone + 6 * texture(rng, cell_px=6))

@@ -16,13 +16,13 @@ _WIDTH_AT = ([0.0, 1.0, 2.0, 3.0], [10.4, 8.6, 6.6, 4.4])  # stenosis severity -
 def render_sagittal(anatomy: Anatomy, *, slice_number: int, rng: np.random.Generator) -> np.ndarray:
     """The ideal image, float [H, W] on the scale 0..255; the scanner comes after."""
     lateral = slice_number - 6
-    x, y = anatomy.centres()
+    x, y = (values.astype(np.float32) for values in anatomy.centres())
     boxes = [anatomy.boxes[name][slice_number - 5] for name in VERTEBRAE]
-    half_width = np.array([(box.x2 - box.x1) / 2 - 3 for box in boxes])
+    half_width = np.array([(box.x2 - box.x1) / 2 - 3 for box in boxes], dtype=np.float32)
     axis = _axis(x, y)  # [H] the column's x in each row
-    wall = axis + np.interp(_ROWS, y, half_width) + 0.6
+    wall = axis + np.interp(_ROWS, y, half_width).astype(np.float32) + 0.6
     image = _background(axis, rng)
-    _skull(image, axis, float(y[0]))
+    _skull(image, axis, float(y[0]), rng)
     front, back, bright = _canal(anatomy, y, wall, lateral)
     _posterior(image, back, y, rng)
     _draw_canal(image, front, back, bright, y, lateral)
@@ -55,14 +55,19 @@ def _background(axis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def _skull(image: np.ndarray, axis: np.ndarray, top: float) -> None:
-    centre_x, centre_y = axis[0] + 14, top - 62
-    radius = np.hypot((X - centre_x) / 62, (Y - centre_y) / 48)
+def _skull(image: np.ndarray, axis: np.ndarray, top: float, rng: np.random.Generator) -> None:
+    centre_x, centre_y = float(axis[0]) + 6, top - 66
+    radius = np.hypot((X - centre_x) / 76, (Y - centre_y) / 52)
     paint(image, soft((radius - 1.10) * 48, 2.0), 100)
     paint(image, soft((radius - 1.04) * 48, 1.5), 14)
     paint(image, soft((radius - 1.0) * 48, 1.5), 190)
-    folds = 108 + 22 * np.sin(X / 2.6 + 3 * np.sin(Y / 7)) * np.sin(Y / 3.1)
-    paint(image, soft((radius - 0.93) * 48, 1.5), folds)
+    paint(image, soft((radius - 0.93) * 48, 1.5), 104 + 9 * texture(rng, cell_px=5))
+    folia = np.hypot((X - centre_x - 30) / 26, (Y - centre_y - 22) / 20)  # the cerebellum
+    stripes = 100 + 34 * np.sin(folia * 26)
+    paint(image, soft((folia - 1.0) * 20, 1.5), stripes)
+    stem = np.hypot((X - float(axis[0]) - 9) / 8, (Y - top + 30) / 20)  # the pons
+    paint(image, soft((stem - 1.15) * 10, 1.0), 196)
+    paint(image, soft((stem - 0.92) * 10, 1.0), 112)
 
 
 def _canal(
@@ -72,7 +77,6 @@ def _canal(
     level_y = np.empty(11)
     level_y[0::2] = y
     level_y[1::2] = (y[:-1] + y[1:]) / 2
-    severity = np.interp(_ROWS, level_y, anatomy.canal)
     near = np.abs(_ROWS[:, None] - level_y[None])  # narrowing is local to its level
     local = np.exp(-((near / 3.6) ** 2))
     severity = (local * anatomy.canal).sum(1) / np.maximum(local.sum(1), 0.35)
@@ -87,7 +91,11 @@ def _canal(
     back = wall + np.maximum(width, 2.6) + 0.6
     back = np.maximum(back, front + 2.4)
     bright = np.clip((severity - 2.2) / 0.8, 0, 1)
-    return front, back, bright
+    return (
+        front.astype(np.float32),
+        back.astype(np.float32),
+        bright.astype(np.float32),
+    )
 
 
 def _posterior(
@@ -133,11 +141,12 @@ def _draw_column(
     half_width: np.ndarray,
 ) -> None:
     low, high = float(y[0]) - 4, float(y[-1]) + 40
-    rows = soft(low - Y, 1.0) * soft(Y - high, 3.0)
-    column = np.abs(X - axis[:, None]) - np.interp(_ROWS, y, half_width)[:, None]
+    extent = soft(low - Y, 1.0) * soft(Y - high, 3.0)
+    column = np.abs(X - axis[:, None])
+    column -= np.interp(_ROWS, y, half_width).astype(np.float32)[:, None]
     level_y = (y[:-1] + y[1:]) / 2
-    grade = np.interp(_ROWS, level_y, anatomy.discs)[:, None]
-    paint(image, soft(column, 0.8) * rows, 70 - 11 * np.clip(grade, 0, 3))  # discs, dry when worn
+    grade = np.interp(_ROWS, level_y, anatomy.discs).astype(np.float32)[:, None]
+    paint(image, soft(column, 0.8) * extent, 70 - 11 * np.clip(grade, 0, 3))  # discs, dry when worn
     pitch = (y[-1] - y[0]) / 5
     tops = [(box.y2 - box.y1) / 2 - 3 for box in boxes]
     bodies = [(x[k], y[k], half_width[k], tops[k]) for k in range(6)]
@@ -145,12 +154,14 @@ def _draw_column(
         (float(axis[min(int(y[-1] + n * pitch), 223)]), y[-1] + n * pitch, half_width[-1], tops[-1])
         for n in (1, 2, 3)
     ]
-    for number, (cx, cy, half_x, half_y) in enumerate(bodies):
-        distance = np.maximum(np.abs(X - cx) - half_x, np.abs(Y - cy) - half_y)
-        corner = np.hypot(
-            np.maximum(np.abs(X - cx) - half_x + 1.5, 0),
-            np.maximum(np.abs(Y - cy) - half_y + 1.5, 0),
-        )
-        distance = np.maximum(distance, corner - 1.5)
-        paint(image, soft(distance - 0.6, 0.6), 18)
-        paint(image, soft(distance + 0.6, 0.6), 96 + 5 * np.sin(number))
+    for number, values in enumerate(bodies):
+        cx, cy, half_x, half_y = (float(value) for value in values)
+        rows = slice(max(int(cy - half_y) - 4, 0), max(int(cy + half_y) + 5, 0))
+        columns = slice(max(int(cx - half_x) - 4, 0), max(int(cx + half_x) + 5, 0))
+        part = image[rows, columns]
+        across = np.abs(X[rows, columns] - cx) - half_x
+        along = np.abs(Y[rows, columns] - cy) - half_y
+        corner = np.hypot(np.maximum(across + 1.5, 0), np.maximum(along + 1.5, 0)) - 1.5
+        distance = np.maximum(np.maximum(across, along), corner)
+        paint(part, soft(distance - 0.6, 0.6), 18)
+        paint(part, soft(distance + 0.6, 0.6), 96 + 5 * float(np.sin(number)))
