@@ -128,4 +128,4 @@ def job_folder(number: int, overrides: str) -> str:
     if plain and len(name) <= _LONGEST_FOLDER:
         return name
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name[: _LONGEST_FOLDER].rstrip('-.')}-{digest}"
+    return f"{name[:_LONGEST_FOLDER].rstrip('-.')}-{digest}"

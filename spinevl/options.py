@@ -79,7 +79,7 @@ class Build(Common):
     split: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
-    sag_image: list[int] = field(default_factory=lambda: [5, 6, 7])
+    sag_image: list[int] = field(default_factory=lambda: [6])
     sag_type: SagType = SagType.joint
     type_dataset: TypeDataset = TypeDataset.both
     suffix: str | None = None
@@ -96,8 +96,9 @@ class Train(Common):
     split: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
-    sag_image: list[int] = field(default_factory=lambda: [5, 6, 7])
+    sag_image: list[int] = field(default_factory=lambda: [6])
     sag_type: SagType = SagType.joint
+    test_answers: TestAnswers = TestAnswers.none
     records: str | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     connector: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class Train(Common):
     tuning: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    warmup: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] | None = None
     seed: int = 0
     cache_dir: str = "~/.cache/spinevl"

@@ -94,8 +94,6 @@ class Predictor:
 
     def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
         pairs = [pair for group in groups for pair in group]
-        for index, record in pairs:
-            self.collate.images[record.images[0]]  # decode before any model time is spent
         prompts = [self.conversation.prompt(record.prompt) for _, record in pairs]
         texts = greedy(
             self.model,

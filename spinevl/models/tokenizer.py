@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def learn(texts: Iterable[str], folder: Path, *, vocabulary: int = 768) -> None:
-    """Learn a tokenizer of at most ``vocabulary`` tokens from ``texts`` and write it to a folder."""
+    """Learn a tokenizer of at most ``vocabulary`` tokens from ``texts`` and write it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

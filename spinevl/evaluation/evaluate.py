@@ -1,0 +1,192 @@
+"""``metrics.json``: scores with patient-clustered intervals, beside what the controls score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spinevl.evaluation.answers import Answers, truth_of
+from spinevl.evaluation.metrics import (
+    Confusion,
+    box_overlaps,
+    class_f1,
+    combine,
+    quadratic_kappa,
+    task_f1,
+)
+from spinevl.schema.prediction import Prediction
+from spinevl.schema.record import Patient
+from spinevl.schema.task import Task
+
+NOTES = {
+    "ci95": "percentile bootstrap over patients",
+    "level_majority": "each level's most frequent training label, ties to the lower; "
+    "alignment is normal everywhere and scores 0",
+    "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
+    "for normal everywhere scores 0",
+    "swapped_images": "the same checkpoint shown another patient's images",
+    "ceiling": "a classifier on the latent geometry behind the phantoms, fitted on training patients",
+}
+
+
+def evaluate(
+    truth: Sequence[Patient],
+    answers: Answers,
+    *,
+    tasks: Mapping[str, Task],
+    controls: Mapping[str, Answers] | None = None,
+    predictions: Sequence[Prediction] = (),
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score answers.
+
+    Args:
+        truth: labelled patients; those that ``answers`` lacks are left out (the reader of a
+            submission has refused them already, unless asked for upstream's behaviour).
+        answers: patient -> task -> labels.
+        tasks: the tasks to score.
+        controls: name -> its answers.
+        predictions: give boxes and probabilities, where there are any.
+        n_resamples, seed: of the bootstrap.
+
+    Returns:
+        The JSON-ready content of ``metrics.json``.
+    """
+    closed = {name: task for name, task in tasks.items() if task.closed}
+    scored = [one for one in truth if one.id in answers] if closed else list(truth)
+    ids = [one.id for one in scored]
+    rng = np.random.default_rng(seed)
+    resamples = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_resamples)
+    weights = np.concatenate([np.ones((1, len(ids))), resamples])  # row 0 is the sample itself
+    labels = truth_of(scored, closed)
+    metrics, own = _score(labels, answers, closed, ids, weights)
+    for task in tasks.values():
+        if not task.closed:
+            metrics[task.name] = _positioning(scored, predictions, task, weights)
+    for name, task in closed.items():
+        metrics[name] |= _detail(labels, answers, task, ids)
+        metrics[name] |= _calibration(labels, predictions, task)
+    metrics["n_patients"] = len(ids)
+    metrics["controls"] = {}
+    for name, control in (controls or {}).items():
+        theirs, distribution = _score(labels, control, closed, ids, weights)
+        theirs["paired"] = {
+            key: {"delta": float(delta[0]), "ci95": _interval(delta)}
+            for key in own
+            for delta in [own[key] - distribution[key]]
+        }
+        metrics["controls"][name] = theirs
+    metrics["notes"] = {key: NOTES[key] for key in ("ci95", *metrics["controls"]) if key in NOTES}
+    return metrics
+
+
+def _score(
+    truth: Answers,
+    answers: Answers,
+    tasks: Mapping[str, Task],
+    ids: Sequence[str],
+    weights: np.ndarray,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Scores with intervals, and their distributions [1 + resamples], the sample first."""
+    distributions: dict[str, np.ndarray] = {}
+    for name, task in tasks.items():
+        counts = Confusion.of(truth, answers, task, ids=ids).counts
+        summed = (weights @ counts.reshape(len(ids), -1)).reshape(-1, *counts.shape[1:])
+        distributions[name] = task_f1(summed, task)
+    metrics: dict[str, Any] = {"score": None}
+    score, complete = combine(distributions, tasks)
+    if score is not None:
+        key = "score" if complete else "partial_score"
+        metrics[key] = float(score[0])
+        metrics["ci95"] = _interval(score)
+        distributions[key] = score
+    for name in tasks:
+        values = distributions[name]
+        metrics[name] = {"f1": float(values[0]), "ci95": _interval(values)}
+    return metrics, distributions
+
+
+def _interval(distribution: np.ndarray) -> list[float]:
+    low, high = np.percentile(distribution[1:], [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def _detail(truth: Answers, answers: Answers, task: Task, ids: Sequence[str]) -> dict[str, Any]:
+    """Per class and per level scores, the confusion matrix, kappa and unparsed answers."""
+    confusion = Confusion.of(truth, answers, task, ids=ids)
+    counts = confusion.counts.sum(axis=0)
+    size = len(confusion.labels)
+    square = counts[:, :size]
+    f1, present = class_f1(counts)
+    support = counts.sum(axis=1)
+    classes = [
+        {
+            "label": label,
+            "answer": task.choices[label] if 0 <= label < len(task.choices) else None,
+            "f1": float(f1[k]) if present[k] else None,
+            "precision": float(square[k, k] / square[:, k].sum()) if square[:, k].any() else None,
+            "recall": float(square[k, k] / support[k]) if support[k] else None,
+            "support": int(support[k]),
+        }
+        for k, label in enumerate(confusion.labels)
+    ]
+    recalls = [one["recall"] for one in classes if one["recall"] is not None]
+    levels = {}
+    for k, name in enumerate(task.levels):
+        at = Confusion.of(truth, answers, task, ids=ids, level=k).counts.sum(axis=0)
+        levels[name] = {
+            "f1": float(task_f1(at, task)),
+            "accuracy": float(np.trace(at[:, : at.shape[0]]) / at.sum()),
+        }
+    return {
+        "accuracy": float(np.trace(square) / counts.sum()),
+        "balanced_accuracy": float(np.mean(recalls)) if recalls else None,
+        "quadratic_kappa": quadratic_kappa(square),
+        "classes": classes,
+        "levels": levels,
+        "confusion": square.astype(int).tolist(),
+        "unparsed": int(counts[:, size].sum()),
+    }
+
+
+def _calibration(truth: Answers, predictions: Sequence[Prediction], task: Task) -> dict[str, Any]:
+    """Expected calibration error (10 equal bins) and mean log-loss, where probabilities are."""
+    confidence, correct, losses = [], [], []
+    for one in predictions:
+        if one.task != task.name or one.probabilities is None or one.id not in truth:
+            continue
+        label = truth[one.id][task.name][task.objects.index(one.object)]
+        if label is None or one.choice is None:
+            continue
+        confidence.append(one.probabilities[one.choice])
+        correct.append(one.choice == label)
+        losses.append(-np.log(max(one.probabilities[label], 1e-12)))
+    if not confidence:
+        return {}
+    bins = np.minimum((np.array(confidence) * 10).astype(int), 9)
+    gaps = [
+        abs(np.mean(np.array(confidence)[bins == b]) - np.mean(np.array(correct)[bins == b]))
+        * np.mean(bins == b)
+        for b in np.unique(bins)
+    ]
+    return {"calibration_error": float(sum(gaps)), "log_loss": float(np.mean(losses))}
+
+
+def _positioning(
+    truth: Sequence[Patient], predictions: Sequence[Prediction], task: Task, weights: np.ndarray
+) -> dict[str, Any]:
+    sums, numbers, levels = box_overlaps(truth, predictions, task)
+    if not numbers.any():
+        return {"mean_iou": None}
+    totals = weights @ numbers
+    means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
+    unparsed = sum(one.box is None for one in predictions if one.task == task.name)
+    return {
+        "mean_iou": float(means[0]),
+        "ci95": _interval(means),
+        "levels": {name: {"mean_iou": value} for name, value in levels.items()},
+        "unparsed": unparsed,
+    }

@@ -1,0 +1,148 @@
+"""From the config to a study: cohort, split, prompts and records, as every stage needs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from spinevl.config import build, build_tasks, cache_dir, official_tasks
+from spinevl.data.prompt import check_templates, read_templates
+from spinevl.data.records import build_records, read_records
+from spinevl.data.split import Split
+from spinevl.schema.errors import UserError
+from spinevl.schema.record import Cohort, Patient, Record
+from spinevl.schema.task import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked, of whom, and how.
+
+    Attributes:
+        cohort: the patients.
+        split: train and dev; None where only test patients are used.
+        tasks, templates: what is asked in which words.
+        sag_image, separate: the sagittal slices shown, together or one by one.
+        test_answers: whether test records carry the template's labels as answers.
+        records_folder: record files of an earlier ``build`` to read instead.
+    """
+
+    cohort: Cohort
+    split: Split | None
+    tasks: Mapping[str, Task]
+    templates: Mapping[str, str]
+    sag_image: tuple[int, ...]
+    separate: bool
+    test_answers: bool = False
+    records_folder: Path | None = None
+
+    def patients(self, subset: str) -> tuple[Patient, ...]:
+        """The patients of ``train``, ``dev`` or ``test``."""
+        if subset == "test":
+            return self.cohort.test
+        assert self.split is not None
+        return self.split.train if subset == "train" else self.split.dev
+
+    def task_records(self, task: Task, subset: str) -> list[Record]:
+        """The records of one task and subset."""
+        if self.records_folder is not None:
+            return read_records(self.records_folder / f"{task.name}_{subset}.json", task=task)
+        truth = subset != "test" or (self.test_answers and task.closed)
+        root = self.cohort.test_images if subset == "test" else self.cohort.train_images
+        return build_records(
+            self.patients(subset),
+            task=task,
+            template=self.templates[task.name],
+            sag_image=self.sag_image,
+            separate=self.separate,
+            images_root=root,
+            answers="truth" if truth else "none",
+        )
+
+    def records(self, subset: str) -> list[Record]:
+        """The records of all tasks, task by task."""
+        return [one for task in self.tasks.values() for one in self.task_records(task, subset)]
+
+
+def load_study(
+    cfg: DictConfig, subsets: Collection[str], *, stored: Mapping[str, Any] | None = None
+) -> Study:
+    """Read and check everything that a job needs.
+
+    Args:
+        cfg: the job's config.
+        subsets: which of ``train``, ``dev``, ``test`` will be used.
+        stored: the study of a checkpoint; what the config leaves at null is taken from it.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    stored = stored or {}
+    tasks = build_tasks(cfg) if cfg.get("task") else _stored_tasks(stored)
+    known = official_tasks()
+    templates = _templates(cfg, stored)
+    check_templates(templates, tasks, where=cfg.get("prompts", {}).get("path") or "prompts")
+    sag_image = tuple(cfg.get("sag_image") or stored["sag_image"])
+    sag_type = cfg.get("sag_type") or stored["sag_type"]
+    source = build(cfg.data, trusted=list(cfg.trusted_targets))
+    cohort = source.load(
+        tasks=tasks,
+        known_tasks=known,
+        sag_image=sag_image,
+        subsets=subsets,
+        cache_dir=cache_dir(cfg),
+    )
+    split = None
+    if {"train", "dev"} & set(subsets):
+        splitter = build(cfg.get("split") or stored["split"], trusted=list(cfg.trusted_targets))
+        if getattr(splitter, "n_train", 0) is None and getattr(source, "n_train", None):
+            splitter.n_train = source.n_train  # a phantom cohort names its own numbers
+        split = splitter.split(cohort.patients, {**known, **tasks})
+    full = {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}
+    folder = cfg.get("records")
+    return Study(
+        cohort=cohort,
+        split=split,
+        tasks=tasks,
+        templates=full,
+        sag_image=sag_image,
+        separate=str(sag_type) == "separate",
+        test_answers=str(cfg.get("test_answers", "none")) == "upstream",
+        records_folder=Path(folder) if folder else None,
+    )
+
+
+def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
+    """The study as a checkpoint keeps it, so that predict asks what train asked."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {
+        "task": plain["task"],
+        "templates": dict(study.templates),
+        "sag_image": list(study.sag_image),
+        "sag_type": "separate" if study.separate else "joint",
+        "split": plain["split"],
+        "data": study.cohort.name,
+        "synthetic": study.cohort.synthetic,
+    }
+
+
+def _stored_tasks(stored: Mapping[str, Any]) -> dict[str, Task]:
+    if "task" not in stored:
+        raise UserError("task is not set: name the tasks, such as 'task=[qd,sl,zjppt,zyzg]'")
+    return {name: build(node) for name, node in stored["task"].items()}
+
+
+def _templates(cfg: DictConfig, stored: Mapping[str, Any]) -> Mapping[str, str]:
+    prompts = cfg.get("prompts")
+    if not prompts:
+        return stored["templates"]
+    if prompts.get("path"):
+        return read_templates(prompts.path)
+    return {str(name): str(text) for name, text in prompts.templates.items()}

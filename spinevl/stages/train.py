@@ -1,0 +1,207 @@
+"""Train a model on a study and keep the checkpoint that scores best on dev."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from spinevl.config import build
+from spinevl.schema.errors import UserError
+from spinevl.schema.files import write_text_atomic
+from spinevl.schema.record import Record
+from spinevl.stages.prepare import Study, load_study, study_config
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, *, out: Path) -> float | None:
+    """Train, and return the best dev score."""
+    study = load_study(cfg, {"train", "dev"})
+    assert study.split is not None
+    summary = study.split.summary(study.tasks)
+    write_text_atomic(out / "split.json", json.dumps(summary, indent=2))
+    return train(cfg, study, out=out)
+
+
+def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
+    """Train on ``study``; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under OUT."""
+    import pytorch_lightning as pl
+    import torch
+
+    from spinevl.data.collate import Collator
+    from spinevl.data.conversation import Conversation
+    from spinevl.data.datamodule import PatientDataModule
+    from spinevl.data.direct import DirectHeads as HeadSizes
+    from spinevl.data.image_store import ImageStore
+    from spinevl.data.weighting import LossWeights
+    from spinevl.inference.assemble import assemble
+    from spinevl.models.checkpoint import save_checkpoint
+    from spinevl.models.direct_heads import DirectHeads
+    from spinevl.training.callbacks import Clock, DevScore, MetricsFile
+    from spinevl.training.module import Objective, TrainingModule
+
+    begun = time.monotonic()
+    options = cfg.trainer
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    parts: Any = {
+        name: OmegaConf.to_container(cfg[name], resolve=True)
+        for name in ("encoder", "connector", "llm", "tuning")
+    }
+    model = assemble(parts, trusted=list(cfg.trusted_targets))
+    records = {side: study.records(side) for side in ("train", "dev")}
+    conversation = Conversation(
+        model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
+    )
+    sizes = HeadSizes.of(study.tasks)
+    uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
+    shared: dict[str, Any] = {
+        "tasks": study.tasks,
+        "conversation": conversation,
+        "tokens_per_image": model.tokens_per_image,
+        "transform": model.encoder.transform,
+        "images": ImageStore(),
+        "max_length": model.llm.max_length,
+        "share_prefixes": options.share_prefixes,
+    }
+    weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
+    learn = Collator(**shared, weights=weights, heads=sizes if uses_heads else None)
+    choose = Collator(**shared)
+    learn.check(records["train"])
+    closed_dev = [one for one in records["dev"] if study.tasks[one.task].closed]
+    choose.check(closed_dev)
+    data = PatientDataModule(
+        records["train"],
+        closed_dev,
+        learn=learn,
+        choose=choose,
+        batch_patients=options.batch_patients,
+        eval_patients=4 * options.batch_patients,
+        seed=cfg.seed,
+        num_workers=options.num_workers,
+    )
+    heads = None
+    if uses_heads:
+        heads = DirectHeads(sizes.sizes, tokens=model.tokens_per_image, dim=model.llm.dim)
+    batches = -(-len(data.train_groups) // options.batch_patients)
+    total_steps = max(1, options.max_epochs * (-(-batches // options.accumulate)))
+    module = TrainingModule(
+        model,
+        heads,
+        objective=Objective(
+            direct_weight=cfg.warmup.weight,
+            warmup_fraction=cfg.warmup.fraction,
+            shift_px=options.shift_px,
+            gain=options.gain,
+        ),
+        lr=dict(cfg.optim.lr),
+        betas=list(cfg.optim.betas),
+        weight_decay=cfg.optim.weight_decay,
+        warmup_ratio=cfg.optim.warmup_ratio,
+        schedule=cfg.optim.schedule,
+        total_steps=total_steps,
+        seed=cfg.seed,
+    )
+    description = {"parts": parts, "study": study_config(cfg, study)}
+    clock = Clock()
+    dev = DevScore(
+        _dev_scorer(closed_dev, study),
+        lambda: save_checkpoint(out / "checkpoint", model, config=description),
+    )
+    every = max(1, options.max_epochs // max(1, options.dev_checks))
+    trainer = pl.Trainer(
+        accelerator=options.accelerator,
+        devices=1,
+        precision=_precision(options.precision),
+        max_epochs=options.max_epochs,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip_norm,
+        check_val_every_n_epoch=every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic=True,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=options.progress_bar,
+        logger=_logger(cfg),
+        log_every_n_steps=10,
+        callbacks=[clock, dev, MetricsFile(out / "metrics.csv")],
+    )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit(module, datamodule=data)
+    torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
+    write_text_atomic(
+        out / "train.json",
+        json.dumps(
+            {
+                **clock.report(),
+                "peak_memory_bytes": _peak_memory(),
+                "device": str(module.device),
+                "steps": trainer.global_step,
+                "seconds": time.monotonic() - begun,
+                "dev_score": dev.best,
+                "dev_score_step": dev.best_step,
+                "dev_history": dev.history,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            },
+            indent=2,
+        ),
+    )
+    return dev.best
+
+
+def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
+    """A function of dev batches and their option log-probabilities -> the dev score."""
+    from spinevl.evaluation.answers import answers_of, truth_of
+    from spinevl.evaluation.metrics import point_score
+    from spinevl.inference.predictor import choice_prediction, merge_slices, option_logprobs
+
+    def score(batches: Any, logprobs: Any) -> float:
+        predictions = []
+        for batch, values in zip(batches, logprobs, strict=True):
+            for index, options in option_logprobs(batch, values.double().tolist()).items():
+                record = records[index]
+                predictions.append(choice_prediction(record, study.tasks[record.task], options))
+        answers = answers_of(merge_slices(predictions, study.tasks), study.tasks)
+        closed = {name: task for name, task in study.tasks.items() if task.closed}
+        return point_score(truth_of(study.patients("dev"), closed), answers, closed)
+
+    return score
+
+
+def _precision(name: str) -> Any:
+    import torch
+
+    if name != "auto":
+        return name
+    return (
+        "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    )
+
+
+def _logger(cfg: DictConfig) -> Any:
+    if not cfg.get("logger"):
+        return False
+    try:
+        return build(cfg.logger, trusted=list(cfg.trusted_targets))
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"logger: {error.name} is not installed; pip install 'spinevl[{error.name}]'"
+        ) from error
+
+
+def _peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

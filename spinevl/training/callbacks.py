@@ -1,0 +1,138 @@
+"""What happens around the steps: the dev score, the best checkpoint, the log and the clock."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from spinevl.schema.batch import Batch
+from spinevl.training.module import TrainingModule
+
+
+class DevScore(pl.Callback):
+    """Takes the score on dev and keeps the weights of the best one.
+
+    Args:
+        score: (batches, option log-probabilities [S] of each) -> the dev score.
+        save: writes the checkpoint; called whenever the score is the best so far, so that a killed
+            run still leaves its best.
+        compare: False before the answers are trained (the direct heads' warm-up).
+    """
+
+    def __init__(
+        self,
+        score: Callable[[list[Batch], list[torch.Tensor]], float],
+        save: Callable[[], None],
+    ) -> None:
+        self.score = score
+        self.save = save
+        self.best: float | None = None
+        self.best_step = 0
+        self.history: list[tuple[int, float]] = []
+        self._batches: list[Batch] = []
+        self._logprobs: list[torch.Tensor] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Gather what the model says of a dev batch."""
+        self._batches.append(batch)
+        self._logprobs.append(outputs.detach().cpu())
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score dev, and keep the weights where it is the best so far."""
+        value = self.score(self._batches, self._logprobs)
+        self._batches, self._logprobs = [], []
+        self.history.append((trainer.global_step, value))
+        pl_module.log("dev/score", value, prog_bar=True)
+        if self.best is None or value > self.best:
+            self.best, self.best_step = value, trainer.global_step
+            self.save()
+
+
+class MetricsFile(pl.Callback):
+    """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score."""
+
+    FIELDS = ("step", "epoch", "loss", "loss/answer", "loss/direct", "lr", "dev/score", "seconds")
+
+    def __init__(self, path: Path, *, every: int = 10) -> None:
+        self.path = path
+        self.every = every
+        self._start = time.monotonic()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the header."""
+        self._start = time.monotonic()
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(self.FIELDS)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """A row of losses now and then."""
+        if trainer.global_step % self.every == 0:
+            self._write(trainer, scores=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A row for the dev score."""
+        self._write(trainer, scores=True)
+
+    def _write(self, trainer: pl.Trainer, *, scores: bool) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not scores:
+            metrics.pop("dev/score", None)
+        row = {
+            **{name: f"{value:.6g}" for name, value in metrics.items() if name in self.FIELDS},
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
+            "seconds": f"{time.monotonic() - self._start:.1f}",
+        }
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.FIELDS).writerow(row)
+
+
+class Clock(pl.Callback):
+    """Counts questions and tokens, and times the training steps alone."""
+
+    def __init__(self) -> None:
+        self.questions = self.tokens = self.places = self.sequence_tokens = 0
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, *_: Any) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: TrainingModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Stop it, and count."""
+        self.seconds += time.perf_counter() - self._begun
+        self.questions += len(batch.questions)
+        self.tokens += batch.tokens
+        self.places += batch.input_ids.numel()
+        self.sequence_tokens += batch.sequence_tokens
+
+    def report(self) -> dict[str, float]:
+        """What ``train.json`` says of speed."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "samples_per_second": self.questions / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "padding_share": 1 - self.tokens / max(self.places, 1),
+            "shared_share": 1 - self.tokens / max(self.sequence_tokens, 1),
+            "step_seconds_total": self.seconds,
+        }
