@@ -1,0 +1,137 @@
+"""``spinevl VERB [hydra flags and overrides]``: every verb is a Hydra app of its own.
+
+Nothing heavy is imported here: Hydra comes in once a verb is known, torch inside the stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+VERBS = {
+    "build": "record files from labels, boxes and images",
+    "train": "fine-tune a model on a study",
+    "predict": "answers of a checkpoint",
+    "evaluate": "score answers against labels",
+    "run": "build, train, predict, evaluate and report in one job",
+    "doctor": "check every input before any training time is spent",
+}
+
+USAGE = """\
+usage: spinevl VERB [hydra flags] [key=value ...]
+
+{verbs}
+
+Every verb is a Hydra app: 'spinevl VERB --help' lists its groups and keys, '--cfg job' prints the
+composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a completion script.
+
+  spinevl run experiment=demo
+  spinevl run -m 'sag_image=[6],[5,6,7]' seed=0,1
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code: 0, 1 for a user's mistake, 2 for no verb."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print(USAGE.format(verbs="\n".join(f"  {v.ljust(width)}  {t}" for v, t in VERBS.items())))
+        return 0
+    if first == "--version":
+        from importlib.metadata import version
+
+        print(f"spinevl {version('spinevl')}")
+        return 0
+    if first == "completion":
+        return _completion(arguments[1:])
+    if first not in VERBS:
+        close = difflib.get_close_matches(first, VERBS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        refuse([f"no verb {first!r}; {hint}verbs: {' '.join(VERBS)}"])
+        return 2
+    return _run_verb(first, arguments[1:])
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Print each problem on a line of its own."""
+    for problem in problems:
+        print(f"spinevl: {problem}", file=sys.stderr)
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    """Run the verb's Hydra app; mistakes become lines, and what is our fault a traceback."""
+    import hydra
+
+    from spinevl.config import CONF_DIR, register
+    from spinevl.stages.job import Job, JobFailed
+
+    if (flag := _completion_flag(arguments)) is not None:
+        return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
+    register()
+    app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(Job(verb))
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        with _hydra_call([f"spinevl {verb}", *arguments]):
+            app()
+    except KeyboardInterrupt:
+        refuse(["interrupted"])
+        return 130
+    except JobFailed as error:
+        refuse([str(error)])
+        return 1
+    except Exception as error:
+        # Jobs catch their own errors, so this one is Hydra's: a config that does not compose.
+        if wants_traceback:
+            raise
+        from spinevl.stages.mistakes import explain
+
+        refuse(explain(error, verb=verb, arguments=arguments))
+        return 1
+    return 0
+
+
+@contextmanager
+def _hydra_call(argv: list[str]) -> Iterator[None]:
+    """Hydra reads ``sys.argv`` and, told so, raises errors instead of printing their stack."""
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+
+
+def _completion_flag(arguments: Sequence[str]) -> str | None:
+    """``install=bash`` of ``-sc install=bash``, Hydra's own spelling; None where it is not asked."""
+    for flag in ("-sc", "--shell-completion", "--shell_completion"):
+        if flag in arguments:
+            rest = [a for a in arguments if "=" in a and a.split("=")[0] in _COMPLETION_ACTIONS]
+            return rest[0] if rest else "install=bash"
+    return None
+
+
+_COMPLETION_ACTIONS = ("install", "uninstall", "query")
+
+
+def _completion(arguments: Sequence[str]) -> int:
+    from spinevl import completion
+
+    first = arguments[0] if arguments else ""
+    if first == "query":
+        print("\n".join(completion.query(os.environ.get("COMP_LINE", ""))))
+        return 0
+    if first in completion.SCRIPTS:
+        uninstall = arguments[1:2] == ["uninstall"]
+        print(completion.REMOVAL[first] if uninstall else completion.SCRIPTS[first])
+        return 0
+    refuse([f"completion {first}: choose a shell of {' '.join(completion.SCRIPTS)}"])
+    return 2
