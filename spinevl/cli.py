@@ -87,7 +87,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         # Jobs catch their own errors, so this one is Hydra's: a config that does not compose.
         if wants_traceback:
             raise
-        from spinevl.stages.mistakes import explain
+        from spinevl.mistakes import explain
 
         refuse(explain(error, verb=verb, arguments=arguments))
         return 1

@@ -63,6 +63,7 @@ class CervAISource:
         sag_image: Sequence[int],
         subsets: Collection[str],
         cache_dir: Path,
+        only: Collection[str] | None = None,
     ) -> Cohort:
         """The cohort, its files and images checked.
 
@@ -72,6 +73,7 @@ class CervAISource:
             sag_image: the sagittal slices shown.
             subsets: which of ``train``, ``dev``, ``test`` will be used.
             cache_dir: not used by this source.
+            only: ids of the test patients to keep; all by default.
 
         Raises:
             UserError: with every problem found.
@@ -79,6 +81,7 @@ class CervAISource:
         labelled = bool({"train", "dev"} & set(subsets))
         patients = self._patients(tasks, {**known_tasks, **tasks}) if labelled else ()
         test = self._test({**known_tasks, **tasks}) if "test" in subsets else ()
+        test = tuple(patient for patient in test if only is None or patient.id in only)
         train_root = _root(self.train_images, "data.train_images") if labelled else Path()
         test_root = _root(self.test_images, "data.test_images") if test else Path()
         skipped: set[str] = set()

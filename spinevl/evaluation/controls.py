@@ -25,7 +25,7 @@ def level_majority(
         for task in tasks.values()
         if task.closed
     }
-    return {one: answer for one in ids}
+    return dict.fromkeys(ids, answer)
 
 
 def all_majority(
@@ -45,7 +45,7 @@ def all_majority(
         if label is None:
             label = _majority([one for labels in truth.values() for one in labels[task.name]])
         answer[task.name] = (label,) * len(task.objects)
-    return {one: answer for one in ids}
+    return dict.fromkeys(ids, answer)
 
 
 def _majority(labels: Sequence[int | None]) -> int:

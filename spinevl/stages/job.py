@@ -84,7 +84,7 @@ class Job:
             _tell(error)
             reason = error.problems[0] if isinstance(error, UserError) else _first_line(error)
             _write(out, state | _ended("failed", start) | {"error": reason})
-            board = out.parent / "leaderboard.md"
+            board = Path(hydra_cfg.sweep.dir) / "leaderboard.md"
             raise JobFailed(f"a job of the sweep failed, see {board}") from None
         except KeyboardInterrupt:
             _write(out, state | _ended("failed", start) | {"error": "interrupted"})
@@ -103,7 +103,7 @@ def _write(out: Path, state: dict[str, Any]) -> None:
 
 def _tell(error: BaseException) -> None:
     """A user's mistakes as lines; anything else is ours and shows its stack."""
-    if isinstance(error, UserError) and os.environ.get("SPINEVL_TRACEBACK") != "1":
+    if isinstance(error, UserError):
         for problem in error.problems:
             print(f"spinevl: {problem}", file=sys.stderr, flush=True)
     else:

@@ -64,7 +64,7 @@ class TinyEncoder(Encoder):
     def transform(self, image: np.ndarray) -> torch.Tensor:
         """uint8 [H, W] -> [1, H, W] of about zero mean and unit variance."""
         require_size(image, self.image_size)
-        return (torch.from_numpy(image).float()[None] - 64.0) / 64.0
+        return (torch.from_numpy(image.astype(np.float32))[None] - 64.0) / 64.0
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 1, H, W] -> [U, tokens, dim], cells row by row."""

@@ -1,0 +1,83 @@
+"""Answers of a checkpoint for the dev or test patients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from spinevl.evaluation.answers import answers_of, write_answers, write_predictions
+from spinevl.evaluation.metrics import combine
+from spinevl.schema.errors import UserError
+from spinevl.schema.prediction import Prediction
+from spinevl.schema.record import Record
+from spinevl.stages.prepare import Study, load_study
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, *, out: Path) -> None:
+    """Predict; writes ``predictions.jsonl`` and, with all graded tasks, ``answers.json``."""
+    if not cfg.checkpoint:
+        raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
+    from spinevl.models.checkpoint import read_config
+
+    stored = read_config(Path(cfg.checkpoint))["study"]
+    subset = str(cfg.subset)
+    study = load_study(cfg, {subset}, stored=stored)
+    predictor = load_predictor(cfg, Path(cfg.checkpoint), study)
+    predictions = predictor.predict(study.records(subset))
+    write_outputs(study, subset, predictions, out=out)
+
+
+def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
+    """The checkpoint's model, ready to answer the study's questions on the device that is there."""
+    import torch
+
+    from spinevl.inference.assemble import load_model
+    from spinevl.inference.predictor import Predictor
+
+    model, _ = load_model(checkpoint, trusted=list(cfg.trusted_targets))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(
+        model,
+        tasks=study.tasks,
+        mode=str(cfg.predict.mode),  # type: ignore[arg-type]
+        batch_patients=cfg.predict.batch_size,
+    )
+
+
+def write_outputs(
+    study: Study, subset: str, predictions: Sequence[Prediction], *, out: Path
+) -> None:
+    """``predictions.jsonl``, and ``answers.json`` where all graded tasks are answered."""
+    write_predictions(out / "predictions.jsonl", predictions)
+    closed = {name: task for name, task in study.tasks.items() if task.closed}
+    complete = bool(closed) and combine(dict.fromkeys(closed, 0.0), closed)[1]
+    if not complete:
+        log.info("no answers.json: a submission needs all graded tasks, not %s", list(closed))
+        return
+    official = {name: task for name, task in closed.items() if task.weight > 0}
+    ids = [patient.id for patient in study.patients(subset)]
+    mine = [one for one in predictions if one.task in official]
+    answers = answers_of(mine, official)
+    write_answers(out / "answers.json", ids=ids, answers=answers, tasks=official)
+    log.info("answers for %d patients in %s", len(ids), out / "answers.json")
+
+
+def swapped(records: Sequence[Record], order: Sequence[str]) -> list[Record]:
+    """The same questions shown the images of the next patient of ``order``."""
+    from dataclasses import replace
+
+    following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    result = []
+    for record in records:
+        images = tuple(
+            str(path.parents[2] / following[record.id] / path.parent.name / path.name)
+            for path in map(Path, record.images)
+        )
+        result.append(replace(record, images=images))
+    return result

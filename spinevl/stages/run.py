@@ -1,0 +1,120 @@
+"""The main job: build, train, predict, evaluate and report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from spinevl.evaluation.answers import Answers, answers_of
+from spinevl.evaluation.controls import all_majority, level_majority
+from spinevl.evaluation.evaluate import evaluate
+from spinevl.schema.prediction import Prediction
+from spinevl.stages.build import environment, fingerprint, write_records
+from spinevl.stages.evaluate import write_metrics
+from spinevl.stages.predict import load_predictor, swapped, write_outputs
+from spinevl.stages.prepare import Study, load_study
+from spinevl.stages.train import train
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, *, out: Path) -> float | None:
+    """Run everything; returns the score, so that sweepers can compare jobs."""
+    has_test = bool(
+        cfg.data.get("test_images") or cfg.data.get("test_labels") or cfg.data.get("n_test")
+    )
+    subsets = ("train", "dev", "test") if has_test else ("train", "dev")
+    study = load_study(cfg, subsets)
+    log.info("%s", study.cohort.name)
+    write_records(cfg, study, subsets, out=out)
+    train(cfg, study, out=out)
+    predictor = load_predictor(cfg, out / "checkpoint", study)
+    scored = "test" if study.cohort.test_has_truth else "dev"
+    predictions = predictor.predict(study.records(scored))
+    swapped_answers = _swapped_answers(study, predictor, scored)
+    if has_test and scored == "dev":  # a submission for the test list, and the score on dev
+        write_outputs(study, "test", predictor.predict(study.records("test")), out=out)
+    else:
+        write_outputs(study, scored, predictions, out=out)
+    metrics = _evaluate(study, scored, predictions, swapped_answers)
+    metrics["subset"] = scored
+    metrics["selection"] = (
+        "test patients, never used to choose anything"
+        if scored == "test"
+        else "selected on dev: the same patients chose the checkpoint"
+    )
+    metrics["synthetic"] = study.cohort.synthetic
+    score = write_metrics(metrics, study.tasks, out=out)
+    _report(cfg, study, scored, predictions, metrics, out=out)
+    return score
+
+
+def _swapped_answers(study: Study, predictor: Any, subset: str) -> Answers:
+    """The same checkpoint shown other patients' images; empty with a single patient."""
+    closed = {name: task for name, task in study.tasks.items() if task.closed}
+    ids = [patient.id for patient in study.patients(subset)]
+    if len(ids) < 2 or not closed:
+        return {}
+    records = [one for one in study.records(subset) if one.task in closed]
+    return answers_of(predictor.predict(swapped(records, ids)), closed)
+
+
+def _evaluate(
+    study: Study, subset: str, predictions: list[Prediction], swapped_answers: Answers
+) -> dict[str, Any]:
+    closed = {name: task for name, task in study.tasks.items() if task.closed}
+    patients = study.patients(subset)
+    ids = [patient.id for patient in patients]
+    train_patients = study.patients("train")
+    controls: dict[str, Answers] = {}
+    if closed:
+        controls["level_majority"] = level_majority(train_patients, ids, closed)
+        controls["all_majority"] = all_majority(train_patients, ids, closed)
+        if swapped_answers:
+            controls["swapped_images"] = swapped_answers
+        if study.cohort.latents is not None:
+            from spinevl.data.phantom.ceiling import ceiling_predictions
+
+            best = ceiling_predictions(
+                study.cohort.latents, fit=train_patients, predict=patients, tasks=closed
+            )
+            controls["ceiling"] = answers_of(best, closed)
+    return evaluate(
+        patients,
+        answers_of(predictions, closed),
+        tasks=study.tasks,
+        controls=controls,
+        predictions=predictions,
+    )
+
+
+def _report(
+    cfg: DictConfig,
+    study: Study,
+    subset: str,
+    predictions: list[Prediction],
+    metrics: dict[str, Any],
+    *,
+    out: Path,
+) -> None:
+    from spinevl.evaluation.report import write_report
+
+    root = study.cohort.test_images if subset == "test" else study.cohort.train_images
+    write_report(
+        out,
+        metrics=metrics,
+        predictions=predictions,
+        truth=study.patients(subset),
+        tasks=study.tasks,
+        images_root=root,
+        shown_slice=study.sag_image[len(study.sag_image) // 2],
+        config=OmegaConf.to_yaml(cfg, resolve=True),
+        fingerprint={**fingerprint(study), "versions": environment(cfg)["versions"]},
+        cohort=study.cohort.name,
+        synthetic=study.cohort.synthetic,
+        curve=out / "metrics.csv",
+    )
+    log.info("report: %s", out / "report.html")
