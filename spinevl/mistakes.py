@@ -14,7 +14,8 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config import CONF_DIR, suggest
+from spinevl.compose import suggest
+from spinevl.config import CONF_DIR
 from spinevl.schema.errors import UserError
 
 _INTERNAL = ("full_key", "object_type", "reference_type", "provider=", "Set the environment")

@@ -21,7 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from spinevl.config import check, register
+from spinevl.compose import check
+from spinevl.config import register
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 

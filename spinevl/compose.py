@@ -1,0 +1,140 @@
+"""Compose a verb's config, and refuse what types alone let pass."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from spinevl.config import CONF_DIR, official_tasks, register
+from spinevl.schema.errors import UserError
+
+
+def compose(
+    verb: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None
+) -> DictConfig:
+    """The checked config that ``spinevl VERB OVERRIDES`` would get, without running anything.
+
+    ``${hydra:...}`` values resolve only inside a job.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    path = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose(verb, [*path, *overrides], return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    check(cfg, choices=choices)
+    return cfg
+
+
+def check(cfg: DictConfig, *, choices: Mapping[str, Any] | None = None) -> None:
+    """Refuse what the schema's types cannot: empty, repeated or impossible scalars, stray keys.
+
+    Args:
+        cfg: a verb's whole config.
+        choices: group -> the option chosen, as Hydra keeps it in ``hydra.runtime.choices``.
+
+    Raises:
+        UserError: with all problems.
+    """
+    problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, choices or {})]
+    for group, choice in (choices or {}).items():
+        problems += _unlike_default(cfg, group, choice)
+    if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
+        problems.append(f"suffix={suffix}: a file name's middle takes letters, digits, . _ and -")
+    for prefix in cfg.get("trusted_targets", ()):
+        if not all(part.isidentifier() for part in prefix.split(".")):
+            problems.append(f"trusted_targets: {prefix!r} is no package name such as mypkg.models")
+    if (predict := cfg.get("predict")) and predict.batch_size < 1:
+        problems.append(f"predict.batch_size={predict.batch_size}: must be 1 or more")
+    if problems:
+        raise UserError(problems)
+
+
+def _stray_keys(cfg: DictConfig) -> list[str]:
+    """Top-level keys that no schema has: ``+foo=1`` gets past Hydra."""
+    schema = OmegaConf.get_type(cfg)
+    if not is_dataclass(schema):
+        return []
+    valid = [field.name for field in fields(schema)]
+    return [f"unknown key '{k}'{suggest(str(k), valid)}" for k in cfg if k not in valid]
+
+
+def _slice_problems(cfg: DictConfig) -> list[str]:
+    slices = cfg.get("sag_image")
+    if slices is None:
+        return []
+    problems = []
+    if not slices:
+        problems.append("sag_image=[]: name at least one of the slices 5, 6, 7")
+    if repeated := [str(s) for s, count in Counter(slices).items() if count > 1]:
+        problems.append(f"sag_image names slice {', '.join(repeated)} more than once")
+    if unknown := [str(s) for s in slices if s not in (5, 6, 7)]:
+        problems.append(f"sag_image has no slice {', '.join(unknown)}; choose from 5, 6, 7")
+    return problems
+
+
+def _task_problems(cfg: DictConfig, choices: Mapping[str, Any]) -> list[str]:
+    """Hydra merges ``task=[qd,qd]`` and composes ``task=[]`` without a word."""
+    if "task" not in cfg or (cfg.task is None and choices.get("task") is None):
+        return []
+    names = str(choices.get("task", "")).strip("[]").replace("'", "").replace(" ", "").split(",")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if not cfg.task:
+        return ["task=[]: name at least one task of " + ", ".join(official_tasks())]
+    return [f"task names {', '.join(repeated)} more than once"] if repeated else []
+
+
+def _unlike_default(cfg: DictConfig, group: str, choice: Any) -> list[str]:
+    """Keys and types of a part without a constructor, held against the file that it came from."""
+    file = CONF_DIR / group / f"{choice}.yaml"
+    if group not in cfg or cfg[group] is None or not file.is_file():
+        return []
+    default: Any = OmegaConf.to_container(OmegaConf.load(file))
+    given: Any = OmegaConf.to_container(cfg[group])
+    problems = []
+    if default and "_target_" not in default:
+        problems = [
+            f"unknown key '{group}.{key}'{suggest(str(key), list(default))}"
+            for key in given
+            if key not in default
+        ]
+    return problems + _unlike(default, given, group)
+
+
+def _unlike(default: Any, given: Any, where: str) -> list[str]:
+    if isinstance(default, dict) and isinstance(given, dict):
+        return [
+            problem
+            for key, value in given.items()
+            if key in default
+            for problem in _unlike(default[key], value, f"{where}.{key}")
+        ]
+    if isinstance(given, str) and "${" in given:
+        return []
+    kind = {bool: "true or false", int: "a number", float: "a number", dict: "a group of keys"}
+    expected = kind.get(type(default))
+    fits = (
+        isinstance(given, (int, float)) and not isinstance(given, bool)
+        if expected == "a number"
+        else isinstance(given, type(default))
+    )
+    if expected is None or fits or given is None:
+        return []
+    return [f"{where}={given}: expected {expected} (such as {str(default).lower()})"]
+
+
+def suggest(word: str, valid: Sequence[str]) -> str:
+    """``; did you mean seed? valid: ...``"""
+    close = difflib.get_close_matches(word, valid, 1)
+    return (f"; did you mean {close[0]}?" if close else ";") + f" valid: {', '.join(valid)}"
