@@ -111,7 +111,7 @@ def _hydra_call(argv: list[str]) -> Iterator[None]:
 
 
 def _completion_flag(arguments: Sequence[str]) -> str | None:
-    """``install=bash`` of ``-sc install=bash``, Hydra's own spelling; None where it is not asked."""
+    """``install=bash`` of ``-sc install=bash``, as Hydra spells it; None where not asked."""
     for flag in ("-sc", "--shell-completion", "--shell_completion"):
         if flag in arguments:
             rest = [a for a in arguments if "=" in a and a.split("=")[0] in _COMPLETION_ACTIONS]

@@ -27,7 +27,8 @@ complete -o nospace -o default -F _spinevl_complete spinevl"""
 _ZSH = f"autoload -U +X bashcompinit && bashcompinit\n{_BASH}"
 
 _FISH = """\
-complete -c spinevl -f -a '(env COMP_LINE=(commandline -cp) spinevl completion query 2>/dev/null)'"""
+complete -c spinevl -f -a \
+    '(env COMP_LINE=(commandline -cp) spinevl completion query 2>/dev/null)'"""
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 REMOVAL = {

@@ -33,28 +33,33 @@ def compose(
     choices = dict(cfg.hydra.runtime.choices)
     with read_write(cfg), open_dict(cfg):
         del cfg["hydra"]
-    check(cfg, choices=choices)
+    check(cfg, choices=choices, overrides=overrides)
     return cfg
 
 
-def check(cfg: DictConfig, *, choices: Mapping[str, Any] | None = None) -> None:
+def check(
+    cfg: DictConfig, *, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> None:
     """Refuse what the schema's types cannot: empty, repeated or impossible scalars, stray keys.
 
     Args:
         cfg: a verb's whole config.
         choices: group -> the option chosen, as Hydra keeps it in ``hydra.runtime.choices``.
+        overrides: the command's, since repeats in a list of options vanish while composing.
 
     Raises:
         UserError: with all problems.
     """
-    problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, choices or {})]
+    problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, overrides)]
     for group, choice in (choices or {}).items():
         problems += _unlike_default(cfg, group, choice)
     if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
         problems.append(f"suffix={suffix}: a file name's middle takes letters, digits, . _ and -")
     for prefix in cfg.get("trusted_targets", ()):
         if not all(part.isidentifier() for part in prefix.split(".")):
-            problems.append(f"trusted_targets: {prefix!r} is no package name such as mypkg.models")
+            problems.append(
+                f"trusted_targets: {str(prefix)!r} is no package name such as mypkg.models"
+            )
     if (predict := cfg.get("predict")) and predict.batch_size < 1:
         problems.append(f"predict.batch_size={predict.batch_size}: must be 1 or more")
     if problems:
@@ -84,14 +89,15 @@ def _slice_problems(cfg: DictConfig) -> list[str]:
     return problems
 
 
-def _task_problems(cfg: DictConfig, choices: Mapping[str, Any]) -> list[str]:
+def _task_problems(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     """Hydra merges ``task=[qd,qd]`` and composes ``task=[]`` without a word."""
-    if "task" not in cfg or (cfg.task is None and choices.get("task") is None):
+    asked = [o.partition("=")[2] for o in overrides if o.partition("=")[0] in ("task", "+task")]
+    if not asked and not ("task" in cfg and cfg.task is not None):
         return []
-    names = str(choices.get("task", "")).strip("[]").replace("'", "").replace(" ", "").split(",")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if not cfg.task:
+    if not cfg.get("task"):
         return ["task=[]: name at least one task of " + ", ".join(official_tasks())]
+    names = [name.strip(" '\"") for name in asked[-1].strip("[]").split(",")] if asked else []
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     return [f"task names {', '.join(repeated)} more than once"] if repeated else []
 
 

@@ -63,7 +63,7 @@ class Job:
             raise SystemExit(1) from None
 
     def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
-        check(cfg, choices=hydra_cfg.runtime.choices)
+        check(cfg, choices=hydra_cfg.runtime.choices, overrides=hydra_cfg.overrides.task)
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out)
 

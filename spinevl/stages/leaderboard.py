@@ -163,13 +163,12 @@ def table(rows: Sequence[Row]) -> str:
     numbers = ["score", "partial_score", "ci95_low", "ci95_high", "mean", "sd", "seeds", *tasks]
     writer.writerow(["job", "folder", "overrides", "status", *numbers, "seconds", "error"])
     for row in rows:
-        score = [None, row.value] if row.partial else [row.value, None]
-        interval = row.ci95 or [None, None]
-        writer.writerow(
-            [row.number, row.folder, " ".join(row.overrides), row.status, *score, *interval]
-            + [row.mean, row.sd, row.repeats, *[row.tasks.get(task) for task in tasks]]
-            + [row.seconds, row.error]
-        )
+        score = (None, row.value) if row.partial else (row.value, None)
+        interval = row.ci95 or (None, None)
+        spread = (row.mean, row.sd, row.repeats)
+        f1 = [row.tasks.get(task) for task in tasks]
+        head = (row.number, row.folder, " ".join(row.overrides), row.status)
+        writer.writerow([*head, *score, *interval, *spread, *f1, row.seconds, row.error])
     return text.getvalue()
 
 
