@@ -170,7 +170,7 @@ class CervAISource:
         tasks: Mapping[str, Task],
         sag_image: Sequence[int],
         key: str,
-    ) -> dict[str, list[Problem]]:
+    ) -> dict[str, list[Problem | str]]:
         """Patient id -> what is wrong with the images it needs; every file is really decoded."""
         if patients and not root.is_dir():
             raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
@@ -192,17 +192,17 @@ def needed_images(tasks: Iterable[Task], sag_image: Sequence[int]) -> list[str]:
     return [f"sag/{number}.png" for number in slices] + [f"tra/{stem}.png" for stem in axial]
 
 
-def _patient_problems(folder: Path, names: Sequence[str]) -> list[Problem]:
+def _patient_problems(folder: Path, names: Sequence[str]) -> list[Problem | str]:
     if not folder.is_dir():
         fix = "add it, or see data.missing_images"
         return [Problem(str(folder), f"a folder with {len(names)} images", "no such folder", fix)]
-    problems = []
+    problems: list[Problem | str] = []
     for name in names:
         try:
             load_image(folder / name, side_px=SIDE_PX)
         except UserError as error:
             problems.extend(error.problems)
-    return problems  # type: ignore[return-value]
+    return problems
 
 
 def _root(path: str | None, key: str) -> Path:

@@ -176,7 +176,9 @@ class Collator:
         symbols = np.zeros((len(rows), length), dtype=np.int64)
         depth = np.zeros_like(symbols)
         end = np.broadcast_to(np.arange(1, length + 1), symbols.shape).copy()
-        sources, ids, owners = [], [], []
+        sources: list[np.ndarray] = []
+        ids: list[np.ndarray] = []
+        owners: list[np.ndarray] = []
         for number, row in enumerate(rows):
             n = len(row.symbols)
             symbols[number, :n], depth[number, :n], end[number, :n] = (

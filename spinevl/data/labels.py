@@ -118,9 +118,9 @@ def _entries(
             continue
         identity = entry.get("id")
         wrong = check_id(identity)
-        if wrong is not None:
+        if wrong is not None or not isinstance(identity, str):
             problems.append(
-                Problem(where, "a string id that is a folder name", wrong, "mend the id")
+                Problem(where, "a string id that is a folder name", str(wrong), "mend the id")
             )
             continue
         if identity in seen:

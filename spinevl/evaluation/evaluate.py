@@ -27,7 +27,7 @@ NOTES = {
     "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
     "for normal everywhere scores 0",
     "swapped_images": "the same checkpoint shown another patient's images",
-    "ceiling": "a classifier on the latent geometry behind the phantoms, fitted on training patients",
+    "ceiling": "a classifier on the phantoms' latent geometry, fitted on training patients",
 }
 
 
@@ -133,7 +133,7 @@ def _detail(truth: Answers, answers: Answers, task: Task, ids: Sequence[str]) ->
         }
         for k, label in enumerate(confusion.labels)
     ]
-    recalls = [one["recall"] for one in classes if one["recall"] is not None]
+    recalls = [square[k, k] / support[k] for k in range(size) if support[k]]
     levels = {}
     for k, name in enumerate(task.levels):
         at = Confusion.of(truth, answers, task, ids=ids, level=k).counts.sum(axis=0)

@@ -98,4 +98,4 @@ def _patients(
     by_root: dict[Path, list[str]] = {}
     for path in map(Path, paths):
         by_root.setdefault(path.parent, []).append(path.name)
-    return [(root, ids) for root, ids in by_root.items()]
+    return list(by_root.items())

@@ -25,6 +25,8 @@ class DirectHeads(nn.Module):
         dim: D.
     """
 
+    valid: torch.Tensor
+
     def __init__(self, sizes: Mapping[str, int], *, tokens: int, dim: int) -> None:
         super().__init__()
         self.groups = min(tokens, 4)

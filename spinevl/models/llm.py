@@ -165,7 +165,6 @@ class TinyLLM(CausalLM):
             num_key_value_heads=heads,
             max_position_embeddings=max_length,
             tie_word_embeddings=False,
-            attn_implementation="sdpa",
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,

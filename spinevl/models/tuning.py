@@ -70,6 +70,6 @@ def _inject(module: nn.Module, part: str, lora: Lora) -> None:
             f"{', '.join(sorted({n.rsplit('.', 1)[-1] for n in linears})) or 'none'}"
         )
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=wanted
+        r=lora.r, lora_alpha=int(lora.alpha), lora_dropout=lora.dropout, target_modules=wanted
     )
     inject_adapter_in_model(config, target)

@@ -23,7 +23,7 @@ PACKAGES = ("spinevl", "numpy", "pillow", "hydra-core", "omegaconf", "iterative-
 
 
 def main(cfg: DictConfig, *, out: Path) -> None:
-    """Build the record files of ``type_dataset``; everything is checked before anything is written."""
+    """Build the record files of ``type_dataset``; all is checked before anything is written."""
     wanted = {"both": ("train", "dev")}.get(str(cfg.type_dataset), (str(cfg.type_dataset),))
     study = load_study(cfg, wanted)
     write_records(cfg, study, wanted, out=out)

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 
 from spinevl.schema.batch import Batch
-from spinevl.training.module import TrainingModule
 
 
 class DevScore(pl.Callback):
@@ -22,7 +21,6 @@ class DevScore(pl.Callback):
         score: (batches, option log-probabilities [S] of each) -> the dev score.
         save: writes the checkpoint; called whenever the score is the best so far, so that a killed
             run still leaves its best.
-        compare: False before the answers are trained (the direct heads' warm-up).
     """
 
     def __init__(
@@ -112,12 +110,14 @@ class Clock(pl.Callback):
         self.seconds = 0.0
         self._begun = 0.0
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Start the clock."""
         self._begun = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Any, pl_module: TrainingModule, outputs: Any, batch: Batch, *_: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop it, and count."""
         self.seconds += time.perf_counter() - self._begun

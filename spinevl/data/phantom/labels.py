@@ -72,4 +72,4 @@ def _normal_cdf(value: float) -> float:
 
 def _grade(weights: np.ndarray, rank: float) -> int:
     cumulative = np.cumsum(weights) / np.sum(weights)
-    return int(min(np.searchsorted(cumulative, rank, side="right"), len(weights) - 1))
+    return min(int(np.searchsorted(cumulative, rank, side="right")), len(weights) - 1)

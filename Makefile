@@ -1,0 +1,31 @@
+# make demo, make test: each sets everything up first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spinevl needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/.ready
+
+demo: setup
+	$(BIN)/spinevl run experiment=demo hydra.run.dir=outputs/demo
+	@echo "open outputs/demo/report.html"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
