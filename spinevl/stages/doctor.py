@@ -1,0 +1,128 @@
+"""Check everything that ``run`` would read, or a submission, before any training time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from spinevl.config import build_tasks
+from spinevl.data.json_file import read_json_list
+from spinevl.data.labels import read_template
+from spinevl.evaluation.answers import read_answers
+from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.record import Record
+from spinevl.stages.prepare import Study, load_study
+
+# Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
+_TINY_PATIENTS_PER_SECOND = 15.0
+
+
+def main(cfg: DictConfig, *, out: Path) -> None:
+    """Print what is fine; raise with every problem otherwise. Writes nothing."""
+    if cfg.answers:
+        check_submission(cfg)
+        return
+    has_test = bool(
+        cfg.data.get("test_images") or cfg.data.get("test_labels") or cfg.data.get("n_test")
+    )
+    subsets = ("train", "dev", "test") if has_test else ("train", "dev")
+    study = load_study(cfg, subsets)
+    print(f"ok  {study.cohort.name}")
+    records = {subset: study.records(subset) for subset in subsets}
+    for subset in subsets:
+        n_patients = len(study.patients(subset))
+        images = {path for one in records[subset] for path in one.images}
+        print(
+            f"ok  {subset}: {n_patients} patients, {len(records[subset])} questions, "
+            f"{len(images)} images"
+        )
+    for line in _check_model(cfg, study, records["train"]):
+        print(line)
+
+
+def check_submission(cfg: DictConfig) -> None:
+    """Check ``answers`` against the template ``data.test_labels``: ids, order, ints, lengths."""
+    template_path = cfg.data.get("test_labels")
+    if not template_path:
+        raise UserError("data.test_labels is not set: give the submission template")
+    tasks = {
+        name: task for name, task in build_tasks(cfg).items() if task.closed and task.weight > 0
+    }
+    template = read_template(template_path, tasks=tasks)
+    ids = [patient.id for patient in template]
+    read_answers(cfg.answers, ids=ids, tasks=tasks)
+    given = read_json_list(cfg.answers, expected="a list of answers")
+    found = [entry["id"] for entry in given]
+    if found != ids:
+        place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
+        raise UserError(
+            Problem(
+                f"{cfg.answers}: record {place + 1}",
+                f"patient {ids[place]}, as in {template_path}",
+                f"patient {found[place]}",
+                "put the patients in the template's order",
+            )
+        )
+    surplus = sorted({key for entry in given for key in entry} - {"id", *tasks})
+    if surplus:
+        raise UserError(f"{cfg.answers}: unknown keys {', '.join(surplus)}; remove them")
+    print(f"ok  {cfg.answers}: {len(ids)} patients, ids, order and values as in the template")
+
+
+def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> list[str]:
+    """Build the model, lay out every training question, and estimate time and memory."""
+    from omegaconf import OmegaConf
+
+    from spinevl.data.collate import Collator
+    from spinevl.data.conversation import Conversation
+    from spinevl.data.image_store import ImageStore
+    from spinevl.data.weighting import LossWeights
+    from spinevl.inference.assemble import assemble
+
+    parts: Any = {
+        name: OmegaConf.to_container(cfg[name], resolve=True)
+        for name in ("encoder", "connector", "llm", "tuning")
+    }
+    model = assemble(parts, trusted=list(cfg.trusted_targets))
+    conversation = Conversation(
+        model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
+    )
+    collate = Collator(
+        tasks=study.tasks,
+        conversation=conversation,
+        tokens_per_image=model.tokens_per_image,
+        transform=model.encoder.transform,
+        images=ImageStore(),
+        max_length=model.llm.max_length,
+        weights=LossWeights(records, study.tasks),
+    )
+    collate.check(records)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return [
+        f"ok  model: {total:,} parameters, {trained:,} of them trained",
+        *estimate(cfg, total, trained, len(study.patients("train")), len(records)),
+    ]
+
+
+def estimate(
+    cfg: DictConfig, parameters: int, trained: int, n_patients: int, n_questions: int
+) -> list[str]:
+    """Lines that say what a run will cost, as far as it can be told without running it.
+
+    Memory counts float32 weights, and gradients with AdamW's two moments for what is trained;
+    activations come on top. Time scales the measured rate of the tiny parts by size.
+    """
+    gigabytes = (4 * parameters + 12 * trained) / 1e9
+    passes = cfg.trainer.max_epochs * n_patients
+    scale = max(1.0, parameters / 1.6e6)
+    minutes = passes * scale / _TINY_PATIENTS_PER_SECOND / 60
+    return [
+        f"estimate  memory: {gigabytes:.2f} GB for weights, gradients and AdamW, "
+        "activations on top",
+        f"estimate  training: {cfg.trainer.max_epochs} epochs of {n_questions} questions, about "
+        f"{minutes:.0f} minutes on two CPU cores; a GPU takes a fraction of it",
+    ]
