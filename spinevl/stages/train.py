@@ -6,6 +6,7 @@ import json
 import logging
 import resource
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     from spinevl.training.module import Objective, TrainingModule
 
     begun = time.monotonic()
+    _quiet()
     options = cfg.trainer
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     parts: Any = {
@@ -196,6 +198,15 @@ def _logger(cfg: DictConfig) -> Any:
         raise UserError(
             f"logger: {error.name} is not installed; pip install 'spinevl[{error.name}]'"
         ) from error
+
+
+def _quiet() -> None:
+    """Silence what Lightning says to its developers, not to ours."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _peak_memory() -> int:
