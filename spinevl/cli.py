@@ -72,6 +72,8 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     if (flag := _completion_flag(arguments)) is not None:
         return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
     register()
+    if {"--help", "-h"} & set(arguments):
+        return _manual(verb, arguments)
     app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(Job(verb))
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -91,6 +93,19 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
         refuse(explain(error, verb=verb, arguments=arguments))
         return 1
+    return 0
+
+
+def _manual(verb: str, arguments: list[str]) -> int:
+    from spinevl.manual import page
+    from spinevl.mistakes import explain
+
+    try:
+        text = page(verb, arguments)
+    except Exception as error:
+        refuse(explain(error, verb=verb, arguments=arguments))
+        return 1
+    print(text)
     return 0
 
 

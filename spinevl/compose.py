@@ -27,6 +27,8 @@ def compose(
     from hydra import initialize_config_dir
 
     register()
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder")
     path = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = hydra_compose(verb, [*path, *overrides], return_hydra_config=True)
@@ -126,8 +128,6 @@ def _unlike(default: Any, given: Any, where: str) -> list[str]:
             if key in default
             for problem in _unlike(default[key], value, f"{where}.{key}")
         ]
-    if isinstance(given, str) and "${" in given:
-        return []
     kind = {bool: "true or false", int: "a number", float: "a number", dict: "a group of keys"}
     expected = kind.get(type(default))
     fits = (
