@@ -17,9 +17,15 @@ from spinevl.schema.errors import UserError
 
 
 def compose(
-    verb: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None
+    verb: str,
+    overrides: Sequence[str] = (),
+    *,
+    config_dir: Path | None = None,
+    complete: bool = True,
 ) -> DictConfig:
-    """The checked config that ``spinevl VERB OVERRIDES`` would get, without running anything.
+    """The config that ``spinevl VERB OVERRIDES`` would get, without running anything.
+
+    It is checked where it is to be ``complete``; a help page may lack what a job must be given.
 
     ``${hydra:...}`` values resolve only inside a job.
     """
@@ -35,7 +41,8 @@ def compose(
     choices = dict(cfg.hydra.runtime.choices)
     with read_write(cfg), open_dict(cfg):
         del cfg["hydra"]
-    check(cfg, choices=choices, overrides=overrides)
+    if complete:
+        check(cfg, choices=choices, overrides=overrides)
     return cfg
 
 
@@ -53,6 +60,7 @@ def check(
         UserError: with all problems.
     """
     problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, overrides)]
+    problems += [f"{key} must be given: {key}=VALUE" for key in sorted(OmegaConf.missing_keys(cfg))]
     for group, choice in (choices or {}).items():
         problems += _unlike_default(cfg, group, choice)
     if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):

@@ -38,7 +38,7 @@ def page(verb: str, arguments: Sequence[str]) -> str:
     own = Path(args.config_dir) if args.config_dir else None
     groups = {name: options(name, own) for name in groups_of(verb)}
     lines = [f"{name}: {', '.join(found)}" for name, found in groups.items() if found]
-    cfg = compose(verb, args.overrides, config_dir=own)
+    cfg = compose(verb, args.overrides, config_dir=own, complete=False)
     return _PAGE.format(
         verb=verb, purpose=VERBS[verb], groups="\n".join(lines), config=OmegaConf.to_yaml(cfg)
     )

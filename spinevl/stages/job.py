@@ -19,7 +19,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.compose import check
 from spinevl.config import register
@@ -64,6 +65,10 @@ class Job:
 
     def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
         check(cfg, choices=hydra_cfg.runtime.choices, overrides=hydra_cfg.overrides.task)
+        try:
+            OmegaConf.to_container(cfg, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(str(error).splitlines()[0]) from error
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out)
 

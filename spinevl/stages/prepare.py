@@ -88,7 +88,7 @@ def load_study(
     tasks = build_tasks(cfg) if cfg.get("task") else _stored_tasks(stored)
     known = official_tasks()
     templates = _templates(cfg, stored)
-    check_templates(templates, tasks, where=cfg.get("prompts", {}).get("path") or "prompts")
+    check_templates(templates, tasks, where=_prompts_name(cfg))
     sag_image = tuple(cfg.get("sag_image") or stored["sag_image"])
     sag_type = cfg.get("sag_type") or stored["sag_type"]
     source = build(cfg.data, trusted=list(cfg.trusted_targets))
@@ -137,6 +137,12 @@ def _stored_tasks(stored: Mapping[str, Any]) -> dict[str, Task]:
     if "task" not in stored:
         raise UserError("task is not set: name the tasks, such as 'task=[qd,sl,zjppt,zyzg]'")
     return {name: build(node) for name, node in stored["task"].items()}
+
+
+def _prompts_name(cfg: DictConfig) -> str:
+    """The prompt file for messages."""
+    prompts = cfg.get("prompts")
+    return str(prompts.path) if prompts and prompts.get("path") else "prompts"
 
 
 def _templates(cfg: DictConfig, stored: Mapping[str, Any]) -> Mapping[str, str]:

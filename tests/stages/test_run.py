@@ -1,0 +1,154 @@
+"""The main job on a handful of phantoms, from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    "data.n_train=12",
+    "data.n_dev=4",
+    "data.n_test=6",
+    "trainer.max_epochs=2",
+    "trainer.dev_checks=1",
+    "trainer.progress_bar=false",
+]
+
+
+def spinevl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "spinevl", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Path:
+    done = spinevl("run", *SMALL, "hydra.run.dir=job", f"cache_dir={folder}/cache", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "job"
+
+
+def test_everything_is_written(job: Path) -> None:
+    metrics = json.loads((job / "metrics.json").read_text())
+    assert 0 <= metrics["score"] <= 1
+    assert metrics["ci95"][0] <= metrics["score"] <= metrics["ci95"][1]
+    assert set(metrics["controls"]) == {
+        "level_majority",
+        "all_majority",
+        "swapped_images",
+        "ceiling",
+    }
+    for control in metrics["controls"].values():
+        assert {"score", "ci95", "qd", "sl", "zjppt", "zyzg", "paired"} <= set(control)
+        delta = control["paired"]["score"]["delta"]
+        assert delta == pytest.approx(metrics["score"] - control["score"])
+    lines = [json.loads(line) for line in (job / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 6 * 18
+    for line in lines:
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+    assert len(json.loads((job / "answers.json").read_text())) == 6
+    assert len(json.loads((job / "zyzg_train.json").read_text())) == 12 * 11
+    page = (job / "report.html").read_text()
+    assert "no clinical evidence" in page
+    assert "Not for clinical use." in page
+    train = json.loads((job / "train.json").read_text())
+    assert train["samples_per_second"] > 0
+    assert 0 <= train["padding_share"] < 1
+
+
+def test_test_records_carry_no_answer(job: Path) -> None:
+    for record in json.loads((job / "qd_test.json").read_text()):
+        assert record["answer"] is None
+        assert len(record["conversations"]) == 1
+
+
+def test_the_same_command_gives_the_same_weights(job: Path, folder: Path) -> None:
+    again = spinevl("train", *SMALL, "hydra.run.dir=again", f"cache_dir={folder}/cache", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    digests = {
+        hashlib.sha256((where / "checkpoint/model.safetensors").read_bytes()).hexdigest()
+        for where in (job, folder / "again")
+    }
+    assert len(digests) == 1
+
+
+def test_predict_evaluate_and_doctor_agree_with_the_job(job: Path, folder: Path) -> None:
+    (cohort,) = (folder / "cache/phantom").iterdir()
+    template = cohort / "test_template.json"
+    predicted = spinevl(
+        "predict",
+        "checkpoint=job/checkpoint",
+        "data=cervai",
+        f"data.test_images={cohort}/images/test",
+        f"data.test_labels={template}",
+        "predict.batch_size=1",
+        "hydra.run.dir=predicted",
+        cwd=folder,
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    assert (folder / "predicted/answers.json").read_text() == (job / "answers.json").read_text()
+    pairs = zip(
+        (folder / "predicted/predictions.jsonl").read_text().splitlines(),
+        (job / "predictions.jsonl").read_text().splitlines(),
+        strict=True,
+    )
+    for one, many in pairs:
+        assert json.loads(one)["probabilities"] == pytest.approx(
+            json.loads(many)["probabilities"], abs=1e-5
+        )
+    scored = spinevl(
+        "evaluate",
+        f"labels={cohort}/test_truth.json",
+        "answers=job/answers.json",
+        "hydra.run.dir=scored",
+        cwd=folder,
+    )
+    assert scored.returncode == 0, scored.stderr
+    score = json.loads((folder / "scored/metrics.json").read_text())["score"]
+    assert score == json.loads((job / "metrics.json").read_text())["score"]
+    checked = spinevl(
+        "doctor", "answers=job/answers.json", f"data.test_labels={template}", cwd=folder
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "ok" in checked.stdout
+
+
+def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None:
+    import spinevl
+
+    (cohort,) = (folder / "cache/phantom").iterdir()
+    answers = spinevl.load(job / "checkpoint", device="cpu").predict(cohort / "images/test")
+    stored = {
+        (line["id"], line["task"], line["object"]): line["choice"]
+        for line in map(json.loads, (job / "predictions.jsonl").read_text().splitlines())
+    }
+    assert {(a.id, a.task, a.object): a.choice for a in answers} == stored
+
+
+def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
+    for arguments, said in (
+        (["train", "encoder=resnet"], "tiny"),
+        (["run", "task=[qd,nope]"], "zyzg"),
+        (["run", "sag_image=[4]"], "5, 6, 7"),
+        (["predict", "checkpoint=nowhere"], "nowhere"),
+        (["run", "data=cervai", "data.labels=missing.json"], "missing.json"),
+        (["runn"], "run"),
+    ):
+        done = spinevl(*arguments, cwd=folder)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
