@@ -71,7 +71,7 @@ def job_folder(number: int, overrides: str) -> str:
     Only ``[A-Za-z0-9._-]``, since brackets, commas and ``=`` break globs and overrides. Where two
     different overrides could read alike (other characters, or cut at 100), a hash tells them apart.
     """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", overrides.replace("=", "-")).strip("-.")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"[\[\]]", "", overrides)).strip("-.")
     name = f"{number}-{readable}" if readable else str(number)
     plain = re.fullmatch(r"[A-Za-z0-9._=,\[\]-]*", overrides) is not None
     if plain and len(name) <= _LONGEST_FOLDER:

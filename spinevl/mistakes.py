@@ -30,10 +30,7 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
         if isinstance(one, MissingConfigException):
             return (_missing_option(one, verb, arguments),)
         if isinstance(one, OverrideParseException):
-            hint = "write key=value, and lists in quotes: 'sag_image=[5,6]'"
-            return (
-                f"cannot read {one.override!r}: {_flat(one.message).split(' See ')[0]}; {hint}",
-            )
+            return (_unreadable(one),)
         if isinstance(one, ConfigCompositionException):
             if match := re.match(r"Could not override '([^']+)'", str(one)):
                 return (_unknown_key(match[1], verb, arguments),)
@@ -56,6 +53,18 @@ def _flat(text: str) -> str:
     text = text.split("Config search path:")[0]
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(_INTERNAL))
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    lexer = str(error.message).startswith("Lexer")
+    reason = "" if lexer else f": {_flat(error.message).split(' See ')[0]}"
+    hint = (
+        "put a value with other characters than letters, digits, . _ / - into quotes within "
+        "quotes: \"key='~/a b'\""
+        if lexer
+        else "write key=value, and lists in quotes: 'sag_image=[5,6]'"
+    )
+    return f"cannot read {error.override!r}{reason}; {hint}"
 
 
 def _missing_option(error: MissingConfigException, verb: str, arguments: Sequence[str]) -> str:

@@ -180,10 +180,14 @@ def bind(
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # some C callables have none
         return
+    takes = ", ".join(p for p in signature.parameters if not p.startswith("_"))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = [a for a in arguments if a not in signature.parameters and not open_ended]
+    if unknown:
+        raise UserError(f"{_at(where)}{name} does not take {', '.join(unknown)}; it takes {takes}")
     try:
         (signature.bind_partial if partial else signature.bind)(*args, **arguments)
     except TypeError as error:
-        takes = ", ".join(p for p in signature.parameters if not p.startswith("_"))
         raise UserError(f"{_at(where)}{name}: {error}; it takes {takes}") from error
 
 

@@ -56,7 +56,7 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     assert cache_dir(compose("run")) == tmp_path
     monkeypatch.delenv("SPINEVL_CACHE_DIR")
     assert cache_dir(compose("run")) == Path.home() / ".cache" / "spinevl"
-    assert cache_dir(compose("run", ["cache_dir=~/mine"])) == Path.home() / "mine"
+    assert cache_dir(compose("run", ["cache_dir='~/mine'"])) == Path.home() / "mine"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,8 @@ def test_caller_arguments_win_and_partial_waits() -> None:
         ("spinevl.stages.run.main", "no part of a model"),
         ("spinevl.schema.files.write_bytes_atomic", "no part of a model"),
         ("spinevlx.models.A", "not allowed"),
-        ("spinevl.data.labels.json.loads", "is really json.loads?|is really json"),
+        ("spinevl.schema.files.os.system", "no part of a model"),
+        ("spinevl.schema.task.dataclass", "is really dataclasses.dataclass, which is not allowed"),
         ("spinevl.data.cervai.CervAISource.__init__", "no dotted public name"),
         ("spinevl.data.nothing.Here", "nothing to build is called"),
         ("spinevl.schema.task.VERTEBRAE", "nothing to build is called"),
@@ -169,7 +170,9 @@ def test_trust_is_by_prefix_and_by_where_a_thing_is_defined(
 
 def test_arguments_that_a_signature_refuses_name_those_it_takes() -> None:
     node = OmegaConf.create({"a": {"_target_": "spinevl.schema.task.Task", "nam": "x"}})
-    with pytest.raises(UserError, match=r"^a: spinevl.schema.task.Task: .*'nam'; it takes name, "):
+    with pytest.raises(
+        UserError, match=r"^a: spinevl.schema.task.Task does not take nam; it takes name, "
+    ):
         build(node.a)
     bad = {"_target_": "spinevl.schema.task.Task", "name": "x", "title": "t", "metric": "auc"}
     with pytest.raises(UserError, match="metric 'auc' is none of"):
@@ -180,7 +183,8 @@ def test_job_folders_are_plain_and_short() -> None:
     assert job_folder(3, "sag_image=[5,6,7],seed=0") == "3-sag_image-5-6-7-seed-0"
     assert job_folder(0, "") == "0"
     odd = job_folder(1, "data.labels=/a b/ü.json")
-    assert odd.startswith("1-data.labels-a-b-.json-") and len(odd.rsplit("-", 1)[1]) == 8
+    assert odd.startswith("1-data.labels-a-b-.json-")
+    assert len(odd.rsplit("-", 1)[1]) == 8
     long = job_folder(12, ",".join(f"optim.lr.part{i}=0.001" for i in range(20)))
     assert len(long) <= 100 + 9
     assert long != job_folder(12, ",".join(f"optim.lr.part{i}=0.002" for i in range(20)))
@@ -197,4 +201,5 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
 
 
 def test_the_config_folder_is_absolute() -> None:
-    assert CONF_DIR.is_absolute() and (CONF_DIR / "run.yaml").is_file()
+    assert CONF_DIR.is_absolute()
+    assert (CONF_DIR / "run.yaml").is_file()
