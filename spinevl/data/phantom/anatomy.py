@@ -12,9 +12,9 @@ from spinevl.schema.record import Box, Label
 from spinevl.schema.task import VERTEBRAE
 
 # Spread of a severity around its grade: two readers of one image differ about as much.
-_DISC_SPREAD = 0.21
-_CANAL_SPREAD = 0.25
-_CURVE_SPREAD = 0.27
+_DISC_SPREAD = 0.28
+_CANAL_SPREAD = 0.34
+_CURVE_SPREAD = 0.3
 _CURVE_MEAN = (1.0, 0.1, -0.8)  # of qd 0, 1, 2
 _ARC_PX = 5.0  # how far the arc of curvature 1 bows forward
 _WIDENED_PX = 3  # boxes are this much wider than the bodies on each side
@@ -73,11 +73,11 @@ def draw_anatomy(
         boxes: given vertebra boxes, which the bodies follow; drawn from the labels by default.
     """
     curvature = float(rng.normal(_CURVE_MEAN[_one(labels["qd"])], _CURVE_SPREAD))
-    steps = rng.normal(0.0, 0.45, size=6)
+    steps = rng.normal(0.0, 0.75, size=6)
     steps[0] = 0.0
     if _one(labels["sl"]) == 0:
         slipped = rng.integers(1, 5)
-        steps[slipped] = rng.choice([-1.0, 1.0]) * max(1.2, rng.normal(3.3, 0.7))
+        steps[slipped] = rng.choice([-1.0, 1.0]) * max(1.2, rng.normal(3.7, 0.7))
     discs = np.array(labels["zjppt"]) + rng.normal(0, _DISC_SPREAD, 5)
     canal = np.array(labels["zyzg"]) + rng.normal(0, _CANAL_SPREAD, 11)
     sides = np.clip(rng.normal(0, 0.45, 5), -1, 1)
@@ -102,7 +102,7 @@ def _draw_boxes(
     k = np.arange(6)
     along = (k - 2.5) / 2.5
     x = rng.normal(104.0, 6.0) - _ARC_PX * curvature * (1 - along**2) + tilt * along
-    x = x - 0.3 * steps + rng.normal(0, 0.5, 6)
+    x = x - 0.5 * steps + rng.normal(0, 0.5, 6)
     y = top + pitch * k + rng.normal(0, 0.4, 6)
     half_x = rng.normal(5.9, 0.35) + 0.25 * along + _WIDENED_PX
     half_y = rng.normal(5.4, 0.25) + np.where(k == 0, 3.2, 0.0) + _WIDENED_PX
