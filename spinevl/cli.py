@@ -82,6 +82,8 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         refuse(["interrupted"])
         return 130
+    except SystemExit as stop:  # a job or Hydra's argument parser has said why
+        return stop.code if isinstance(stop.code, int) else 1
     except JobFailed as error:
         refuse([str(error)])
         return 1

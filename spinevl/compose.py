@@ -82,7 +82,7 @@ def _stray_keys(cfg: DictConfig) -> list[str]:
     if not is_dataclass(schema):
         return []
     valid = [field.name for field in fields(schema)]
-    return [f"unknown key '{k}'{suggest(str(k), valid)}" for k in cfg if k not in valid]
+    return [f"unknown key '{k}'{suggest(k, valid)}" for k in map(str, cfg) if k not in valid]
 
 
 def _slice_problems(cfg: DictConfig) -> list[str]:

@@ -170,9 +170,7 @@ def test_trust_is_by_prefix_and_by_where_a_thing_is_defined(
 
 def test_arguments_that_a_signature_refuses_name_those_it_takes() -> None:
     node = OmegaConf.create({"a": {"_target_": "spinevl.schema.task.Task", "nam": "x"}})
-    with pytest.raises(
-        UserError, match=r"^a: spinevl.schema.task.Task does not take nam; it takes name, "
-    ):
+    with pytest.raises(UserError, match=r"^a: .*Task does not take nam; it takes name, "):
         build(node.a)
     bad = {"_target_": "spinevl.schema.task.Task", "name": "x", "title": "t", "metric": "auc"}
     with pytest.raises(UserError, match="metric 'auc' is none of"):
