@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from spinevl.evaluation.answers import Answers, answers_of
 from spinevl.evaluation.controls import all_majority, level_majority
 from spinevl.evaluation.evaluate import evaluate
+from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
 from spinevl.stages.build import environment, fingerprint, write_records
 from spinevl.stages.evaluate import write_metrics
@@ -30,6 +32,8 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     study = load_study(cfg, subsets)
     log.info("%s", study.cohort.name)
     write_records(cfg, study, subsets, out=out)
+    if study.cohort.synthetic:
+        write_text_atomic(out / "test_truth.json", _truth_text(study))
     train(cfg, study, out=out)
     predictor = load_predictor(cfg, out / "checkpoint", study)
     scored = "test" if study.cohort.test_has_truth else "dev"
@@ -50,6 +54,11 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     score = write_metrics(metrics, study.tasks, out=out)
     _report(cfg, study, scored, predictions, metrics, out=out)
     return score
+
+
+def _truth_text(study: Study) -> str:
+    """The drawn labels of the rendered test patients, in the label format."""
+    return json.dumps([{"id": one.id, **one.labels} for one in study.cohort.test], indent=4)
 
 
 def _swapped_answers(study: Study, predictor: Any, subset: str) -> Answers:

@@ -59,6 +59,12 @@ class DevScore(pl.Callback):
             self.best, self.best_step = value, trainer.global_step
             self.save()
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Without a closed question on dev nothing was scored: keep the last weights."""
+        if self.best is None:
+            self.best_step = trainer.global_step
+            self.save()
+
 
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score."""

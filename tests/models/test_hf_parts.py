@@ -1,0 +1,159 @@
+"""Hugging Face encoders and LLMs by directory: packing, LoRA and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spinevl.inference.assemble import assemble, load_model
+from spinevl.models.checkpoint import save_checkpoint
+from spinevl.models.vlm import VLM
+from spinevl.schema.batch import Batch
+from spinevl.schema.errors import UserError
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
+
+
+def parts(shared: Path, *, encoder: str = "clip", llm: str = "qwen2", mode: str = "lora") -> Any:
+    models = shared / "goldens/models"
+    return {
+        "encoder": {
+            "_target_": "spinevl.models.encoder.hf.HFVisionEncoder",
+            "path": str(models / f"enc_{encoder}"),
+            "kind": encoder,
+            "select_layer": -2,
+            "select_feature": "patch" if encoder == "clip" else "cls_patch",
+        },
+        "connector": {
+            "_target_": "spinevl.models.connector.mlp.MLPConnector",
+            "_partial_": True,
+            "layers": 2,
+        },
+        "llm": {
+            "_target_": "spinevl.models.llm.HFCausalLM",
+            "path": str(models / f"llm_{llm}"),
+            "conversation": "medmvl",
+            "pretrained": llm.startswith("qwen2"),
+        },
+        "tuning": {"encoder": "frozen", "connector": "full", "llm": mode, "lora": LORA},
+    }
+
+
+def packed(model: VLM, *, share: bool) -> Batch:
+    """Two sequences with a common image and beginning, packed or one a row."""
+    from spinevl.data.tree import pack
+
+    n = model.tokens_per_image
+    visual = list(range(-1, -1 - n, -1))
+    sequences = [(5, *visual, 6, 7, 8, 9), (5, *visual, 6, 7, 11, 12, 13)]
+    starts = [n + 3, n + 3]
+    rows = (
+        [pack(sequences, starts)]
+        if share
+        else [pack([one], [start]) for one, start in zip(sequences, starts, strict=True)]
+    )
+    length = max(len(row.symbols) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    visual_index = torch.full_like(ids, -1)
+    depth = torch.zeros_like(ids)
+    end = torch.arange(1, length + 1).repeat(len(rows), 1)
+    source, target, owner = [], [], []
+    for number, row in enumerate(rows):
+        size = len(row.symbols)
+        symbols = torch.from_numpy(row.symbols)
+        ids[number, :size] = symbols.clamp(min=0)
+        visual_index[number, :size] = torch.where(symbols < 0, -1 - symbols, -1)
+        depth[number, :size] = torch.from_numpy(row.depth)
+        end[number, :size] = torch.from_numpy(row.subtree_end)
+        for targets in row.targets:
+            owner += [len(set(owner))] * len(targets)
+            source += [int(place) + number * length for place in targets[:, 0]]
+            target += targets[:, 1].tolist()
+    image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    empty = torch.zeros(0)
+    return Batch(
+        input_ids=ids,
+        visual_index=visual_index,
+        position_ids=depth,
+        subtree_end=end,
+        pixel_values=model.encoder.transform(image)[None],
+        movable=torch.ones(1, dtype=torch.bool),
+        target_source=torch.tensor(source),
+        target_id=torch.tensor(target),
+        target_sequence=torch.tensor(owner),
+        sequence_question=torch.arange(2),
+        sequence_weight=torch.ones(2),
+        direct_image=empty.long(),
+        direct_head=empty.long(),
+        direct_label=empty.long(),
+        direct_weight=empty,
+        questions=(0, 1),
+        sequence_label=(0, 0),
+        tokens=0,
+        sequence_tokens=0,
+    )
+
+
+@pytest.mark.parametrize("llm", ["qwen2", "qwen2_tied", "llama3", "phi", "phi3", "llama"])
+def test_packing_is_exact_for_every_family(shared: Path, llm: str) -> None:
+    torch.manual_seed(0)
+    model = assemble(parts(shared, llm=llm, mode="full")).eval()
+    with torch.inference_mode():
+        together = model(packed(model, share=True))
+        apart = model(packed(model, share=False))
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+
+
+def test_lora_starts_at_the_base_model_and_a_checkpoint_loads_equal(
+    shared: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    nodes = parts(shared)
+    model = assemble(nodes).eval()
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert any("lora_A" in name for name in names)
+    assert all("lora_" in name or name.startswith("connector.") for name in names)
+    assert not any("lm_head" in name for name in names)
+    batch = packed(model, share=True)
+    torch.manual_seed(0)
+    plain = assemble(parts(shared, mode="frozen")).eval()
+    plain.connector.load_state_dict(model.connector.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(model(batch), plain(batch), atol=0, rtol=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    save_checkpoint(tmp_path / "checkpoint", model, config={"parts": nodes, "study": {}})
+    loaded, _ = load_model(tmp_path / "checkpoint")
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(batch), model(batch), atol=0, rtol=0)
+
+
+def test_siglip_has_no_class_token_to_drop(shared: Path) -> None:
+    nodes = parts(shared, encoder="siglip")
+    nodes["encoder"]["select_feature"] = "patch"
+    with pytest.raises(UserError, match="no class token"):
+        assemble(nodes)
+
+
+def test_a_damaged_checkpoint_is_one_line(shared: Path, tmp_path: Path) -> None:
+    nodes = parts(shared, mode="frozen")
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, assemble(nodes), config={"parts": nodes, "study": {}})
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_model(folder)
+
+
+def test_a_part_that_is_not_there_is_one_line(shared: Path, tmp_path: Path) -> None:
+    nodes = parts(shared)
+    nodes["llm"]["path"] = str(tmp_path / "nothing")
+    with pytest.raises(UserError) as caught:
+        assemble(nodes)
+    assert len(caught.value.problems) == 1
+    assert "llm.path" in caught.value.problems[0]
