@@ -1,0 +1,58 @@
+"""Learning rates a part, and what is not decayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from spinevl.schema.errors import UserError
+from spinevl.training.augment import augment
+from spinevl.training.optim import adamw, parameter_groups
+
+
+def test_norms_biases_and_embeddings_are_not_decayed() -> None:
+    part = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    groups = parameter_groups({"llm": part, "encoder": frozen}, lr={"llm": 0.1}, weight_decay=0.5)
+    decayed = [p for g in groups if g["weight_decay"] for p in g["params"]]  # type: ignore[attr-defined]
+    assert decayed == [part[2].weight]
+    assert sum(len(g["params"]) for g in groups) == 5  # type: ignore[arg-type]
+    assert all(group["lr"] == 0.1 for group in groups)
+
+
+def test_nothing_to_learn_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing learns"):
+        parameter_groups({"llm": nn.Linear(1, 1).requires_grad_(False)}, lr={}, weight_decay=0)
+
+
+def test_warm_up_rises_and_cosine_falls_to_zero() -> None:
+    groups = parameter_groups({"llm": nn.Linear(1, 1)}, lr={"llm": 1.0}, weight_decay=0)
+    optimizer, schedule = adamw(
+        groups, betas=(0.9, 0.9), total_steps=10, warmup_ratio=0.2, schedule="cosine"
+    )
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.5)
+    assert rates[1] == pytest.approx(1.0)
+    assert rates[6] == pytest.approx(0.5)
+    assert rates[10] == pytest.approx(0.0)
+
+
+def test_augmentation_moves_only_what_may_move() -> None:
+    pixels = torch.arange(2 * 8 * 8.0).reshape(2, 1, 8, 8)
+    moved = augment(
+        pixels,
+        movable=torch.tensor([True, False]),
+        shift_px=3,
+        gain=0.0,
+        generator=torch.Generator().manual_seed(1),
+    )
+    assert moved.shape == pixels.shape
+    assert torch.equal(moved[1], pixels[1])
+    assert not torch.equal(moved[0], pixels[0])
+    # a shift: every row and column of the result is one of the original
+    assert set(moved[0].flatten().tolist()) <= set(pixels[0].flatten().tolist())
