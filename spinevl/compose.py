@@ -72,6 +72,8 @@ def check(
             )
     if (predict := cfg.get("predict")) and predict.batch_size < 1:
         problems.append(f"predict.batch_size={predict.batch_size}: must be 1 or more")
+    if (seed := cfg.get("seed")) is not None and not 0 <= seed < 2**32:
+        problems.append(f"seed={seed}: must lie between 0 and {2**32 - 1}")
     if problems:
         raise UserError(problems)
 

@@ -79,6 +79,7 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("sag_image=[]", "sag_image=[]: name at least one of the slices 5, 6, 7"),
         ("trainer.max_epochs=x", "trainer.max_epochs=x: expected a number (such as "),
         ("split=files", "split.dev must be given: split.dev=VALUE"),
+        ("seed=-1", "seed=-1: must lie between 0 and 4294967295"),
         ("suffix=a/b", "suffix=a/b: a file name's middle takes"),
         ("trusted_targets=[a-b]", "trusted_targets: 'a-b' is no package name"),
         ("predict.batch_size=0", "predict.batch_size=0: must be 1 or more"),

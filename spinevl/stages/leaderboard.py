@@ -127,6 +127,7 @@ def _over_seeds(rows: Sequence[Row]) -> None:
 def markdown(rows: Sequence[Row]) -> str:
     """A row a job, best first."""
     tasks = _task_names(rows)
+    common = _common(rows)
     header = ["rank", _value_name(rows), "95 %", "over seeds", *tasks, "overrides", "job", "status"]
     lines = [header, ["---"] * len(header)]
     for rank, row in enumerate(rows, 1):
@@ -141,7 +142,7 @@ def markdown(rows: Sequence[Row]) -> str:
             interval,
             over,
             *[_number(row.tasks.get(task)) for task in tasks],
-            " ".join(f"`{one}`" for one in row.overrides),
+            " ".join(f"`{one}`" for one in row.overrides if one not in common),
             row.folder,
             status if row.status != "failed" else f"**{status}**",
         ]
@@ -180,7 +181,9 @@ def plot(rows: Sequence[Row]) -> bytes:
     settings: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         settings[row.setting].append(row)
-    names = [" ".join(setting) or "(defaults)" for setting in settings]
+    common = _common(rows)
+    names = [" ".join(o for o in setting if o not in common) for setting in settings]
+    names = [name or "(defaults)" for name in names]
     names = [name if len(name) <= 60 else name[:57] + "..." for name in names]
     figure = Figure(figsize=(8, 1.2 + 0.4 * max(1, len(names))), layout="constrained")
     FigureCanvasAgg(figure)
@@ -200,6 +203,14 @@ def plot(rows: Sequence[Row]) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
+
+
+def _common(rows: Sequence[Row]) -> list[str]:
+    """The overrides that every job has; a board of one setting keeps them as its name."""
+    sets = [set(row.overrides) for row in rows]
+    if len(sets) < 2:
+        return []
+    return [one for one in rows[0].overrides if all(one in overrides for overrides in sets)]
 
 
 def _value_name(rows: Sequence[Row]) -> str:

@@ -106,6 +106,15 @@ def test_rows_are_ranked_and_spread_over_seeds(tmp_path: Path) -> None:
     assert "| 0.900 (partial) |" in text
 
 
+def test_overrides_that_all_jobs_share_stand_on_top_once(tmp_path: Path) -> None:
+    job(tmp_path, 0, ["data=phantom", "seed=0"], metrics=scored(0.4))
+    job(tmp_path, 1, ["data=phantom", "seed=1"], metrics=scored(0.5))
+    text = markdown(read_rows(tmp_path))
+    assert text.count("data=phantom") == 1
+    assert "All with `data=phantom`." in text
+    assert "| `seed=1` | 1-job | done |" in text
+
+
 def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
     job(tmp_path, 0, [], metrics={"score": None, "partial_score": 0.5, "qd": {"f1": 0.5}})
     write_leaderboard(tmp_path)
