@@ -60,7 +60,7 @@ def check(
         UserError: with all problems.
     """
     problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, overrides)]
-    problems += [f"{key} must be given: {key}=VALUE" for key in sorted(OmegaConf.missing_keys(cfg))]
+    problems += [f"{key} must be given: {key}=VALUE" for key in _missing(cfg)]
     for group, choice in (choices or {}).items():
         problems += _unlike_default(cfg, group, choice)
     if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
@@ -76,6 +76,15 @@ def check(
         problems.append(f"seed={seed}: must lie between 0 and {2**32 - 1}")
     if problems:
         raise UserError(problems)
+
+
+def _missing(cfg: DictConfig) -> list[str]:
+    """Dotted keys whose value is ``???``; interpolations, which may need a job, stay untouched."""
+    found = []
+    for group, node in OmegaConf.to_container(cfg).items():  # type: ignore[union-attr]
+        parts = node if isinstance(node, dict) else {None: node}
+        found += [f"{group}.{k}" if k else str(group) for k, v in parts.items() if v == "???"]
+    return sorted(found)
 
 
 def _stray_keys(cfg: DictConfig) -> list[str]:

@@ -150,10 +150,10 @@ def markdown(rows: Sequence[Row]) -> str:
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     done = sum(row.status == "done" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
-    head = (
-        f"# Leaderboard\n\n{done} jobs done, {failed} failed, {len(rows) - done - failed} running"
-    )
-    return f"{head}. Over seeds: mean ± standard deviation.\n\n{body}\n"
+    count = f"{done} jobs done, {failed} failed, {len(rows) - done - failed} running."
+    shared = f" All with {' '.join(f'`{one}`' for one in common)}." if common else ""
+    note = "Over seeds: mean ± standard deviation."
+    return f"# Leaderboard\n\n{count} {note}{shared}\n\n{body}\n"
 
 
 def table(rows: Sequence[Row]) -> str:
