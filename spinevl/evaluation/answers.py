@@ -11,7 +11,7 @@ from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Box, Patient
-from spinevl.schema.task import Task
+from spinevl.schema.task import SAGITTAL_SLICES, Task
 
 # patient id -> task -> one label a question; None where the answer could not be parsed
 Answers = Mapping[str, Mapping[str, tuple[int | None, ...]]]
@@ -197,10 +197,18 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
             Problem(str(path), "a predictions.jsonl", str(error), "check the path")
         ) from error
     problems: list[Problem] = []
-    result = []
+    result: list[Prediction] = []
+    seen: set[tuple[object, ...]] = set()
     for number, line in enumerate(lines, start=1):
         try:
-            result.append(_prediction(json.loads(line), tasks))
+            entry = json.loads(line)
+            if entry["task"] not in tasks:
+                continue  # a task that is not scored
+            one = _prediction(entry, tasks)
+            if (one.id, one.task, one.object, one.slices) in seen:
+                raise ValueError("this question has been answered on an earlier line")
+            seen.add((one.id, one.task, one.object, one.slices))
+            result.append(one)
         except (ValueError, KeyError, TypeError) as error:
             found = f"{type(error).__name__}: {error}"
             problems.append(
@@ -220,10 +228,26 @@ def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Predicti
         raise ValueError(f"choice {choice!r} is no label of {task.name}")
     table = entry["probabilities"]
     probabilities = None if table is None else {int(k): float(v) for k, v in table.items()}
-    if probabilities is not None and abs(sum(probabilities.values()) - 1) > 1e-6:
-        raise ValueError("probabilities do not sum to 1")
+    if probabilities is not None:
+        if set(probabilities) != set(range(len(task.choices))):
+            raise ValueError(f"probabilities are not one for each of {len(task.choices)} labels")
+        if not all(0 <= p <= 1 for p in probabilities.values()):
+            raise ValueError("a probability is not between 0 and 1")
+        if abs(sum(probabilities.values()) - 1) > 1e-6:
+            raise ValueError("probabilities do not sum to 1")
+    if box is not None and (
+        len(box) != 4
+        or any(type(v) is not int for v in box)
+        or box[0] >= box[2]
+        or box[1] >= box[3]
+    ):
+        raise ValueError(f"box {box!r} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+    if not isinstance(entry["id"], str):
+        raise ValueError("id is no string")
+    if not task.closed and not set(entry["slices"]) <= set(SAGITTAL_SLICES):
+        raise ValueError(f"slices {entry['slices']!r} are none of 5, 6, 7")
     return Prediction(
-        id=str(entry["id"]),
+        id=entry["id"],
         task=task.name,
         object=entry["object"],
         slices=tuple(entry["slices"]),

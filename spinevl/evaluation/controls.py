@@ -15,11 +15,13 @@ def level_majority(
 ) -> Answers:
     """Every patient gets each level's most frequent training label; ties go to the lower label.
 
-    Alignment is nearly always normal, so its F1 (of the abnormal class) is 0 here.
+    A task scored by one class alone (alignment) gets that class, see all_majority.
     """
     truth = truth_of(train, tasks)
     answer = {
-        task.name: tuple(
+        task.name: (task.positive,)
+        if task.positive is not None
+        else tuple(
             _majority([truth[one][task.name][k] for one in truth]) for k in range(len(task.objects))
         )
         for task in tasks.values()

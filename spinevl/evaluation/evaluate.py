@@ -16,6 +16,7 @@ from spinevl.evaluation.metrics import (
     quadratic_kappa,
     task_f1,
 )
+from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Patient
 from spinevl.schema.task import Task
@@ -23,7 +24,7 @@ from spinevl.schema.task import Task
 NOTES = {
     "ci95": "percentile bootstrap over patients",
     "level_majority": "each level's most frequent training label, ties to the lower; "
-    "alignment is normal everywhere and scores 0",
+    "alignment abnormal everywhere, for normal everywhere scores 0",
     "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
     "for normal everywhere scores 0",
     "swapped_images": "the same checkpoint shown another patient's images",
@@ -58,6 +59,8 @@ def evaluate(
     closed = {name: task for name, task in tasks.items() if task.closed}
     scored = [one for one in truth if one.id in answers] if closed else list(truth)
     ids = [one.id for one in scored]
+    if not ids:
+        raise UserError("no labelled patient has an answer: labels and answers share no id")
     rng = np.random.default_rng(seed)
     resamples = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_resamples)
     weights = np.concatenate([np.ones((1, len(ids))), resamples])  # row 0 is the sample itself
@@ -184,6 +187,13 @@ def _positioning(
     totals = weights @ numbers
     means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
     unparsed = sum(one.box is None for one in predictions if one.task == task.name)
+    asked = {(one.id, one.slices) for one in predictions if one.task == task.name}
+    missing = len(asked) * len(task.levels) - int(numbers.sum())
+    if missing > 0:
+        raise UserError(
+            f"predictions: {missing} boxes of {task.name} are missing for patients and slices that "
+            "have others; predict again"
+        )
     return {
         "mean_iou": float(means[0]),
         "ci95": _interval(means),

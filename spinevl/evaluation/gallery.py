@@ -76,7 +76,7 @@ def _answer(one: Prediction, task: Task, label: int) -> dict[str, Any]:
     steps = abs(one.choice - label) if one.choice is not None else len(task.choices)
     return {
         "question": f"{task.title} {one.object}".strip(),
-        "truth": task.choices[label].partition(".")[2],
+        "truth": task.choices[label].partition(".")[2] or task.choices[label],
         "answer": one.text.partition(".")[2] or one.text,
         "probability": probability,
         "wrong": wrong,

@@ -181,8 +181,8 @@ def _curve(path: Path) -> dict[str, Any] | None:
     with path.open(encoding="utf-8") as file:
         entries = list(csv.DictReader(file))
     losses = [(int(e["step"]), float(e["loss"])) for e in entries if e["loss"]]
-    scores = [(int(e["step"]), float(e["dev/score"])) for e in entries if e["dev/score"]]
-    if not losses or not scores:
+    scores = [(int(e["step"]), float(e["dev/score"])) for e in entries if e.get("dev/score")]
+    if not losses or not scores or max(loss for _, loss in losses) <= 0:
         return None
     last = max(step for step, _ in losses + scores) or 1
     top = sorted(loss for _, loss in losses)[-1 - len(losses) // 50]

@@ -39,11 +39,24 @@ def main(cfg: DictConfig, *, out: Path) -> float:
         answers: Answers = read_answers(
             cfg.answers, ids=ids, tasks=closed, missing=str(cfg.missing)
         )
+        if predictions and any(
+            answers[one][name] != values
+            for one, given in answers_of(predictions, closed).items()
+            for name, values in given.items()
+            if one in answers
+        ):
+            raise UserError(
+                f"{cfg.predictions} and {cfg.answers} disagree; give files of the same prediction"
+            )
     else:
         answers = answers_of(predictions, closed)
         absent = [one for one in ids if one not in answers]
-        if absent and str(cfg.missing) == "error":
-            raise UserError(f"{cfg.predictions}: no predictions for {', '.join(absent)}")
+        surplus = sorted(set(answers) - set(ids))
+        if (absent or surplus) and str(cfg.missing) == "error":
+            raise UserError(
+                [f"{cfg.predictions}: patient {one}: no prediction; predict it" for one in absent]
+                + [f"{cfg.predictions}: patient {one}: has no labels; drop it" for one in surplus]
+            )
     controls: dict[str, Answers] = {}
     if cfg.train_labels:
         train = read_labels(cfg.train_labels, tasks=closed, required=list(closed))
@@ -60,5 +73,5 @@ def write_metrics(metrics: Mapping[str, Any], tasks: Mapping[str, Task], *, out:
     for value in (metrics["score"], metrics.get("partial_score")):
         if value is not None:
             return float(value)
-    boxes = next(name for name, task in tasks.items() if not task.closed)
-    return float(metrics[boxes]["mean_iou"] or 0.0)
+    first = metrics[next(iter(tasks))]  # boxes alone, or a task without weight
+    return float(first.get("f1") or first.get("mean_iou") or 0.0)

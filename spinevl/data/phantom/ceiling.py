@@ -54,7 +54,8 @@ def ceiling_predictions(
         number = 0
         for patient in predict:
             for name in task.objects:
-                given = dict(zip(classes, probabilities[number].tolist(), strict=True))
+                given = dict.fromkeys(range(len(task.choices)), 0.0)
+                given |= dict(zip(classes, probabilities[number].tolist(), strict=True))
                 choice = max(given, key=lambda label: given[label])
                 text = task.choices[choice]
                 result.append(Prediction(patient.id, task.name, name, (), choice, given, text))
