@@ -81,7 +81,8 @@ def check(
 def _missing(cfg: DictConfig) -> list[str]:
     """Dotted keys whose value is ``???``; interpolations, which may need a job, stay untouched."""
     found = []
-    for group, node in OmegaConf.to_container(cfg).items():  # type: ignore[union-attr]
+    plain: Any = OmegaConf.to_container(cfg)
+    for group, node in plain.items():
         parts = node if isinstance(node, dict) else {None: node}
         found += [f"{group}.{k}" if k else str(group) for k, v in parts.items() if v == "???"]
     return sorted(found)
