@@ -1,3 +1,3 @@
 """Rendered cervical spines with known truth. A phantom is no clinical evidence."""
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4

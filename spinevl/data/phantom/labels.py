@@ -1,75 +1,92 @@
-"""Draw labels whose frequencies and dependence follow the challenge's 400 training patients."""
+"""Draw the labels of a phantom patient: the marginals and the dependence of 400 real patients.
+
+The tables below are counts over the 400 labelled patients of the CervAI challenge. A phantom
+follows them, yet it is no clinical evidence.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from spinevl.schema.record import Label
 
-# (qd, sl) -> patients of 400
-_CURVATURE_ALIGNMENT = {(1, 1): 255, (2, 1): 64, (0, 1): 59, (1, 0): 14, (2, 0): 4, (0, 0): 4}
-# disc level -> patients of 400 with grade 0..3
-_DISC = np.array(
-    [[279, 1, 120, 0], [52, 29, 304, 15], [36, 26, 330, 8], [40, 26, 327, 7], [92, 29, 278, 1]]
+GRADED = ("qd", "sl", "zjppt", "zyzg")
+
+# (qd, sl) -> patients
+CURVATURE_ALIGNMENT = {(1, 1): 255, (2, 1): 64, (0, 1): 59, (1, 0): 14, (2, 0): 4, (0, 0): 4}
+
+# zjppt of C2-C3
+FIRST_DISC = (279, 1, 120, 0)
+
+# [upper disc][its label][label of the next disc]
+NEXT_DISC = (
+    ((52, 28, 193, 6), (0, 0, 1, 0), (0, 1, 110, 9), (0, 0, 0, 0)),
+    ((27, 3, 21, 1), (2, 20, 7, 0), (7, 3, 289, 5), (0, 0, 13, 2)),
+    ((20, 3, 13, 0), (3, 15, 8, 0), (16, 8, 299, 7), (1, 0, 7, 0)),
+    ((32, 0, 8, 0), (12, 12, 2, 0), (48, 17, 261, 1), (0, 0, 7, 0)),
 )
-# disc grade -> stenosis grade 0..3 at the same disc level, patients x levels
-_STENOSIS_GIVEN_DISC = np.array(
-    [[479, 20, 0, 0], [11, 100, 0, 0], [23, 808, 433, 95], [0, 1, 13, 17]]
+
+# [disc][its zjppt][zyzg of the same level]
+DISC_STENOSIS = (
+    ((266, 13, 0, 0), (0, 1, 0, 0), (9, 95, 16, 0), (0, 0, 0, 0)),
+    ((49, 3, 0, 0), (1, 28, 0, 0), (4, 203, 75, 22), (0, 0, 9, 6)),
+    ((34, 2, 0, 0), (5, 21, 0, 0), (4, 179, 119, 28), (0, 1, 2, 5)),
+    ((40, 0, 0, 0), (1, 25, 0, 0), (2, 138, 150, 37), (0, 0, 2, 5)),
+    ((90, 2, 0, 0), (4, 25, 0, 0), (4, 193, 73, 8), (0, 0, 0, 1)),
 )
-# level (C2, C2-C3, ... C7) -> patients of 400 with stenosis grade 0..3
-_STENOSIS = np.array(
-    [
-        [389, 9, 2, 0],
-        [275, 109, 16, 0],
-        [336, 49, 14, 1],
-        [54, 234, 84, 28],
-        [309, 65, 24, 2],
-        [43, 203, 121, 33],
-        [303, 74, 20, 3],
-        [43, 163, 152, 42],
-        [316, 67, 17, 0],
-        [98, 220, 73, 9],
-        [381, 15, 4, 0],
-    ]
+
+# [vertebra][the worse zyzg of the discs above and below][its own zyzg]
+VERTEBRA_STENOSIS = (
+    ((275, 0, 0, 0), (102, 7, 0, 0), (12, 2, 2, 0), (0, 0, 0, 0)),
+    ((54, 0, 0, 0), (217, 15, 1, 0), (59, 19, 7, 0), (6, 15, 6, 1)),
+    ((29, 0, 0, 0), (181, 10, 0, 0), (85, 34, 11, 0), (14, 21, 13, 2)),
+    ((25, 0, 0, 0), (144, 5, 0, 0), (115, 37, 10, 0), (19, 32, 10, 3)),
+    ((35, 0, 0, 0), (155, 7, 0, 0), (108, 38, 10, 0), (18, 22, 7, 0)),
+    ((98, 0, 0, 0), (212, 7, 1, 0), (63, 7, 3, 0), (8, 1, 0, 0)),
 )
-# correlation of the levels' severities within a patient (one common factor)
-_COMMON = 0.55
+
+# A patient with one narrow level tends to have others: shares of a patient's own factor in the
+# variance behind the discs' and the vertebrae's stenosis, set so that the correlations between
+# levels come out as in the 400.
+_DISC_SHARE = 0.60
+_NEXT_DISC_SHARE = 0.10
+_VERTEBRA_SHARE = 0.92
 
 
 def draw_labels(rng: np.random.Generator) -> dict[str, Label]:
-    """One patient's qd, sl, zjppt and zyzg."""
-    pairs = list(_CURVATURE_ALIGNMENT)
-    weights = np.array([_CURVATURE_ALIGNMENT[pair] for pair in pairs], dtype=float)
-    qd, sl = pairs[rng.choice(len(pairs), p=weights / weights.sum())]
-    common = rng.standard_normal()
-    disc_ranks = _ranks(rng, common, len(_DISC))
-    discs = [_grade(_DISC[k], disc_ranks[k]) for k in range(len(_DISC))]
-    overall = _STENOSIS[1::2].sum(axis=0) / _STENOSIS[1::2].sum()
-    ranks = _ranks(rng, common, len(_STENOSIS))
-    canal = []
-    for level, counts in enumerate(_STENOSIS):
-        weights = counts / counts.sum()
-        if level % 2:
-            # a level's own frequency beside what its disc says
-            tilt = weights / np.maximum(overall, 1e-9)
-            weights = _STENOSIS_GIVEN_DISC[discs[level // 2]] * np.sqrt(tilt)
-        canal.append(_grade(weights, ranks[level]))
-    return {"qd": int(qd), "sl": int(sl), "zjppt": tuple(discs), "zyzg": tuple(canal)}
+    """qd, sl, zjppt and zyzg of one patient, as they would come in the real study."""
+    pairs = list(CURVATURE_ALIGNMENT)
+    qd, sl = pairs[_quantile(CURVATURE_ALIGNMENT.values(), rng.random())]
+    worn, narrow_discs, narrow_bones = rng.standard_normal(3)
+    discs = [_quantile(FIRST_DISC, _uniform(rng, worn, _NEXT_DISC_SHARE))]
+    for table in NEXT_DISC:
+        discs.append(_quantile(table[discs[-1]], _uniform(rng, worn, _NEXT_DISC_SHARE)))
+
+    narrow_bones = 0.5 * narrow_discs + math.sqrt(0.75) * narrow_bones
+    disc_grades = [
+        _quantile(table[disc], _uniform(rng, narrow_discs, _DISC_SHARE))
+        for table, disc in zip(DISC_STENOSIS, discs, strict=True)
+    ]
+    stenosis = []
+    beside = [0, *disc_grades, 0]
+    for index, table in enumerate(VERTEBRA_STENOSIS):
+        worse = max(beside[index], beside[index + 1])
+        stenosis.append(_quantile(table[worse], _uniform(rng, narrow_bones, _VERTEBRA_SHARE)))
+        stenosis += disc_grades[index : index + 1]
+    return {"qd": qd, "sl": sl, "zjppt": tuple(discs), "zyzg": tuple(stenosis)}
 
 
-def _ranks(rng: np.random.Generator, common: float, count: int) -> np.ndarray:
-    """Uniform ranks [count] that share a common factor (a Gaussian copula)."""
-    own = rng.standard_normal(count)
-    normal = _COMMON * common + np.sqrt(1 - _COMMON**2) * own
-    return np.array([_normal_cdf(value) for value in normal])
+def _uniform(rng: np.random.Generator, factor: float, share: float) -> float:
+    """A uniform number that shares a factor with the patient's other levels."""
+    normal = math.sqrt(share) * factor + math.sqrt(1 - share) * rng.standard_normal()
+    return 0.5 * (1.0 + math.erf(normal / math.sqrt(2.0)))
 
 
-def _normal_cdf(value: float) -> float:
-    from math import erf, sqrt
-
-    return 0.5 * (1 + erf(value / sqrt(2)))
-
-
-def _grade(weights: np.ndarray, rank: float) -> int:
-    cumulative = np.cumsum(weights) / np.sum(weights)
-    return min(int(np.searchsorted(cumulative, rank, side="right")), len(weights) - 1)
+def _quantile(counts: Iterable[int], uniform: float) -> int:
+    """The label below which lies the share ``uniform`` of ``counts``."""
+    cumulated = np.cumsum(np.fromiter(counts, dtype=float))
+    assert cumulated[-1] > 0, "a label that the 400 never had was drawn"
+    return int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))

@@ -1,167 +1,206 @@
-"""A T2-like sagittal slice: bodies and discs, cord in bright CSF, airway, muscles and skull."""
+"""A T2-like sagittal slice: column, canal with cord, airway in front, muscles behind, skull above.
+
+The picture looks to the left, as the study's do. Most shapes are borders x(y), one number a row;
+bodies stand where the boxes of the slice say.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
 import numpy as np
 
-from spinevl.data.phantom.acquisition import SIDE_PX, X, Y, paint, soft, texture
-from spinevl.data.phantom.anatomy import Anatomy
+from spinevl.data.phantom.acquisition import Signal
+from spinevl.data.phantom.axial import CORD_DEPTH_PX
+from spinevl.data.phantom.column import Body, column, level_rows, local, posterior_wall, smooth
+from spinevl.data.phantom.geometry import SAGITTAL_PER_AXIAL_PX, Geometry
+from spinevl.data.phantom.head import Head, paint_skull, paint_soft_tissue
+from spinevl.data.phantom.raster import ROWS, SIDE_PX, X, paint, soft, texture, window
+from spinevl.schema.record import Box
 from spinevl.schema.task import VERTEBRAE
 
-_ROWS = np.arange(SIDE_PX, dtype=np.float32)
-_DEPTH_AT = ([0.0, 1.0, 2.0, 3.0], [0.0, 1.3, 3.0, 5.2])  # disc severity -> px into the canal
-_WIDTH_AT = ([0.0, 1.0, 2.0, 3.0], [10.4, 8.6, 6.6, 4.4])  # stenosis severity -> canal in px
+SLICE_SPACING_PX = 6.5  # between sagittal slices, in px of the axial image
+_FRAME = np.zeros((SIDE_PX, SIDE_PX), dtype=np.float32)
+_K = SAGITTAL_PER_AXIAL_PX
 
 
-def render_sagittal(anatomy: Anatomy, *, slice_number: int, rng: np.random.Generator) -> np.ndarray:
-    """The ideal image, float [H, W] on the scale 0..255; the scanner comes after."""
-    lateral = slice_number - 6
-    x, y = (values.astype(np.float32) for values in anatomy.centres())
-    boxes = [anatomy.boxes[name][slice_number - 5] for name in VERTEBRAE]
-    half_width = np.array([(box.x2 - box.x1) / 2 - 3 for box in boxes], dtype=np.float32)
-    axis = _axis(x, y)  # [H] the column's x in each row
-    wall = axis + np.interp(_ROWS, y, half_width).astype(np.float32) + 0.6
-    image = _background(axis, rng)
-    _skull(image, axis, float(y[0]), rng)
-    front, back, bright = _canal(anatomy, y, wall, lateral)
-    _posterior(image, back, y, rng)
-    _draw_canal(image, front, back, bright, y, lateral)
-    _draw_column(image, anatomy, x, y, boxes, axis, half_width)
+def render_sagittal(
+    geometry: Geometry,
+    boxes: Mapping[str, tuple[Box, Box, Box]],
+    head: Head,
+    signal: Signal,
+    *,
+    slice_number: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The ideal slice, float [H, W], of slice 5, 6 (the middle) or 7."""
+    lateral = (slice_number - 6) * SLICE_SPACING_PX
+    bodies = column(geometry, [boxes[vertebra][slice_number - 5] for vertebra in VERTEBRAE])
+    wall = posterior_wall(bodies)
+    front, back, disc_front = _canal_borders(geometry, bodies, wall, lateral)
+    grain, mottle = texture(rng, cell_px=2.5), texture(rng, cell_px=8.0)
+    fibres = texture(rng, cell_px=3.0, stretch=5.0)
+
+    image = _FRAME.copy()
+    paint_soft_tissue(image, geometry, bodies, wall, back, head, signal, mottle, fibres)
+    paint_skull(image, bodies, wall, head, signal, grain, mottle)
+    _posterior_bones(image, bodies, back, signal, grain, shown=0.9 if lateral == 0 else 0.45)
+    _canal(image, geometry, bodies, (wall, front, back), signal, grain, lateral)
+    _discs(image, bodies, signal, grain)
+    _bodies(image, bodies, signal, grain, mottle)
+    _disc_material(image, bodies, wall, disc_front, signal)
     return image
 
 
-def _axis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The column's x in each row, steps and all, run on straight beyond C2 and C7."""
-    pitch = (y[-1] - y[0]) / 5
-    top = x[0] + 0.35 * (x[0] - x[1])
-    bottom = x[-1] + 1.6 * (x[-1] - x[-2]) + 5
-    ys = np.concatenate([[y[0] - 2 * pitch], y, [y[-1] + 4 * pitch]])
-    xs = np.concatenate([[top], x, [bottom]])
-    return np.interp(_ROWS, ys, xs).astype(np.float32)
+def _canal_borders(
+    geometry: Geometry, bodies: list[Body], wall: np.ndarray, lateral: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[H] x of the canal's front and back border, and how far disc reaches beyond the wall."""
+    rows = level_rows(bodies)
+    depth = np.zeros(11)
+    beside = (lateral - np.array(geometry.disc_offset_px)) / np.array(geometry.disc_width_px)
+    depth[1::2] = np.array(geometry.disc_depth_px) * np.exp(-np.square(beside))
+    at_middle = np.zeros(11)
+    at_middle[1::2] = geometry.disc_depth_px
+    canal = (at_middle + np.array(geometry.canal_px)) * _K
+    canal *= 1.0 - 0.0035 * abs(lateral) ** 1.5  # the roof slopes to the sides
+    ys = np.concatenate(([-60.0, rows[0] - 32, rows[0] - 14], rows, [rows[-1] + 9, 300.0]))
+    usual = 26.0 * _K
+    edges = np.concatenate(([usual + 3, usual + 1.5, canal[0] + 0.6], canal, [usual - 0.3, usual]))
+    # Laminae follow their bodies, but the roof between them is smooth.
+    back = smooth(wall, 12) + smooth(np.interp(ROWS, ys, edges))
 
-
-def _background(axis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    image = np.full((SIDE_PX, SIDE_PX), 4.0, dtype=np.float32)
-    u = X - axis[:, None]
-    flare = np.clip((_ROWS - 150) / 70, 0, 1)[:, None]
-    front, back = -44 - 30 * flare, 62 + 22 * flare
-    neck = soft(front - u, 1.5) * soft(u - back, 1.5)
-    muscle = 52 + 9 * texture(rng, cell_px=7) + 5 * texture(rng, cell_px=3)
-    paint(image, neck, muscle)
-    paint(image, soft(np.abs(u - back + 5) - 5, 2.0) * neck, 165)  # fat under the skin of the nape
-    paint(image, soft(np.abs(u - front - 2) - 2.5, 1.5) * neck, 120)
-    paint(image, soft(np.abs(u + 21) - 4.5, 1.5) * soft(60 - Y, 6), 8)  # airway
-    paint(image, soft(np.abs(u + 12.5) - 2.0, 1.5) * soft(62 - Y, 6), 38)  # prevertebral
-    return image
-
-
-def _skull(image: np.ndarray, axis: np.ndarray, top: float, rng: np.random.Generator) -> None:
-    centre_x, centre_y = float(axis[0]) + 6, top - 66
-    radius = np.hypot((X - centre_x) / 76, (Y - centre_y) / 52)
-    paint(image, soft((radius - 1.10) * 48, 2.0), 100)
-    paint(image, soft((radius - 1.04) * 48, 1.5), 14)
-    paint(image, soft((radius - 1.0) * 48, 1.5), 190)
-    paint(image, soft((radius - 0.93) * 48, 1.5), 104 + 9 * texture(rng, cell_px=5))
-    folia = np.hypot((X - centre_x - 30) / 26, (Y - centre_y - 22) / 20)  # the cerebellum
-    stripes = 100 + 34 * np.sin(folia * 26)
-    paint(image, soft((folia - 1.0) * 20, 1.5), stripes)
-    stem = np.hypot((X - float(axis[0]) - 9) / 8, (Y - top + 30) / 20)  # the pons
-    paint(image, soft((stem - 1.15) * 10, 1.0), 196)
-    paint(image, soft((stem - 0.92) * 10, 1.0), 112)
+    reach = np.zeros(SIDE_PX)
+    for index in range(5):
+        size = depth[2 * index + 1] * _K
+        neck = geometry.disc_neck[index]
+        off = (ROWS - rows[2 * index + 1]) / (1.7 + 0.9 * neck)
+        reach = np.maximum(reach, size * np.exp(-np.square(off)))
+        if neck > 0.3:  # an extruded head hangs down behind the body below
+            low = (ROWS - rows[2 * index + 1] - 2.2 * neck) / 2.3
+            reach = np.maximum(reach, 0.85 * size * np.exp(-np.square(low)))
+    reach = reach.astype(np.float32)
+    front = wall + 0.5 + reach
+    back = np.maximum(back, front + 1.6).astype(np.float32)
+    return front, back, reach
 
 
 def _canal(
-    anatomy: Anatomy, y: np.ndarray, wall: np.ndarray, lateral: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Front and back border of the canal and the cord's T2 brightening, each [H]."""
-    level_y = np.empty(11)
-    level_y[0::2] = y
-    level_y[1::2] = (y[:-1] + y[1:]) / 2
-    near = np.abs(_ROWS[:, None] - level_y[None])  # narrowing is local to its level
-    local = np.exp(-((near / 3.6) ** 2))
-    severity = (local * anatomy.canal).sum(1) / np.maximum(local.sum(1), 0.35)
-    width = np.interp(severity, *_WIDTH_AT) * anatomy.build * (1 - 0.07 * abs(lateral))
-    front = wall.copy()
-    for disc, at, side in zip(anatomy.discs, level_y[1::2], anatomy.disc_sides, strict=True):
-        depth = np.interp(disc, *_DEPTH_AT) * (1 + 0.22 * lateral * side)
-        spread = np.interp(disc, [0, 1, 2, 3], [2.0, 3.0, 2.3, 2.6])
-        below = np.where(disc > 2.5, 1.7, 1.0)  # an extrusion migrates downwards
-        distance = _ROWS - at
-        front += depth * np.exp(-((distance / (spread * np.where(distance > 0, below, 1.0))) ** 2))
-    back = wall + np.maximum(width, 2.6) + 0.6
-    back = np.maximum(back, front + 2.4)
-    bright = np.clip((severity - 2.2) / 0.8, 0, 1)
-    return (
-        front.astype(np.float32),
-        back.astype(np.float32),
-        bright.astype(np.float32),
-    )
-
-
-def _posterior(
-    image: np.ndarray, back: np.ndarray, y: np.ndarray, rng: np.random.Generator
-) -> None:
-    u = X - back[:, None]
-    pitch = (y[-1] - y[0]) / 5
-    phase = (Y - y[0]) / pitch
-    process = np.cos(2 * np.pi * (phase - 0.35 - u / 60))
-    inside = soft(-u, 1.0) * soft(u - 24, 3.0) * soft(y[0] - 8 - Y, 3) * soft(Y - y[-1] - 22, 6)
-    bone = np.where(process > 0.15, 92.0, 40.0) + 6 * texture(rng, cell_px=4)
-    paint(image, inside, bone)
-    paint(image, soft(np.abs(u - 1.0) - 0.9, 0.8) * soft(y[0] - 14 - Y, 3), 14)  # ligament
-
-
-def _draw_canal(
     image: np.ndarray,
-    front: np.ndarray,
-    back: np.ndarray,
-    bright: np.ndarray,
-    y: np.ndarray,
-    lateral: int,
+    geometry: Geometry,
+    bodies: list[Body],
+    borders: tuple[np.ndarray, np.ndarray, np.ndarray],
+    signal: Signal,
+    grain: np.ndarray,
+    lateral: float,
 ) -> None:
-    visible = soft(y[0] - 44 - Y, 3)
-    paint(image, soft(front[:, None] - X, 0.7) * soft(X - back[:, None], 0.7) * visible, 212)
-    width = back - front
-    cord = np.minimum(5.3 * (1 - 0.08 * abs(lateral)), np.maximum(width - 1.0, 1.8))
+    """CSF, in it the cord: before its middle in kyphosis, behind it in lordosis."""
+    _, front, back = borders
+    part = window(float(front.min()) - 6, 0, float(back.max()) + 6, SIDE_PX)
+    image, x, grain = image[part], X[part], grain[part]
+    room = back - front
+    above = soft(bodies[0].y - 42 - ROWS, 6.0)[:, None]
     middle = (front + back) / 2
-    paint(image, soft(np.abs(X - middle[:, None]) - cord[:, None] / 2, 0.7) * visible, 112)
-    core = soft(np.abs(X - middle[:, None]) - cord[:, None] / 4, 0.6) * bright[:, None]
-    paint(image, core * visible, 188)
-    # the dura and the posterior ligament are a thin dark line
-    paint(image, soft(np.abs(X - front[:, None] + 0.8) - 0.5, 0.5) * visible, 22)
+    half = room / 2
+    across = np.abs(x - middle[:, None])
+    paint(image, soft(across - half[:, None] - 1.3) * above, signal.cortex)
+    paint(image, soft(across - half[:, None]) * above, signal.csf)
+
+    cord_half = np.minimum(CORD_DEPTH_PX * _K * (1 - 0.0035 * abs(lateral) ** 1.5), room - 0.6) / 2
+    cord_half = np.maximum(cord_half, 0.8)
+    slack = np.maximum(half - cord_half - 0.4, 0.0)
+    drape = math.tanh(geometry.curvature_deg / 22.0)
+    at = smooth(middle + slack * 0.85 * drape, 4)
+    cord = np.abs(x - at[:, None]) - cord_half[:, None]
+    np.maximum(cord, across - half[:, None] + 0.3, out=cord)
+    paint(image, soft(cord) * above, signal.cord * (1 + np.float32(0.05) * grain))
+    rows = level_rows(bodies)
+    bright = np.zeros(SIDE_PX)
+    for row, value in zip(rows, geometry.t2_signal, strict=True):
+        bright = np.maximum(bright, value * np.exp(-np.square((ROWS - row) / 4.0)))
+    lesion = soft(cord + 0.9, 1.2) * bright.astype(np.float32)[:, None]
+    paint(image, lesion, signal.csf)
 
 
-def _draw_column(
-    image: np.ndarray,
-    anatomy: Anatomy,
-    x: np.ndarray,
-    y: np.ndarray,
-    boxes: list,
-    axis: np.ndarray,
-    half_width: np.ndarray,
+def _bodies(
+    image: np.ndarray, bodies: list[Body], signal: Signal, grain: np.ndarray, mottle: np.ndarray
 ) -> None:
-    low, high = float(y[0]) - 4, float(y[-1]) + 40
-    extent = soft(low - Y, 1.0) * soft(Y - high, 3.0)
-    column = np.abs(X - axis[:, None])
-    column -= np.interp(_ROWS, y, half_width).astype(np.float32)[:, None]
-    level_y = (y[:-1] + y[1:]) / 2
-    grade = np.interp(_ROWS, level_y, anatomy.discs).astype(np.float32)[:, None]
-    paint(image, soft(column, 0.8) * extent, 70 - 11 * np.clip(grade, 0, 3))  # discs, dry when worn
-    pitch = (y[-1] - y[0]) / 5
-    tops = [(box.y2 - box.y1) / 2 - 3 for box in boxes]
-    bodies = [(x[k], y[k], half_width[k], tops[k]) for k in range(6)]
-    bodies += [
-        (float(axis[min(int(y[-1] + n * pitch), 223)]), y[-1] + n * pitch, half_width[-1], tops[-1])
-        for n in (1, 2, 3)
-    ]
-    for number, values in enumerate(bodies):
-        cx, cy, half_x, half_y = (float(value) for value in values)
-        rows = slice(max(int(cy - half_y) - 4, 0), max(int(cy + half_y) + 5, 0))
-        columns = slice(max(int(cx - half_x) - 4, 0), max(int(cx + half_x) + 5, 0))
-        part = image[rows, columns]
-        across = np.abs(X[rows, columns] - cx) - half_x
-        along = np.abs(Y[rows, columns] - cy) - half_y
-        corner = np.hypot(np.maximum(across + 1.5, 0), np.maximum(along + 1.5, 0)) - 1.5
-        distance = np.maximum(np.maximum(across, along), corner)
-        paint(part, soft(distance - 0.6, 0.6), 18)
-        paint(part, soft(distance + 0.6, 0.6), 96 + 5 * float(np.sin(number)))
+    """Grey marrow in dark cortex; the dens narrows upward."""
+    for number, body in enumerate(bodies):
+        part, along, across = local(body)
+        if along.size == 0:
+            continue
+        waist = 1.0 - 0.07 * (1 - np.square(along / body.half_height))
+        if number == 0:
+            waist = np.clip(0.92 - 0.24 * along / body.half_height, 0.62, 1.0)
+            waist = np.where(along > 0, np.maximum(waist, 1.0), waist)
+        dx = np.abs(across) - body.half_width * waist + 1.5
+        dy = np.abs(along) - body.half_height + 1.5
+        distance = np.minimum(np.maximum(dx, dy), 0.0)
+        distance += np.hypot(np.maximum(dx, 0.0), np.maximum(dy, 0.0)) - 1.5
+        marrow = signal.marrow * (1 + 0.10 * grain[part] + 0.08 * mottle[part])
+        paint(image[part], soft(distance - 0.5), signal.cortex)
+        paint(image[part], soft(distance + 0.7), marrow)
+
+
+def _discs(image: np.ndarray, bodies: list[Body], signal: Signal, grain: np.ndarray) -> None:
+    """Between the bodies: a nucleus in a dark ring."""
+    for upper, lower in pairwise(bodies):
+        top, bottom = upper.y + upper.half_height, lower.y - lower.half_height
+        disc = Body(
+            (upper.x + lower.x) / 2,
+            (top + bottom) / 2,
+            (upper.half_width + lower.half_width) / 2,
+            max((bottom - top) / 2, 0.8) + 1.0,
+            (upper.tilt + lower.tilt) / 2,
+        )
+        part, along, across = local(disc)
+        if along.size == 0:
+            continue
+        distance = np.maximum(np.abs(across) - disc.half_width, np.abs(along) - disc.half_height)
+        paint(image[part], soft(distance), signal.cortex * 1.3)
+        nucleus = np.maximum(np.abs(across) - disc.half_width * 0.66, np.abs(along) - 1.1)
+        paint(image[part], soft(nucleus), signal.disc * 1.5 * (1 + 0.1 * grain[part]))
+
+
+def _disc_material(
+    image: np.ndarray, bodies: list[Body], wall: np.ndarray, reach: np.ndarray, signal: Signal
+) -> None:
+    """What of a disc lies behind the wall is dark, and so is the ligament along it."""
+    part = window(float(wall.min()) - 4, 0, float((wall + reach).max()) + 4, SIDE_PX)
+    image, x = image[part], X[part]
+    middle = (wall + reach / 2)[:, None]
+    inside = np.abs(x - middle) - (reach / 2 + 0.55)[:, None]
+    below_skull = soft(bodies[0].y - bodies[0].half_height - 6 - ROWS, 4.0)[:, None]
+    paint(image, soft(inside) * below_skull, signal.cortex)
+
+
+def _posterior_bones(
+    image: np.ndarray,
+    bodies: list[Body],
+    back: np.ndarray,
+    signal: Signal,
+    grain: np.ndarray,
+    *,
+    shown: float,
+) -> None:
+    """Spinous processes with fat between them, and the roof of the canal."""
+    for number, body in enumerate(bodies):
+        if body.y > SIDE_PX + 10:
+            continue
+        at = float(back[min(max(int(body.y), 0), SIDE_PX - 1)])
+        length = (9.5, 6.5, 6.5, 7.0, 8.5, 12.0)[number] if number < 6 else 12.0
+        process = Body(at + 4.5 + length, body.y + 6.0, length, 2.9, body.tilt + 0.32)
+        part, along, across = local(process)
+        if along.size == 0:
+            continue
+        distance = np.hypot(across / length, along / 2.9) - 1.0
+        distance *= 2.9
+        paint(image[part], soft(distance - 3.0, 4.0) * 0.5, signal.fat * 0.55)
+        paint(image[part], soft(distance - 0.7) * shown, signal.cortex)
+        marrow = signal.marrow * (1 + 0.12 * grain[part])
+        paint(image[part], soft(distance + 0.6) * shown, marrow)
+    roof = np.abs(X - (back + 1.2)[:, None]) - 1.1
+    paint(image, soft(roof) * soft(bodies[0].y - 12 - ROWS, 6.0)[:, None], signal.cortex)
