@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from spinevl.schema.errors import Problem, UserError
+
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 SIDE_PX = 224
 _EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
@@ -26,14 +39,19 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
         UserError: missing, truncated, of another mode or size.
     """
     try:
-        with Image.open(path) as image:
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
     except FileNotFoundError:
         raise _refused(path, "no such file", "add it, or see data.missing_images") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise _refused(path, f"no whole image ({error})", "export it again") from error
+    except _DECODING_ERRORS as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise _refused(path, f"no whole image ({reason})", "export it again") from error
+    if image.format == "PNG" and b"IEND" not in content[-64:]:
+        # Pillow does not miss the end where the pixels are whole; what else was cut, none can say
+        raise _refused(path, "no whole image (its end is cut off)", "export it again")
     pixels = np.asarray(image)
-    if image.mode.startswith("I") or pixels.dtype != np.uint8:
+    if image.mode[0] in "IF":
         raise _refused(path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first")
     if image.mode == "RGB" and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
