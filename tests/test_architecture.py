@@ -31,7 +31,6 @@ KNOW_HYDRA = {
     "completion",
     "compose",
     "config",
-    "inference",
     "manual",
     "mistakes",
     "stages",
