@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from spinevl.data.image import SIDE_PX, load_image
-from spinevl.data.labels import check_id, read_boxes, read_labels, read_template
+from spinevl.data.labels import Boxes, check_id, read_boxes, read_labels, read_template
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Cohort, Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
@@ -79,21 +81,33 @@ class CervAISource:
             UserError: with every problem found.
         """
         labelled = bool({"train", "dev"} & set(subsets))
-        patients = self._patients(tasks, {**known_tasks, **tasks}) if labelled else ()
-        test = self._test({**known_tasks, **tasks}) if "test" in subsets else ()
-        test = tuple(patient for patient in test if only is None or patient.id in only)
-        train_root = _root(self.train_images, "data.train_images") if labelled else Path()
-        test_root = _root(self.test_images, "data.test_images") if test else Path()
+        known = {**known_tasks, **tasks}
+        problems: list[Problem | str] = []
+        patients: tuple[Patient, ...] = ()
+        test: tuple[Patient, ...] = ()
+        train_root = test_root = Path()
+        with _collected(problems):
+            patients = self._patients(tasks, known) if labelled else ()
+        with _collected(problems):
+            train_root = _root(self.train_images, "data.train_images") if labelled else Path()
+        with _collected(problems):
+            test = self._test(known) if "test" in subsets else ()
+            test = tuple(patient for patient in test if only is None or patient.id in only)
+            test_root = _root(self.test_images, "data.test_images") if test else Path()
         skipped: set[str] = set()
         if self.missing_images != "ignore":
-            problems = self._image_problems(patients, train_root, tasks, sag_image, "train_images")
-            of_test = self._image_problems(test, test_root, tasks, sag_image, "test_images")
-            if self.missing_images == "skip":
-                skipped = set(problems)
-                problems = {}  # of train and dev alone: a submission answers every test patient
-            everything = [*problems.values(), *of_test.values()]
-            if everything:
-                raise UserError([one for some in everything for one in some])
+            names = needed_images(tasks.values(), sag_image)
+            with _collected(problems):
+                incomplete = _image_problems(patients, train_root, names, "train_images")
+                if self.missing_images == "skip":
+                    skipped = set(incomplete)
+                else:
+                    problems.extend(one for some in incomplete.values() for one in some)
+            with _collected(problems):  # never skipped: a submission answers every test patient
+                incomplete = _image_problems(test, test_root, names, "test_images")
+                problems.extend(one for some in incomplete.values() for one in some)
+        if problems:
+            raise UserError(problems)
         if skipped:
             log.warning("left out for missing images: %s", ", ".join(sorted(skipped)))
         kept = tuple(patient for patient in patients if patient.id not in skipped)
@@ -123,25 +137,34 @@ class CervAISource:
     def _patients(
         self, tasks: Mapping[str, Task], known: Mapping[str, Task]
     ) -> tuple[Patient, ...]:
-        if self.labels is None:
-            raise UserError("data.labels is not set: give the label file of the training patients")
-        patients = read_labels(self.labels, tasks=known, required=list(tasks))
-        if all(task.closed for task in tasks.values()):
-            return patients
-        if self.boxes is None:
-            raise UserError("data.boxes is not set: task positioning needs the box file")
-        boxes = read_boxes(self.boxes)
-        ids = {patient.id for patient in patients}
-        problems = [
-            Problem(f"{self.boxes}: patient {one}", "boxes", "none", "add them or drop the patient")
-            for one in sorted(ids - set(boxes))
-        ] + [
-            Problem(f"{self.boxes}: patient {one}", f"an id of {self.labels}", "none", "remove it")
-            for one in sorted(set(boxes) - ids)
-        ]
+        problems: list[Problem | str] = []
+        patients: tuple[Patient, ...] = ()
+        boxes: Mapping[str, Boxes] = {}
+        with _collected(problems):
+            if self.labels is None:
+                fix = "give the label file of the training patients"
+                raise UserError(f"data.labels is not set: {fix}")
+            patients = read_labels(self.labels, tasks=known, required=list(tasks))
+        with _collected(problems):
+            boxed = next((task.name for task in tasks.values() if not task.closed), None)
+            if boxed and self.boxes is None:
+                raise UserError(f"data.boxes is not set: task {boxed} needs the box file")
+            boxes = read_boxes(self.boxes) if self.boxes else {}
+        if boxed and patients and boxes:
+            problems += self._unmatched({patient.id for patient in patients}, set(boxes))
         if problems:
             raise UserError(problems)
-        return tuple(replace(patient, boxes=boxes[patient.id]) for patient in patients)
+        return tuple(replace(patient, boxes=boxes.get(patient.id)) for patient in patients)
+
+    def _unmatched(self, labelled: set[str], boxed: set[str]) -> list[Problem]:
+        """Patients that one of the two files lacks."""
+        return [
+            Problem(f"{self.boxes}: patient {one}", "boxes", "none", "add them or drop the patient")
+            for one in sorted(labelled - boxed)
+        ] + [
+            Problem(f"{self.boxes}: patient {one}", f"an id of {self.labels}", "none", "remove it")
+            for one in sorted(boxed - labelled)
+        ]
 
     def _test(self, known: Mapping[str, Task]) -> tuple[Patient, ...]:
         if self.test_labels is not None:
@@ -151,7 +174,8 @@ class CervAISource:
             raise UserError(
                 Problem(str(root), "a folder of patient folders", "none", "check data.test_images")
             )
-        ids = sorted(one.name for one in root.iterdir() if one.is_dir() and one.name[0] != ".")
+        names = (one.name for one in root.iterdir() if one.is_dir() and one.name[0] != ".")
+        ids = sorted(names, key=natural_order)
         if not ids:
             raise UserError(
                 Problem(
@@ -163,25 +187,37 @@ class CervAISource:
             raise UserError(wrong)
         return tuple(Patient(one) for one in ids)
 
-    def _image_problems(
-        self,
-        patients: Sequence[Patient],
-        root: Path,
-        tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        key: str,
-    ) -> dict[str, list[Problem | str]]:
-        """Patient id -> what is wrong with the images it needs; every file is really decoded."""
-        if patients and not root.is_dir():
-            raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
-        names = needed_images(tasks.values(), sag_image)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda patient: _patient_problems(root / patient.id, names), patients)
-            return {
-                patient.id: problems
-                for patient, problems in zip(patients, found, strict=True)
-                if problems
-            }
+
+@contextmanager
+def _collected(problems: list[Problem | str]) -> Iterator[None]:
+    """Note the problems of one file and go on to the next: a user mends them all at once."""
+    try:
+        yield
+    except UserError as error:
+        problems.extend(error.problems)
+
+
+def _image_problems(
+    patients: Sequence[Patient], root: Path, names: Sequence[str], key: str
+) -> dict[str, list[Problem | str]]:
+    """Patient id -> what is wrong with the images it needs; every file is really decoded."""
+    if not patients or root == Path():  # a folder that is not set has been named already
+        return {}
+    if not root.is_dir():
+        raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda patient: _patient_problems(root / patient.id, names), patients)
+        return {
+            patient.id: problems
+            for patient, problems in zip(patients, found, strict=True)
+            if problems
+        }
+
+
+def natural_order(text: str) -> list[tuple[int, str]]:
+    """A sort key by which ``case-2`` comes before ``case-10``."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(int(one), "") if k % 2 else (-1, one) for k, one in enumerate(parts)]
 
 
 def needed_images(tasks: Iterable[Task], sag_image: Sequence[int]) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from spinevl.schema.errors import Problem, UserError
 
+SIDE_PX = 224
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -22,7 +23,6 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
-SIDE_PX = 224
 _EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
 
 
@@ -47,7 +47,7 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     except _DECODING_ERRORS as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise _refused(path, f"no whole image ({reason})", "export it again") from error
-    if image.format == "PNG" and b"IEND" not in content[-64:]:
+    if image.format == "PNG" and b"IEND" not in content:
         # Pillow does not miss the end where the pixels are whole; what else was cut, none can say
         raise _refused(path, "no whole image (its end is cut off)", "export it again")
     pixels = np.asarray(image)

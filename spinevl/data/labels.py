@@ -15,8 +15,9 @@ from spinevl.schema.task import SAGITTAL_SLICES, VERTEBRAE, Task
 
 Boxes = dict[str, tuple[Box, Box, Box]]
 
-_BOX = re.compile(r"\((\d+),(\d+)\)\((\d+),(\d+)\)")
+_BOX = re.compile(r"\(([0-9]{1,6}),([0-9]{1,6})\)\(([0-9]{1,6}),([0-9]{1,6})\)")
 _SIDE_PX = 224
+_LONGEST_NAME_BYTES = 255
 
 
 def read_labels(
@@ -60,8 +61,21 @@ def read_labels(
 
 
 def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patient, ...]:
-    """The test patients of a submission template, in its order, with its placeholder labels."""
-    return read_labels(path, tasks=tasks)
+    """The test patients of a submission template, in its order, with its placeholder labels.
+
+    A list of ids alone is one too; a record with labels must have those of every other record.
+    """
+    patients = read_labels(path, tasks=tasks)
+    asked = {name: None for patient in patients for name in patient.labels}
+    problems = [
+        Problem(f"{path}: patient {patient.id}", f"key {name!r}", "none", "add it, as elsewhere")
+        for patient in patients
+        for name in asked
+        if name not in patient.labels
+    ]
+    if problems:
+        raise UserError(problems)
+    return patients
 
 
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
@@ -74,6 +88,10 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     problems: list[Problem] = []
     for where, entry in _entries(path, "a list of box objects", problems):
         boxes: Boxes = {}
+        for key in entry:
+            if key not in ("id", *VERTEBRAE):
+                known = "the keys id, " + ", ".join(VERTEBRAE)
+                problems.append(Problem(where, known, repr(key)[:60], "remove or mend it"))
         for vertebra in VERTEBRAE:
             texts = entry.get(vertebra)
             if not isinstance(texts, list) or len(texts) != len(SAGITTAL_SLICES):
@@ -100,8 +118,10 @@ def check_id(value: Any) -> str | None:
         return f"a {type(value).__name__}"
     if not value.strip() or value != value.strip():
         return "an empty id or one with outer spaces"
-    if value.startswith(".") or re.search(r"[/\\:\x00-\x1f]", value):
+    if value.startswith(".") or re.search(r"[/\\:]", value) or not value.isprintable():
         return f"{value!r}, which is no plain folder name"
+    if len(value.encode()) > _LONGEST_NAME_BYTES:
+        return f"{value[:20]!r}..., which is too long for a folder name"
     return None
 
 
@@ -151,7 +171,7 @@ def _label(where: str, task: Task, value: Any, problems: list[Problem]) -> Label
                 Problem(
                     f"{where} {task.name}{level}",
                     f"an integer 0 to {highest}",
-                    repr(one),
+                    repr(one)[:60],
                     "mend it",
                 )
             )

@@ -34,7 +34,7 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
         if not template:
             problems.append(Problem(here, "a template", "none", f"add {task.name!r}"))
             continue
-        for name in re.findall(r"\[[A-Za-z_]+\]", template):
+        for name in re.findall(r"\[[A-Za-z][A-Za-z0-9_ -]*\]", template):
             if name not in PLACEHOLDERS:
                 known = " ".join(PLACEHOLDERS)
                 problems.append(Problem(here, f"placeholders among {known}", name, "mend it"))
@@ -42,6 +42,12 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
         if literal != int(task.axial):
             wanted = "one literal <image> for the axial image" if task.axial else "no <image>"
             problems.append(Problem(here, wanted, str(literal), "mend it"))
+        elif literal and template.find(IMAGE) < template.find("[image]"):
+            problems.append(
+                Problem(here, "[image] before <image>", "the reverse", "sagittal images come first")
+            )
+        if task.levels and "[label]" not in template:
+            problems.append(Problem(here, "[label], the level asked about", "none", "add it"))
         if template.count("[image]") != 1:
             found = str(template.count("[image]"))
             problems.append(

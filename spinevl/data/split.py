@@ -126,6 +126,7 @@ class FilesSplit:
                     problems.append(Problem(f"{path}: {one}", "a labelled patient", "none", "drop"))
                 if count > 1:
                     problems.append(Problem(f"{path}: {one}", "one line", f"{count}", "drop some"))
+        problems += [Problem(p, "ids", "none", "name some") for p, ids in sides.items() if not ids]
         for one in sorted(set(sides[self.train]) & set(sides[self.dev])):
             problems.append(Problem(f"{self.dev}: {one}", "no train id", "one", "keep one side"))
         if problems:
@@ -135,7 +136,9 @@ class FilesSplit:
 
 
 def _n_train(n_train: int | None, total: int) -> int:
-    wanted = round(0.8 * total) if n_train is None else n_train
+    if total < 2:
+        raise UserError(f"a split needs two labelled patients or more, there are {total}")
+    wanted = min(max(1, round(0.8 * total)), total - 1) if n_train is None else n_train
     if not 0 < wanted < total:
         raise UserError(
             f"split.n_train={wanted}: expected 1 to {total - 1}, for there are {total} patients "
@@ -186,7 +189,7 @@ def _read_ids(path: str) -> list[str]:
             raise UserError(Problem(path, "a list of ids", type(content).__name__, "mend it"))
         return content
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(Problem(path, "a file of ids", str(error), "check the path")) from error
     return [line.strip() for line in lines if line.strip()]
