@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from spinevl.data.image import SIDE_PX, load_image
 from spinevl.data.labels import Boxes, check_id, read_boxes, read_labels, read_template
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problem, UserError, collected
 from spinevl.schema.record import Cohort, Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
 
@@ -86,24 +85,24 @@ class CervAISource:
         patients: tuple[Patient, ...] = ()
         test: tuple[Patient, ...] = ()
         train_root = test_root = Path()
-        with _collected(problems):
+        with collected(problems):
             patients = self._patients(tasks, known) if labelled else ()
-        with _collected(problems):
+        with collected(problems):
             train_root = _root(self.train_images, "data.train_images") if labelled else Path()
-        with _collected(problems):
+        with collected(problems):
             test = self._test(known) if "test" in subsets else ()
             test = tuple(patient for patient in test if only is None or patient.id in only)
             test_root = _root(self.test_images, "data.test_images") if test else Path()
         skipped: set[str] = set()
         if self.missing_images != "ignore":
             names = needed_images(tasks.values(), sag_image)
-            with _collected(problems):
+            with collected(problems):
                 incomplete = _image_problems(patients, train_root, names, "train_images")
                 if self.missing_images == "skip":
                     skipped = set(incomplete)
                 else:
                     problems.extend(one for some in incomplete.values() for one in some)
-            with _collected(problems):  # never skipped: a submission answers every test patient
+            with collected(problems):  # never skipped: a submission answers every test patient
                 incomplete = _image_problems(test, test_root, names, "test_images")
                 problems.extend(one for some in incomplete.values() for one in some)
         if problems:
@@ -140,12 +139,12 @@ class CervAISource:
         problems: list[Problem | str] = []
         patients: tuple[Patient, ...] = ()
         boxes: Mapping[str, Boxes] = {}
-        with _collected(problems):
+        with collected(problems):
             if self.labels is None:
                 fix = "give the label file of the training patients"
                 raise UserError(f"data.labels is not set: {fix}")
             patients = read_labels(self.labels, tasks=known, required=list(tasks))
-        with _collected(problems):
+        with collected(problems):
             boxed = next((task.name for task in tasks.values() if not task.closed), None)
             if boxed and self.boxes is None:
                 raise UserError(f"data.boxes is not set: task {boxed} needs the box file")
@@ -188,20 +187,11 @@ class CervAISource:
         return tuple(Patient(one) for one in ids)
 
 
-@contextmanager
-def _collected(problems: list[Problem | str]) -> Iterator[None]:
-    """Note the problems of one file and go on to the next: a user mends them all at once."""
-    try:
-        yield
-    except UserError as error:
-        problems.extend(error.problems)
-
-
 def _image_problems(
     patients: Sequence[Patient], root: Path, names: Sequence[str], key: str
 ) -> dict[str, list[Problem | str]]:
     """Patient id -> what is wrong with the images it needs; every file is really decoded."""
-    if not patients or root == Path():  # a folder that is not set has been named already
+    if root == Path():  # not used, or not set, which has been named already
         return {}
     if not root.is_dir():
         raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))

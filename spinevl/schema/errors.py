@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -38,3 +39,12 @@ class UserError(Exception):
             problems = (problems,)
         self.problems: tuple[str, ...] = tuple(str(problem) for problem in problems)
         super().__init__("\n".join(self.problems))
+
+
+@contextmanager
+def collected(problems: list[Problem | str]) -> Iterator[None]:
+    """Note the problems of one input and go on to the next: a user mends them all at once."""
+    try:
+        yield
+    except UserError as error:
+        problems.extend(error.problems)

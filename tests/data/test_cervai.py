@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from spinevl.config import official_tasks
-from spinevl.data.cervai import CervAISource, read_boxes, read_labels
+from spinevl.data.cervai import CervAISource, read_boxes, read_labels, read_template
 from spinevl.data.image import load_image
 from spinevl.data.prompt import check_templates
 from spinevl.schema.errors import UserError
@@ -143,3 +143,105 @@ def test_templates_are_checked() -> None:
     assert "[optoins]" in text
     assert "one literal <image>" in text
     assert "task sl" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"id": "a", "qd": 0, "qd": 1}]', "key 'qd' of id 'a' stands twice"),
+        ('[{"id": "\\ud800"}]', "no plain folder name"),
+        (json.dumps([{"id": "x" * 300}]), "too long"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_what_json_lets_through_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    assert said in problems(tmp_path, content)[0]
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps([GOOD]), encoding="utf-8-sig")
+    assert read_labels(file, tasks=GRADED)[0].labels["zjppt"] == (0,) * 5
+
+
+def test_boxes_of_a_vertebra_that_is_not_asked_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps([{"id": "a", **BOXES, "C8": BOXES["C7"], "C2": ["(1,1)(9,9)"] * 4}]))
+    with pytest.raises(UserError) as caught:
+        read_boxes(file)
+    first, second = caught.value.problems
+    assert "'C8'" in first
+    assert "C2: expected 3 boxes" in second
+
+
+def test_a_template_is_of_one_kind(tmp_path: Path) -> None:
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps([{"id": "b"}, {"id": "a"}]))
+    assert [one.id for one in read_template(file, tasks=GRADED)] == ["b", "a"]
+    file.write_text(json.dumps([GOOD, {"id": "b", "qd": 0, "sl": 0, "zjppt": [0] * 5}]))
+    with pytest.raises(UserError, match="patient b: expected key 'zyzg', found none"):
+        read_template(file, tasks=GRADED)
+
+
+def test_every_cut_of_an_image_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "whole.png"
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    content = file.read_bytes()
+    for length in (0, 5, 20, 60, len(content) // 2, len(content) - 13, len(content) - 8):
+        cut = tmp_path / "cut.png"
+        cut.write_bytes(content[:length])
+        with pytest.raises(UserError, match="no whole image"):
+            load_image(cut, side_px=224)
+
+
+def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: Path) -> None:
+    for name in ("case-10", "case-2", ".hidden"):
+        write_patient(tmp_path / "images", name)
+
+    def load_test(**options: Any) -> Any:
+        return CervAISource(test_images=str(tmp_path / "images"), **options).load(
+            tasks={"qd": TASKS["qd"]},
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"test"},
+            cache_dir=tmp_path,
+        )
+
+    assert [one.id for one in load_test().test] == ["case-2", "case-10"]
+    (tmp_path / "images/case-2/sag/6.png").unlink()
+    with pytest.raises(UserError, match=r"case-2/sag/6\.png"):
+        load_test(missing_images="skip")
+
+
+def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
+    (tmp_path / "boxes.json").write_text(json.dumps([{"id": "c", **BOXES}, {"id": "b", **BOXES}]))
+    source = CervAISource(
+        labels=str(tmp_path / "labels.json"),
+        boxes=str(tmp_path / "boxes.json"),
+        train_images="images",
+        missing_images="ignore",
+    )
+
+    def load_with(*names: str) -> Any:
+        return source.load(
+            tasks={name: TASKS[name] for name in names},
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train"},
+            cache_dir=tmp_path,
+        )
+
+    with pytest.raises(UserError) as caught:
+        load_with("positioning")
+    assert [line.split(": ")[1] for line in caught.value.problems] == ["patient a", "patient c"]
+    assert [one.boxes is None for one in load_with("qd").patients] == [True, False]
+
+
+def test_sagittal_images_stand_before_the_axial_one() -> None:
+    with pytest.raises(UserError) as caught:
+        check_templates({"zjppt": "<image>\n[image]Disc?"}, {"zjppt": TASKS["zjppt"]}, where="x")
+    first, second = caught.value.problems
+    assert "[image] before <image>" in first
+    assert "[label]" in second

@@ -57,3 +57,19 @@ def test_files_name_unknown_and_shared_ids(tmp_path: Path) -> None:
             PEOPLE, TASKS
         )
     assert len(caught.value.problems) == 2
+
+
+def test_the_smallest_cohorts_split() -> None:
+    split = StratifiedSplit().split(PEOPLE[:2], TASKS)
+    assert (len(split.train), len(split.dev)) == (1, 1)
+    with pytest.raises(UserError, match="two labelled patients or more, there are 1"):
+        StratifiedSplit().split(PEOPLE[:1], TASKS)
+
+
+def test_an_empty_file_of_ids_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("p0\n")
+    (tmp_path / "dev.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"dev\.txt: expected ids, found none"):
+        FilesSplit(train=str(tmp_path / "train.txt"), dev=str(tmp_path / "dev.txt")).split(
+            PEOPLE, TASKS
+        )

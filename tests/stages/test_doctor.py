@@ -1,0 +1,81 @@
+"""``spinevl doctor``: every problem at once, one line each; submissions against their template."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BLANK: dict[str, Any] = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
+TEMPLATE: list[dict[str, Any]] = [{"id": name, **BLANK} for name in ("p10", "p2", "p3")]
+
+
+def doctor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spinevl", "doctor", "data=cervai", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def check(tmp_path: Path, answers: list[Any]) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "template.json").write_text(json.dumps(TEMPLATE))
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    return doctor("answers=answers.json", "data.test_labels=template.json", cwd=tmp_path)
+
+
+def test_a_right_submission_passes(tmp_path: Path) -> None:
+    done = check(tmp_path, TEMPLATE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok  answers.json: 3 patients")
+
+
+def test_all_that_is_wrong_with_a_submission_is_listed(tmp_path: Path) -> None:
+    answers = copy.deepcopy(TEMPLATE)
+    answers[0]["qd"] = 7
+    answers[1]["zyzg"] = [0] * 3
+    answers[2]["id"] = "p4"
+    done = check(tmp_path, answers)
+    lines = done.stderr.splitlines()
+    assert done.returncode != 0
+    assert len(lines) == 4, done.stderr  # range, length, a patient missing, another surplus
+    for line, said in zip(lines, ("p10 qd", "p2 zyzg", "p3", "p4"), strict=True):
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([TEMPLATE[1], TEMPLATE[0], TEMPLATE[2]], "record 1: expected patient p10"),
+        ([{**one, "age": 3} for one in TEMPLATE], "unknown keys age"),
+    ],
+)
+def test_order_and_keys_of_a_submission(tmp_path: Path, answers: list[Any], said: str) -> None:
+    done = check(tmp_path, answers)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_problems_of_every_input_are_listed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps([{"id": "a", **BLANK, "qd": 9}]))
+    (tmp_path / "boxes.json").write_text(
+        json.dumps([{"id": "a", **{f"C{k}": ["(1,1)(9,9)"] * 3 for k in range(2, 9)}}])
+    )
+    (tmp_path / "template.json").write_text(json.dumps([{"id": "../t", **BLANK}]))
+    done = doctor(
+        "data.labels=labels.json",
+        "data.boxes=boxes.json",
+        "data.train_images=nowhere",
+        "data.test_labels=template.json",
+        "data.test_images=nowhere",
+        cwd=tmp_path,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode != 0
+    assert len(lines) == 4, done.stderr
+    said = ("labels.json: patient a qd", "boxes.json: patient a", "template.json", "nowhere")
+    for line, one in zip(lines, said, strict=True):
+        assert one in line
