@@ -10,7 +10,9 @@ from typing import Any
 
 Label = int | tuple[int, ...]
 
-_BOX_ANSWER = re.compile(r"<ref>(?P<ref>[^<>]+)<ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)<box>")
+_BOX_ANSWER = re.compile(
+    r"<ref>(?P<ref>[^<>]+)<ref><box>\(([0-9]{1,6}),([0-9]{1,6})\),\(([0-9]{1,6}),([0-9]{1,6})\)<box>"
+)
 
 
 @dataclass(frozen=True)
