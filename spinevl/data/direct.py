@@ -32,10 +32,6 @@ class DirectHeads:
                 sizes[f"axial/{task.name}"] = len(task.choices)
         return cls(sizes)
 
-    def index(self, name: str) -> int:
-        """The number of a head."""
-        return list(self.sizes).index(name)
-
     def targets(self, record: Record, task: Task) -> Iterator[tuple[str, str, int]]:
         """(image path, head name, label) of each image of a labelled closed question."""
         if record.label is None or not task.closed:

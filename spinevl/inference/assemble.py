@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config import build
+from spinevl.data.conversation import Conversation
 from spinevl.models.checkpoint import load_weights, read_config
+from spinevl.models.llm import CausalLM
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM
 from spinevl.schema.task import Task
@@ -29,6 +31,11 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     tuning = parts["tuning"]
     apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
     return model
+
+
+def conversation_of(llm: CausalLM) -> Conversation:
+    """Writes conversations as the model's LLM reads them."""
+    return Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
 
 
 def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[str, Any]]:

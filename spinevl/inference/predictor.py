@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 
 from spinevl.data.collate import Collator
-from spinevl.data.conversation import Conversation
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
+from spinevl.inference.assemble import conversation_of
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
@@ -52,9 +52,7 @@ class Predictor:
         self.mode = mode
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
-        self.conversation = Conversation(
-            model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
-        )
+        self.conversation = conversation_of(model.llm)
         self.collate = Collator(
             tasks=tasks,
             conversation=self.conversation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,7 +13,7 @@ from spinevl.data.labels import read_template
 from spinevl.evaluation.answers import read_answers
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, load_study
+from spinevl.stages.prepare import Study, load_study, part_nodes, run_subsets
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
 _TINY_PATIENTS_PER_SECOND = 15.0
@@ -25,10 +24,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     if cfg.answers:
         check_submission(cfg)
         return
-    has_test = bool(
-        cfg.data.get("test_images") or cfg.data.get("test_labels") or cfg.data.get("n_test")
-    )
-    subsets = ("train", "dev", "test") if has_test else ("train", "dev")
+    subsets = run_subsets(cfg)
     study = load_study(cfg, subsets)
     print(f"ok  {study.cohort.name}")
     records = {subset: study.records(subset) for subset in subsets}
@@ -74,22 +70,14 @@ def check_submission(cfg: DictConfig) -> None:
 
 def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> list[str]:
     """Build the model, lay out every training question, and estimate time and memory."""
-    from omegaconf import OmegaConf
-
     from spinevl.data.collate import Collator
-    from spinevl.data.conversation import Conversation
     from spinevl.data.image_store import ImageStore
     from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import assemble
+    from spinevl.inference.assemble import assemble, conversation_of
 
-    parts: Any = {
-        name: OmegaConf.to_container(cfg[name], resolve=True)
-        for name in ("encoder", "connector", "llm", "tuning")
-    }
+    parts = part_nodes(cfg)
     model = assemble(parts, trusted=list(cfg.trusted_targets))
-    conversation = Conversation(
-        model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
-    )
+    conversation = conversation_of(model.llm)
     collate = Collator(
         tasks=study.tasks,
         conversation=conversation,

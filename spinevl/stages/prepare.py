@@ -119,6 +119,20 @@ def load_study(
     )
 
 
+def run_subsets(cfg: DictConfig) -> tuple[str, ...]:
+    """What ``run`` reads: train and dev, and test where the data name test patients."""
+    names_test = any(cfg.data.get(key) for key in ("test_images", "test_labels", "n_test"))
+    return ("train", "dev", "test") if names_test else ("train", "dev")
+
+
+def part_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """The plain config nodes that a model is assembled from."""
+    return {
+        name: OmegaConf.to_container(cfg[name], resolve=True)
+        for name in ("encoder", "connector", "llm", "tuning")
+    }
+
+
 def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
     """The study as a checkpoint keeps it, so that predict asks what train asked."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)

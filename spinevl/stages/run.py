@@ -17,7 +17,7 @@ from spinevl.schema.prediction import Prediction
 from spinevl.stages.build import environment, fingerprint, write_records
 from spinevl.stages.evaluate import write_metrics
 from spinevl.stages.predict import load_predictor, swapped, write_outputs
-from spinevl.stages.prepare import Study, load_study
+from spinevl.stages.prepare import Study, load_study, run_subsets
 from spinevl.stages.train import train
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: DictConfig, *, out: Path) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
-    has_test = bool(
-        cfg.data.get("test_images") or cfg.data.get("test_labels") or cfg.data.get("n_test")
-    )
-    subsets = ("train", "dev", "test") if has_test else ("train", "dev")
+    subsets = run_subsets(cfg)
     study = load_study(cfg, subsets)
     log.info("%s", study.cohort.name)
     write_records(cfg, study, subsets, out=out)
@@ -39,7 +36,9 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = predictor.predict(study.records(scored))
     swapped_answers = _swapped_answers(study, predictor, scored)
-    if has_test and scored == "dev":  # a submission for the test list, and the score on dev
+    if (
+        "test" in subsets and scored == "dev"
+    ):  # a submission for the test list, and the score on dev
         write_outputs(study, "test", predictor.predict(study.records("test")), out=out)
     else:
         write_outputs(study, scored, predictions, out=out)

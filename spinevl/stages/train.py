@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from spinevl.config import build
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, load_study, study_config
+from spinevl.stages.prepare import Study, load_study, part_nodes, study_config
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,11 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     import torch
 
     from spinevl.data.collate import Collator
-    from spinevl.data.conversation import Conversation
     from spinevl.data.datamodule import PatientDataModule
     from spinevl.data.direct import DirectHeads as HeadSizes
     from spinevl.data.image_store import ImageStore
     from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import assemble
+    from spinevl.inference.assemble import assemble, conversation_of
     from spinevl.models.checkpoint import save_checkpoint
     from spinevl.models.direct_heads import DirectHeads
     from spinevl.training.callbacks import Clock, DevScore, MetricsFile
@@ -52,15 +51,10 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     _quiet()
     options = cfg.trainer
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    parts: Any = {
-        name: OmegaConf.to_container(cfg[name], resolve=True)
-        for name in ("encoder", "connector", "llm", "tuning")
-    }
+    parts = part_nodes(cfg)
     model = assemble(parts, trusted=list(cfg.trusted_targets))
     records = {side: study.records(side) for side in ("train", "dev")}
-    conversation = Conversation(
-        model.llm.tokenizer, template=model.llm.conversation, end_token=model.llm.end_token
-    )
+    conversation = conversation_of(model.llm)
     sizes = HeadSizes.of(study.tasks)
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     shared: dict[str, Any] = {
