@@ -77,7 +77,8 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(Job(verb))
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with _hydra_call([f"spinevl {verb}", *arguments]):
+        # told so, Hydra raises errors instead of printing their stack
+        with call_as([f"spinevl {verb}", *arguments], HYDRA_FULL_ERROR="1"):
             app()
     except KeyboardInterrupt:
         refuse(["interrupted"])
@@ -112,19 +113,20 @@ def _manual(verb: str, arguments: list[str]) -> int:
 
 
 @contextmanager
-def _hydra_call(argv: list[str]) -> Iterator[None]:
-    """Hydra reads ``sys.argv`` and, told so, raises errors instead of printing their stack."""
-    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+def call_as(argv: list[str], **environment: str) -> Iterator[None]:
+    """Another ``sys.argv`` and some more environment variables, as long as this lasts."""
+    old_argv, old = sys.argv, {name: os.environ.get(name) for name in environment}
     sys.argv = argv
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.update(environment)
     try:
         yield
     finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before[1]
+        sys.argv = old_argv
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _completion_flag(arguments: Sequence[str]) -> str | None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import sys
 
 _BASH = """\
 _spinevl_complete() {
@@ -56,26 +54,22 @@ def query(line: str) -> list[str]:
 def _ask_hydra(verb: str, line: str) -> list[str]:
     import hydra
 
+    from spinevl.cli import call_as
     from spinevl.config import CONF_DIR, register
 
     register()
-    before = sys.argv, os.environ.get("COMP_LINE")
-    sys.argv = ["spinevl", "-sc", "query=bash"]
-    os.environ["COMP_LINE"] = line
     answer = io.StringIO()
     try:
-        with contextlib.redirect_stdout(answer), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            call_as(["spinevl", "-sc", "query=bash"], COMP_LINE=line),
+            contextlib.redirect_stdout(answer),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(
                 lambda cfg: None
             )()
     except (Exception, SystemExit):  # a line that does not compose has no completion
         return []
-    finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            os.environ.pop("COMP_LINE", None)
-        else:
-            os.environ["COMP_LINE"] = before[1]
     words = answer.getvalue().split()
     hidden = ("hydra/", "hydra.") if "hydra" not in line else ()
     return [word for word in words if not word.startswith(hidden)] if hidden else words

@@ -36,6 +36,8 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
                 return (_unknown_key(match[1], verb, arguments),)
             if match := re.match(r"Error merging override (.*)", str(one)):
                 return (f"{match[1]}: {_flat(str(one.__cause__ or ''))}",)
+        if "Unexpected type for root: NoneType" in str(one):
+            return tuple(_unset_groups(verb, arguments))
     texts = [text for one in chain if (text := _flat(str(one)))]
     return (": ".join(dict.fromkeys(texts)) or repr(error),)
 
@@ -103,6 +105,21 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
     return f"unknown key '{key}'" + suggest(
         dot + leaf, [f"{dot}{name}" for name in node if name != "_target_"]
     )
+
+
+def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:
+    """``data.n_test=5`` where the verb has ``data`` at null: OmegaConf fails on its own assert."""
+    cfg = _rest(verb, arguments, "")
+    lines = []
+    for argument in arguments:
+        group, dot, _ = argument.partition("=")[0].partition(".")
+        if dot and group in cfg and cfg[group] is None:
+            options = "|".join(sorted(f.stem for f in (CONF_DIR / group).glob("*.yaml")))
+            lines.append(
+                f"{argument}: {verb} takes {group} from the checkpoint; to set its keys choose it: "
+                f"{group}={options}"
+            )
+    return lines or ["a key of a group that is null was set; choose the group's option first"]
 
 
 def _rest(verb: str, arguments: Sequence[str], key: str) -> DictConfig:

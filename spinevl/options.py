@@ -20,7 +20,7 @@ class SagType(StrEnum):
 
 
 class TypeDataset(StrEnum):
-    """Which record files are built."""
+    """Which record files are written; ``both``: train and dev, in ``run`` all that it uses."""
 
     train = "train"
     dev = "dev"
@@ -100,6 +100,7 @@ class Train(Common):
     sag_type: SagType = SagType.joint
     test_answers: TestAnswers = TestAnswers.none
     records: str | None = None
+    suffix: str | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     connector: dict[str, Any] = field(default_factory=dict)
     llm: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class Predict(Common):
 
     checkpoint: str | None = None
     subset: Subset = Subset.test
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
     split: dict[str, Any] | None = None
     task: dict[str, Any] | None = None
     prompts: dict[str, Any] | None = None
@@ -145,10 +146,7 @@ class Evaluate(Common):
 class Run(Build, Train):
     """``spinevl run``: all of it"""
 
-    type_dataset: TypeDataset = TypeDataset.both
-    subset: Subset = Subset.test
     predict: PredictOptions = field(default_factory=PredictOptions)
-    missing: Missing = Missing.error
 
 
 @dataclass

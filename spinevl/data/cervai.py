@@ -66,19 +66,7 @@ class CervAISource:
         cache_dir: Path,
         only: Collection[str] | None = None,
     ) -> Cohort:
-        """The cohort, its files and images checked.
-
-        Args:
-            tasks: the tasks selected; their labels are required.
-            known_tasks: tasks whose labels are checked where a record has them.
-            sag_image: the sagittal slices shown.
-            subsets: which of ``train``, ``dev``, ``test`` will be used.
-            cache_dir: not used by this source.
-            only: ids of the test patients to keep; all by default.
-
-        Raises:
-            UserError: with every problem found.
-        """
+        """See DataSource. ``only`` keeps these ids among the test patients; nothing is cached."""
         labelled = bool({"train", "dev"} & set(subsets))
         known = {**known_tasks, **tasks}
         problems: list[Problem | str] = []

@@ -20,14 +20,19 @@ Answers = Mapping[str, Mapping[str, tuple[int | None, ...]]]
 def answers_of(
     predictions: Sequence[Prediction], tasks: Mapping[str, Task]
 ) -> dict[str, dict[str, tuple[int | None, ...]]]:
-    """Closed answers of predictions. Raises UserError where a patient lacks a question."""
+    """Answers to the closed ones among ``tasks``; predictions of other tasks are passed over.
+
+    Raises:
+        UserError: a patient lacks a question.
+    """
     found: dict[str, dict[str, dict[str, int | None]]] = {}
+    closed = [task for task in tasks.values() if task.closed]
+    names = {task.name for task in closed}
     for one in predictions:
-        if tasks[one.task].closed:
+        if one.task in names:
             found.setdefault(one.id, {}).setdefault(one.task, {})[one.object] = one.choice
     problems = []
     result: dict[str, dict[str, tuple[int | None, ...]]] = {}
-    closed = [task for task in tasks.values() if task.closed]
     for patient, by_task in found.items():
         result[patient] = {}
         for task in closed:
@@ -70,8 +75,9 @@ def read_answers(
         path: a JSON list of ``{"id", task: label or labels}``.
         ids: the patients.
         tasks: the closed tasks to read.
-        missing: ``error`` refuses absent, surplus and malformed answers; ``upstream`` leaves
-            absent and surplus patients out and lets integers outside the range stand.
+        missing: ``error`` refuses absent, surplus, repeated and malformed answers; ``upstream``
+            leaves absent and surplus patients out, takes the last of a repeated one and lets
+            integers outside the range stand.
 
     Raises:
         UserError: with every problem.
@@ -93,7 +99,7 @@ def read_answers(
         if not isinstance(identity, str):
             where = f"{path}: record {number}"
             problems.append(Problem(where, "an object with a string id", repr(entry)[:60], "mend"))
-        elif identity in result:
+        elif identity in result and missing == "error":
             where = f"{path}: patient {identity}"
             problems.append(Problem(where, "one record", "another", "drop one"))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from spinevl.schema.task import Task
 NOTES = {
     "ci95": "percentile bootstrap over patients",
     "level_majority": "each level's most frequent training label, ties to the lower; "
-    "alignment abnormal everywhere, for normal everywhere scores 0",
+    "alignment abnormal everywhere, for normal everywhere scores 0; a vertebra's mean training box",
     "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
     "for normal everywhere scores 0",
     "swapped_images": "the same checkpoint shown another patient's images",
@@ -39,6 +40,7 @@ def evaluate(
     tasks: Mapping[str, Task],
     controls: Mapping[str, Answers] | None = None,
     predictions: Sequence[Prediction] = (),
+    control_boxes: Mapping[str, Sequence[Prediction]] | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def evaluate(
         tasks: the tasks to score.
         controls: name -> its answers.
         predictions: give boxes and probabilities, where there are any.
+        control_boxes: name of a control -> its boxes.
         n_resamples, seed: of the bootstrap.
 
     Returns:
@@ -66,24 +69,49 @@ def evaluate(
     weights = np.concatenate([np.ones((1, len(ids))), resamples])  # row 0 is the sample itself
     labels = truth_of(scored, closed)
     metrics, own = _score(labels, answers, closed, ids, weights)
-    for task in tasks.values():
-        if not task.closed:
-            metrics[task.name] = _positioning(scored, predictions, task, weights)
+    boxed = [task for task in tasks.values() if not task.closed]
+    for task in boxed:
+        metrics[task.name], own[task.name] = _positioning(scored, predictions, task, weights)
     for name, task in closed.items():
         metrics[name] |= _detail(labels, answers, task, ids)
         metrics[name] |= _calibration(labels, predictions, task)
     metrics["n_patients"] = len(ids)
     metrics["controls"] = {}
-    for name, control in (controls or {}).items():
-        theirs, distribution = _score(labels, control, closed, ids, weights)
+    for name, control in _all_controls(controls or {}, control_boxes or {}).items():
+        theirs: dict[str, Any] = {}
+        distribution: dict[str, np.ndarray] = {}
+        if control.answers:
+            theirs, distribution = _score(labels, control.answers, closed, ids, weights)
+            for task in closed.values():
+                theirs[task.name]["levels"] = _level_scores(labels, control.answers, task, ids)
+        for task in boxed if control.boxes else ():
+            theirs[task.name], distribution[task.name] = _positioning(
+                scored, control.boxes, task, weights
+            )
         theirs["paired"] = {
             key: {"delta": float(delta[0]), "ci95": _interval(delta)}
             for key in own
+            if key in distribution and len(own[key]) == len(distribution[key])
             for delta in [own[key] - distribution[key]]
         }
         metrics["controls"][name] = theirs
     metrics["notes"] = {key: NOTES[key] for key in ("ci95", *metrics["controls"]) if key in NOTES}
     return metrics
+
+
+@dataclass(frozen=True)
+class _Control:
+    answers: Answers
+    boxes: Sequence[Prediction]
+
+
+def _all_controls(
+    answers: Mapping[str, Answers], boxes: Mapping[str, Sequence[Prediction]]
+) -> dict[str, _Control]:
+    return {
+        name: _Control(answers.get(name, {}), boxes.get(name, ()))
+        for name in dict.fromkeys([*answers, *boxes])
+    }
 
 
 def _score(
@@ -137,6 +165,22 @@ def _detail(truth: Answers, answers: Answers, task: Task, ids: Sequence[str]) ->
         for k, label in enumerate(confusion.labels)
     ]
     recalls = [square[k, k] / support[k] for k in range(size) if support[k]]
+    return {
+        "accuracy": float(np.trace(square) / counts.sum()),
+        "balanced_accuracy": float(np.mean(recalls)) if recalls else None,
+        "quadratic_kappa": quadratic_kappa(square),
+        "classes": classes,
+        "levels": _level_scores(truth, answers, task, ids),
+        "confusion": square.astype(int).tolist(),
+        "unparsed": int(counts[:, size].sum()),
+        "unparsed_by_class": counts[:, size].astype(int).tolist(),
+    }
+
+
+def _level_scores(
+    truth: Answers, answers: Answers, task: Task, ids: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """F1 and accuracy of each level of a task."""
     levels = {}
     for k, name in enumerate(task.levels):
         at = Confusion.of(truth, answers, task, ids=ids, level=k).counts.sum(axis=0)
@@ -144,15 +188,7 @@ def _detail(truth: Answers, answers: Answers, task: Task, ids: Sequence[str]) ->
             "f1": float(task_f1(at, task)),
             "accuracy": float(np.trace(at[:, : at.shape[0]]) / at.sum()),
         }
-    return {
-        "accuracy": float(np.trace(square) / counts.sum()),
-        "balanced_accuracy": float(np.mean(recalls)) if recalls else None,
-        "quadratic_kappa": quadratic_kappa(square),
-        "classes": classes,
-        "levels": levels,
-        "confusion": square.astype(int).tolist(),
-        "unparsed": int(counts[:, size].sum()),
-    }
+    return levels
 
 
 def _calibration(truth: Answers, predictions: Sequence[Prediction], task: Task) -> dict[str, Any]:
@@ -180,10 +216,11 @@ def _calibration(truth: Answers, predictions: Sequence[Prediction], task: Task) 
 
 def _positioning(
     truth: Sequence[Patient], predictions: Sequence[Prediction], task: Task, weights: np.ndarray
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores with intervals, and the distribution of the mean IoU [1 + resamples]."""
     sums, numbers, levels = box_overlaps(truth, predictions, task)
     if not numbers.any():
-        return {"mean_iou": None}
+        return {"mean_iou": None}, np.zeros(0)
     totals = weights @ numbers
     means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
     unparsed = sum(one.box is None for one in predictions if one.task == task.name)
@@ -194,9 +231,10 @@ def _positioning(
             f"predictions: {missing} boxes of {task.name} are missing for patients and slices that "
             "have others; predict again"
         )
-    return {
+    scores = {
         "mean_iou": float(means[0]),
         "ci95": _interval(means),
         "levels": {name: {"mean_iou": value} for name, value in levels.items()},
         "unparsed": unparsed,
     }
+    return scores, means

@@ -66,7 +66,7 @@ def write_report(
         confusions=[_confusion(metrics[task.name], task) for task in closed],
         levels=[_levels(metrics, task) for task in closed if task.levels],
         positioning=[
-            (task, metrics[task.name])
+            (task, metrics[task.name], _panel(metrics, task.name, task.title, key="mean_iou"))
             for task in tasks.values()
             if not task.closed and metrics[task.name].get("mean_iou") is not None
         ],
@@ -96,12 +96,18 @@ def _metric(task: Task) -> str:
     return "macro-F1"
 
 
-def _panel(metrics: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
-    """One dot-and-interval chart: the model above its controls, on a scale of 0 to 1."""
+def _panel(
+    metrics: Mapping[str, Any], scored: str, title: str, *, key: str = "f1"
+) -> dict[str, Any]:
+    """One dot-and-interval chart: the model above its controls, on a scale of 0 to 1.
+
+    ``scored`` is ``score``, ``partial_score`` or a task, of which ``key`` is shown.
+    """
     bars = []
     for name, entry in (("model", metrics), *metrics["controls"].items()):
-        scores = entry if key in ("score", "partial_score") else entry.get(key, {})
-        value = scores.get(key if key in ("score", "partial_score") else "f1")
+        whole = scored in ("score", "partial_score")
+        scores = entry if whole else entry.get(scored, {})
+        value = scores.get(scored if whole else key)
         if value is None:
             continue
         low, high = scores.get("ci95", (value, value))
@@ -144,13 +150,19 @@ def _confusion(scores: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Rows of counts with the share of their row."""
     table = []
     for label, counts in enumerate(scores["confusion"][: len(task.choices)]):
-        total = sum(counts)
+        total = sum(counts) + scores["unparsed_by_class"][label]
         cells = [
             {"count": count, "share": count / total if total else 0.0, "hit": k == label}
             for k, count in enumerate(counts[: len(task.choices)])
         ]
-        recall = scores["classes"][label]
-        table.append({"name": _short(task.choices[label]), "cells": cells, "f1": recall["f1"]})
+        table.append(
+            {
+                "name": _short(task.choices[label]),
+                "cells": cells,
+                "unparsed": scores["unparsed_by_class"][label],
+                "f1": scores["classes"][label]["f1"],
+            }
+        )
     return {
         "title": task.title,
         "columns": [_short(choice) for choice in task.choices],
@@ -167,10 +179,18 @@ def _short(choice: str) -> str:
 
 
 def _levels(metrics: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A bar a level, with the level majority's F1 as a mark."""
+    control = metrics["controls"].get("level_majority", {})
+    majority = control.get(task.name, {}).get("levels", {})
     return {
         "title": task.title,
         "bars": [
-            {"name": level, "f1": scores["f1"], "accuracy": scores["accuracy"]}
+            {
+                "name": level,
+                "f1": scores["f1"],
+                "accuracy": scores["accuracy"],
+                "majority": majority.get(level, {}).get("f1"),
+            }
             for level, scores in metrics[task.name]["levels"].items()
         ],
     }

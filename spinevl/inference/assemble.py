@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config import build
+from spinevl.data.collate import Collator
 from spinevl.data.conversation import Conversation
 from spinevl.models.checkpoint import load_weights, read_config
 from spinevl.models.llm import CausalLM
@@ -36,6 +37,18 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
 def conversation_of(llm: CausalLM) -> Conversation:
     """Writes conversations as the model's LLM reads them."""
     return Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
+
+
+def collator_of(model: VLM, tasks: Mapping[str, Task], **options: Any) -> Collator:
+    """A Collator that lays out batches as ``model`` reads them; ``options`` are its others."""
+    return Collator(
+        tasks=tasks,
+        conversation=conversation_of(model.llm),
+        tokens_per_image=model.tokens_per_image,
+        transform=model.encoder.transform,
+        max_length=model.llm.max_length,
+        **options,
+    )
 
 
 def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[str, Any]]:

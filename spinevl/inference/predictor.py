@@ -8,10 +8,9 @@ from typing import Literal
 
 import torch
 
-from spinevl.data.collate import Collator
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
-from spinevl.inference.assemble import conversation_of
+from spinevl.inference.assemble import collator_of
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
@@ -52,16 +51,10 @@ class Predictor:
         self.mode = mode
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
-        self.conversation = conversation_of(model.llm)
-        self.collate = Collator(
-            tasks=tasks,
-            conversation=self.conversation,
-            tokens_per_image=model.tokens_per_image,
-            transform=model.encoder.transform,
-            images=images or ImageStore(),
-            max_length=model.llm.max_length,
-            share_prefixes=share_prefixes,
+        self.collate = collator_of(
+            model, tasks, images=images or ImageStore(), share_prefixes=share_prefixes
         )
+        self.conversation = self.collate.conversation
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a question, in the order of the records; separate slices are merged."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from spinevl.schema.task import Task
 
 Label = int | tuple[int, ...]
 
@@ -89,6 +92,32 @@ class Cohort:
     latents: Path | None = None
     sources: Mapping[str, Path] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+
+
+class DataSource(Protocol):
+    """Where a cohort comes from: what the config group ``data`` builds."""
+
+    def load(
+        self,
+        *,
+        tasks: Mapping[str, Task],
+        known_tasks: Mapping[str, Task],
+        sag_image: Sequence[int],
+        subsets: Collection[str],
+        cache_dir: Path,
+    ) -> Cohort:
+        """The cohort, its files and images checked.
+
+        Args:
+            tasks: the tasks selected; their labels are required.
+            known_tasks: tasks whose labels are checked where a record has them.
+            sag_image: the sagittal slices shown.
+            subsets: which of ``train``, ``dev``, ``test`` will be used.
+            cache_dir: where a source may keep what it makes, shared between jobs.
+
+        Raises:
+            UserError: with every problem found.
+        """
 
 
 @dataclass(frozen=True)

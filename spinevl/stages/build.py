@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from spinevl.data.records import records_text
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.files import write_text_atomic
-from spinevl.stages.prepare import Study, load_study
+from spinevl.stages.prepare import Study, load_study, record_file
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,12 @@ def write_records(cfg: DictConfig, study: Study, subsets: tuple[str, ...], *, ou
     ``output_dir`` moves the record files alone: several builds may fill one folder.
     """
     folder = _writable(cfg.output_dir) if cfg.output_dir else out
-    suffix = f"_{cfg.suffix}" if cfg.suffix else ""
     texts: dict[str, str] = {}
     counts: dict[str, int] = {}
     for subset in subsets:
         for task in study.tasks.values():
             records = study.task_records(task, subset)
-            name = f"{task.name}_{subset}{suffix}.json"
+            name = record_file(task, subset, cfg.suffix)
             texts[name] = records_text(records, with_answer_turn=subset == "train")
             counts[name] = len(records)
     for name, text in texts.items():

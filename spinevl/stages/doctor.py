@@ -62,31 +62,31 @@ def check_submission(cfg: DictConfig) -> None:
                 "put the patients in the template's order",
             )
         )
-    surplus = sorted({key for entry in given for key in entry} - {"id", *tasks})
+    surplus = [
+        Problem(
+            f"{cfg.answers}: patient {entry['id']}",
+            f"only the keys id, {', '.join(tasks)}",
+            f"also {', '.join(keys)}",
+            "remove them",
+        )
+        for entry in given
+        if (keys := sorted(set(entry) - {"id", *tasks}))
+    ]
     if surplus:
-        raise UserError(f"{cfg.answers}: unknown keys {', '.join(surplus)}; remove them")
+        raise UserError(surplus)
     print(f"ok  {cfg.answers}: {len(ids)} patients, ids, order and values as in the template")
 
 
 def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> list[str]:
     """Build the model, lay out every training question, and estimate time and memory."""
-    from spinevl.data.collate import Collator
     from spinevl.data.image_store import ImageStore
     from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import assemble, conversation_of
+    from spinevl.inference.assemble import assemble, collator_of
 
     parts = part_nodes(cfg)
     model = assemble(parts, trusted=list(cfg.trusted_targets))
-    conversation = conversation_of(model.llm)
-    collate = Collator(
-        tasks=study.tasks,
-        conversation=conversation,
-        tokens_per_image=model.tokens_per_image,
-        transform=model.encoder.transform,
-        images=ImageStore(),
-        max_length=model.llm.max_length,
-        weights=LossWeights(records, study.tasks),
-    )
+    weights = LossWeights(records, study.tasks)
+    collate = collator_of(model, study.tasks, images=ImageStore(), weights=weights)
     collate.check(records)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

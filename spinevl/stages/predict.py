@@ -62,8 +62,7 @@ def write_outputs(
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
     ids = [patient.id for patient in study.patients(subset)]
-    mine = [one for one in predictions if one.task in official]
-    answers = answers_of(mine, official)
+    answers = answers_of(predictions, official)
     write_answers(out / "answers.json", ids=ids, answers=answers, tasks=official)
     log.info("answers for %d patients in %s", len(ids), out / "answers.json")
 

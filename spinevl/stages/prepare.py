@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
 from spinevl.data.split import Split
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Cohort, Patient, Record
+from spinevl.schema.record import Cohort, DataSource, Patient, Record
 from spinevl.schema.task import Task
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Study:
         sag_image, separate: the sagittal slices shown, together or one by one.
         test_answers: whether test records carry the template's labels as answers.
         records_folder: record files of an earlier ``build`` to read instead.
+        suffix: the end of their names.
     """
 
     cohort: Cohort
@@ -42,6 +43,10 @@ class Study:
     separate: bool
     test_answers: bool = False
     records_folder: Path | None = None
+    suffix: str | None = None
+    _records: dict[tuple[str, str], list[Record]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def patients(self, subset: str) -> tuple[Patient, ...]:
         """The patients of ``train``, ``dev`` or ``test``."""
@@ -51,9 +56,16 @@ class Study:
         return self.split.train if subset == "train" else self.split.dev
 
     def task_records(self, task: Task, subset: str) -> list[Record]:
-        """The records of one task and subset."""
+        """The records of one task and subset, made once."""
+        key = (task.name, subset)
+        if key not in self._records:
+            self._records[key] = self._make_records(task, subset)
+        return self._records[key]
+
+    def _make_records(self, task: Task, subset: str) -> list[Record]:
         if self.records_folder is not None:
-            return read_records(self.records_folder / f"{task.name}_{subset}.json", task=task)
+            name = record_file(task, subset, self.suffix)
+            return read_records(self.records_folder / name, task=task)
         truth = subset != "test" or (self.test_answers and task.closed)
         root = self.cohort.test_images if subset == "test" else self.cohort.train_images
         return build_records(
@@ -69,6 +81,11 @@ class Study:
     def records(self, subset: str) -> list[Record]:
         """The records of all tasks, task by task."""
         return [one for task in self.tasks.values() for one in self.task_records(task, subset)]
+
+
+def record_file(task: Task, subset: str, suffix: str | None) -> str:
+    """The name of a record file: ``zyzg_train.json``, ``zyzg_train_v2.json``."""
+    return f"{task.name}_{subset}_{suffix}.json" if suffix else f"{task.name}_{subset}.json"
 
 
 def load_study(
@@ -91,7 +108,7 @@ def load_study(
     check_templates(templates, tasks, where=_prompts_name(cfg))
     sag_image = tuple(cfg.get("sag_image") or stored["sag_image"])
     sag_type = cfg.get("sag_type") or stored["sag_type"]
-    source = build(cfg.data, trusted=list(cfg.trusted_targets))
+    source: DataSource = build(_data_node(cfg, stored), trusted=list(cfg.trusted_targets))
     cohort = source.load(
         tasks=tasks,
         known_tasks=known,
@@ -102,8 +119,9 @@ def load_study(
     split = None
     if {"train", "dev"} & set(subsets):
         splitter = build(cfg.get("split") or stored["split"], trusted=list(cfg.trusted_targets))
-        if getattr(splitter, "n_train", 0) is None and getattr(source, "n_train", None):
-            splitter.n_train = source.n_train  # a phantom cohort names its own numbers
+        drawn = None if getattr(source, "labels", None) else getattr(source, "n_train", None)
+        if drawn and getattr(splitter, "n_train", 0) is None:
+            splitter.n_train = drawn  # a phantom cohort that is drawn names its own numbers
         split = splitter.split(cohort.patients, {**known, **tasks})
     full = {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}
     folder = cfg.get("records")
@@ -116,6 +134,7 @@ def load_study(
         separate=str(sag_type) == "separate",
         test_answers=str(cfg.get("test_answers", "none")) == "upstream",
         records_folder=Path(folder) if folder else None,
+        suffix=cfg.get("suffix"),
     )
 
 
@@ -142,8 +161,25 @@ def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
         "sag_image": list(study.sag_image),
         "sag_type": "separate" if study.separate else "joint",
         "split": plain["split"],
-        "data": study.cohort.name,
+        "data": _with_absolute_paths(plain["data"]),
+        "cohort": study.cohort.name,
         "synthetic": study.cohort.synthetic,
+    }
+
+
+def _data_node(cfg: DictConfig, stored: Mapping[str, Any]) -> Any:
+    node = cfg.get("data") or stored.get("data")
+    if not node:
+        raise UserError("data is not set: choose data=cervai or data=phantom")
+    return node
+
+
+def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A data node whose files are found from any working directory."""
+    paths = ("labels", "boxes", "train_images", "test_images", "test_labels")
+    return {
+        key: str(Path(value).expanduser().absolute()) if key in paths and value else value
+        for key, value in node.items()
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.evaluation.answers import Answers, answers_of
-from spinevl.evaluation.controls import all_majority, level_majority
+from spinevl.evaluation.controls import all_majority, level_majority, mean_boxes
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
@@ -28,21 +28,22 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     subsets = run_subsets(cfg)
     study = load_study(cfg, subsets)
     log.info("%s", study.cohort.name)
-    write_records(cfg, study, subsets, out=out)
+    asked = str(cfg.type_dataset)
+    write_records(cfg, study, subsets if asked == "both" else (asked,), out=out)
     if study.cohort.synthetic:
         write_text_atomic(out / "test_truth.json", _truth_text(study))
     train(cfg, study, out=out)
     predictor = load_predictor(cfg, out / "checkpoint", study)
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = predictor.predict(study.records(scored))
-    swapped_answers = _swapped_answers(study, predictor, scored)
+    without_own_images = _swapped_predictions(study, predictor, scored)
     if (
         "test" in subsets and scored == "dev"
     ):  # a submission for the test list, and the score on dev
         write_outputs(study, "test", predictor.predict(study.records("test")), out=out)
     else:
         write_outputs(study, scored, predictions, out=out)
-    metrics = _evaluate(study, scored, predictions, swapped_answers)
+    metrics = _evaluate(study, scored, predictions, without_own_images)
     metrics["subset"] = scored
     metrics["selection"] = (
         "test patients, never used to choose anything"
@@ -60,18 +61,14 @@ def _truth_text(study: Study) -> str:
     return json.dumps([{"id": one.id, **one.labels} for one in study.cohort.test], indent=4)
 
 
-def _swapped_answers(study: Study, predictor: Any, subset: str) -> Answers:
+def _swapped_predictions(study: Study, predictor: Any, subset: str) -> list[Prediction]:
     """The same checkpoint shown other patients' images; empty with a single patient."""
-    closed = {name: task for name, task in study.tasks.items() if task.closed}
     ids = [patient.id for patient in study.patients(subset)]
-    if len(ids) < 2 or not closed:
-        return {}
-    records = [one for one in study.records(subset) if one.task in closed]
-    return answers_of(predictor.predict(swapped(records, ids)), closed)
+    return predictor.predict(swapped(study.records(subset), ids)) if len(ids) > 1 else []
 
 
 def _evaluate(
-    study: Study, subset: str, predictions: list[Prediction], swapped_answers: Answers
+    study: Study, subset: str, predictions: list[Prediction], without_own_images: list[Prediction]
 ) -> dict[str, Any]:
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     patients = study.patients(subset)
@@ -81,8 +78,8 @@ def _evaluate(
     if closed:
         controls["level_majority"] = level_majority(train_patients, ids, closed)
         controls["all_majority"] = all_majority(train_patients, ids, closed)
-        if swapped_answers:
-            controls["swapped_images"] = swapped_answers
+        if without_own_images:
+            controls["swapped_images"] = answers_of(without_own_images, closed)
         if study.cohort.latents is not None:
             from spinevl.data.phantom.ceiling import ceiling_predictions
 
@@ -96,7 +93,21 @@ def _evaluate(
         tasks=study.tasks,
         controls=controls,
         predictions=predictions,
+        control_boxes=_control_boxes(study, predictions, without_own_images),
     )
+
+
+def _control_boxes(
+    study: Study, predictions: list[Prediction], without_own_images: list[Prediction]
+) -> dict[str, list[Prediction]]:
+    boxed = [task for task in study.tasks.values() if not task.closed]
+    if not boxed:
+        return {}
+    train = study.patients("train")
+    return {
+        "level_majority": [one for task in boxed for one in mean_boxes(train, predictions, task)],
+        "swapped_images": [one for one in without_own_images if not study.tasks[one.task].closed],
+    }
 
 
 def _report(

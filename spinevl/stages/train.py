@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from spinevl.config import build
 from spinevl.schema.errors import UserError
@@ -36,12 +37,11 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     import pytorch_lightning as pl
     import torch
 
-    from spinevl.data.collate import Collator
     from spinevl.data.datamodule import PatientDataModule
     from spinevl.data.direct import DirectHeads as HeadSizes
     from spinevl.data.image_store import ImageStore
     from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import assemble, conversation_of
+    from spinevl.inference.assemble import assemble, collator_of
     from spinevl.models.checkpoint import save_checkpoint
     from spinevl.models.direct_heads import DirectHeads
     from spinevl.training.callbacks import Clock, DevScore, MetricsFile
@@ -54,21 +54,17 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     parts = part_nodes(cfg)
     model = assemble(parts, trusted=list(cfg.trusted_targets))
     records = {side: study.records(side) for side in ("train", "dev")}
-    conversation = conversation_of(model.llm)
     sizes = HeadSizes.of(study.tasks)
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     shared: dict[str, Any] = {
-        "tasks": study.tasks,
-        "conversation": conversation,
-        "tokens_per_image": model.tokens_per_image,
-        "transform": model.encoder.transform,
         "images": ImageStore(),
-        "max_length": model.llm.max_length,
         "share_prefixes": options.share_prefixes,
     }
     weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
-    learn = Collator(**shared, weights=weights, heads=sizes if uses_heads else None)
-    choose = Collator(**shared)
+    learn = collator_of(
+        model, study.tasks, **shared, weights=weights, heads=sizes if uses_heads else None
+    )
+    choose = collator_of(model, study.tasks, **shared)
     learn.check(records["train"])
     closed_dev = [one for one in records["dev"] if study.tasks[one.task].closed]
     choose.check(closed_dev)
@@ -110,6 +106,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         _dev_scorer(closed_dev, study),
         lambda: save_checkpoint(out / "checkpoint", model, config=description),
     )
+    logger = _logger(cfg)
     every = max(1, options.max_epochs // max(1, options.dev_checks))
     trainer = pl.Trainer(
         accelerator=options.accelerator,
@@ -125,13 +122,16 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=options.progress_bar,
-        logger=_logger(cfg),
-        log_every_n_steps=10,
+        logger=logger,
+        log_every_n_steps=min(10, batches),
         callbacks=[clock, dev, MetricsFile(out / "metrics.csv")],
     )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        _close(trainer.loggers)
     torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
     write_text_atomic(
         out / "train.json",
@@ -184,14 +184,23 @@ def _precision(name: str) -> Any:
 
 
 def _logger(cfg: DictConfig) -> Any:
+    """The logger of the config group, told the job's config; False where none is asked for."""
     if not cfg.get("logger"):
         return False
     try:
-        return build(cfg.logger, trusted=list(cfg.trusted_targets))
+        logger = build(cfg.logger, trusted=list(cfg.trusted_targets))
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        return logger
     except ModuleNotFoundError as error:
         raise UserError(
             f"logger: {error.name} is not installed; pip install 'spinevl[{error.name}]'"
         ) from error
+
+
+def _close(loggers: Sequence[Any]) -> None:
+    """End a W&B run with its job: the next job of a sweep would go on in it."""
+    if (wandb := sys.modules.get("wandb")) is not None and loggers and wandb.run is not None:
+        wandb.finish()
 
 
 def _quiet() -> None:

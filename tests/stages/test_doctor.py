@@ -49,7 +49,10 @@ def test_all_that_is_wrong_with_a_submission_is_listed(tmp_path: Path) -> None:
     ("answers", "said"),
     [
         ([TEMPLATE[1], TEMPLATE[0], TEMPLATE[2]], "record 1: expected patient p10"),
-        ([{**one, "age": 3} for one in TEMPLATE], "unknown keys age"),
+        (
+            [{**one, "age": 3} for one in TEMPLATE],
+            "patient p10: expected only the keys id, qd, sl, zjppt, zyzg, found also age",
+        ),
     ],
 )
 def test_order_and_keys_of_a_submission(tmp_path: Path, answers: list[Any], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,12 +140,72 @@ def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None
     assert {(a.id, a.task, a.object): a.choice for a in answers} == stored
 
 
+def test_predict_answers_the_trainings_own_test_patients_by_default(
+    job: Path, folder: Path
+) -> None:
+    done = spinevl(
+        "predict",
+        "checkpoint=job/checkpoint",
+        "hydra.run.dir=own",
+        f"cache_dir={folder}/cache",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "own/answers.json").read_text() == (job / "answers.json").read_text()
+
+
+def test_training_on_record_files_is_training_on_their_study(job: Path, folder: Path) -> None:
+    cache = f"cache_dir={folder}/cache"
+    built = spinevl("build", *SMALL[:3], "suffix=v2", "hydra.run.dir=built", cache, cwd=folder)
+    assert built.returncode == 0, built.stderr
+    shutil.rmtree(folder / "again2", ignore_errors=True)
+    records = ("records=built", "suffix=v2")
+    done = spinevl("train", *SMALL, *records, "hydra.run.dir=again2", cache, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    weights = "checkpoint/model.safetensors"
+    assert (folder / "again2" / weights).read_bytes() == (job / weights).read_bytes()
+    unsaid = spinevl("train", *SMALL, "records=built", cache, cwd=folder)
+    assert unsaid.returncode == 1
+    assert "built/qd_train.json" in unsaid.stderr
+
+
+def test_boxes_are_generated_scored_and_compared(folder: Path) -> None:
+    done = spinevl(
+        "run", *SMALL, "task=[qd,positioning]", "hydra.run.dir=boxes", f"cache_dir={folder}/cache",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((folder / "boxes/metrics.json").read_text())
+    assert metrics["score"] is None
+    assert not (folder / "boxes/answers.json").exists()
+    mean = metrics["controls"]["level_majority"]
+    assert 0.1 < mean["positioning"]["mean_iou"] < 0.6  # a vertebra's mean box over 12 patients
+    delta = mean["paired"]["positioning"]["delta"]
+    own = metrics["positioning"]["mean_iou"]
+    assert delta == pytest.approx(own - mean["positioning"]["mean_iou"])
+    assert "mean_iou" in metrics["controls"]["swapped_images"]["positioning"]
+    lines = [json.loads(line) for line in (folder / "boxes/predictions.jsonl").open()]
+    boxes = [line for line in lines if line["task"] == "positioning"]
+    assert len(boxes) == 6 * 6
+    assert all(line["choice"] is None and line["slices"] == [6] for line in boxes)
+
+
+def test_weights_and_biases_without_a_network(folder: Path) -> None:
+    pytest.importorskip("wandb")
+    logger = ("logger=wandb", "logger.offline=true", "hydra.run.dir=wandb")
+    done = spinevl("train", *SMALL, *logger, f"cache_dir={folder}/cache", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "wandb/wandb").glob("offline-run-*/run-*.wandb")
+    assert b"dev/score" in run.read_bytes()
+
+
 def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
     for arguments, said in (
         (["train", "encoder=resnet"], "tiny"),
         (["run", "task=[qd,nope]"], "zyzg"),
         (["run", "sag_image=[4]"], "5, 6, 7"),
         (["predict", "checkpoint=nowhere"], "nowhere"),
+        (["predict", "checkpoint=nowhere", "data.n_test=3"], "data=cervai|phantom"),
         (["run", "data=cervai", "data.labels=missing.json"], "missing.json"),
         (["runn"], "run"),
     ):

@@ -72,15 +72,8 @@ class PhantomSource:
     ) -> Cohort:
         """Render the cohort where the cache lacks it, and read it as a CervAI study.
 
-        Args:
-            tasks: the tasks selected; the phantom draws the official ones.
-            known_tasks: tasks whose labels are checked where a given file has them.
-            sag_image: the sagittal slices shown; all are rendered.
-            subsets: which of ``train``, ``dev``, ``test`` will be used; all are rendered.
-            cache_dir: cohorts lie in its folder ``phantom``, shared between jobs.
-
-        Raises:
-            UserError: for tasks that the phantom cannot draw, and problems of the given files.
+        All slices and subsets are rendered, into the folder ``phantom`` of ``cache_dir``. See
+        DataSource; a UserError also names tasks that the phantom cannot draw.
         """
         unknown = [t.name for t in tasks.values() if t.closed and t.name not in GRADED]
         if unknown:
