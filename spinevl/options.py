@@ -56,12 +56,21 @@ class PredictMode(StrEnum):
     generate = "generate"
 
 
+class Packing(StrEnum):
+    """How sequences are laid out; the results are the same."""
+
+    tree = "tree"
+    plain = "plain"
+    off = "off"
+
+
 @dataclass
 class PredictOptions:
     """How answers are read off the model."""
 
     mode: PredictMode = PredictMode.choice
     batch_size: int = 16
+    packing: Packing = Packing.tree
 
 
 @dataclass

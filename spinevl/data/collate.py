@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
+from spinevl.data.blocks import attention_blocks
 from spinevl.data.conversation import Conversation, TokenSequence
 from spinevl.data.direct import DirectHeads
 from spinevl.data.image_store import ImageStore
-from spinevl.data.tree import PackedRow, pack
+from spinevl.data.tree import PackedRow, join, pack
 from spinevl.data.weighting import LossWeights
 from spinevl.schema.batch import Batch
 from spinevl.schema.errors import Problem, UserError
@@ -19,6 +21,7 @@ from spinevl.schema.record import Record
 from spinevl.schema.task import Task
 
 Group = Sequence[tuple[int, Record]]
+Packing = Literal["tree", "plain", "off"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Collator:
         transform: uint8 [H, W] -> float32 [C, H, W], the encoder's own.
         images: where decoded images come from.
         max_length: the longest sequence that the LLM takes.
-        share_prefixes: pack the questions of a group into one prefix tree; otherwise every
-            sequence takes a row of its own (the plain path, same results).
+        packing: ``tree`` packs all sequences into one row where every shared prefix stands once;
+            ``plain`` puts them side by side in one row, nothing shared; ``off`` gives each a
+            padded row of its own. The results are the same.
         weights: loss weights; given for learning, where each question has its true answer. Without
             them every option of every closed question is laid out for scoring.
         heads: direct heads; their targets are added where given with ``weights``.
@@ -58,7 +62,7 @@ class Collator:
         transform: Callable[[np.ndarray], torch.Tensor],
         images: ImageStore,
         max_length: int,
-        share_prefixes: bool = True,
+        packing: Packing = "tree",
         weights: LossWeights | None = None,
         heads: DirectHeads | None = None,
     ) -> None:
@@ -68,28 +72,38 @@ class Collator:
         self.transform = transform
         self.images = images
         self.max_length = max_length
-        self.share_prefixes = share_prefixes
+        if packing not in ("tree", "plain", "off"):
+            raise UserError(f"packing={packing}: expected tree, plain or off")
+        self.packing = packing
         self.weights = weights
         self.heads = heads
         self._head_numbers = {name: k for k, name in enumerate(heads.sizes)} if heads else {}
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
-        """Groups of (dataset index, record) -> one Batch; a group's questions share prefixes."""
+        """Groups of (dataset index, record) -> one Batch."""
         paths: dict[str, int] = {}
         questions: list[int] = []
-        rows: list[PackedRow] = []
         sequences: list[_Sequence] = []
         for group in groups:
-            of_group: list[_Sequence] = []
             for index, record in group:
-                of_group.extend(self._sequences(record, len(questions), paths))
+                sequences.extend(self._sequences(record, len(questions), paths))
                 questions.append(index)
-            for packed in [of_group] if self.share_prefixes else [[one] for one in of_group]:
-                rows.append(
-                    pack([one.symbols for one in packed], [one.answer_start for one in packed])
-                )
-                sequences.extend(packed)
-        return self._batch(groups, paths, questions, rows, sequences)
+        return self._batch(groups, paths, questions, self._rows(sequences), sequences)
+
+    def _rows(self, sequences: Sequence[_Sequence]) -> list[PackedRow]:
+        if self.packing == "tree":
+            return [
+                pack([one.symbols for one in sequences], [one.answer_start for one in sequences])
+            ]
+        rows = [pack([one.symbols], [one.answer_start]) for one in sequences]
+        return [join(rows)] if self.packing == "plain" else rows
+
+    def length(self, record: Record) -> int:
+        """Tokens of the longest sequence of a record, visual tokens included."""
+        task = self.tasks[record.task]
+        return max(
+            self._length(self._exchange(record, answer)) for answer in self._answers(record, task)
+        )
 
     def check(self, records: Sequence[Record]) -> None:
         """Raise UserError for every record whose sequence is too long or lacks an image."""
@@ -107,16 +121,12 @@ class Collator:
                 f"{placeholders}",
                 "mend the prompt template or the record",
             )
-        task = self.tasks[record.task]
-        longest = max(
-            (self._exchange(record, answer) for answer in self._answers(record, task)),
-            key=self._length,
-        )
-        if self._length(longest) > self.max_length:
+        longest = self.length(record)
+        if longest > self.max_length:
             return Problem(
                 where,
                 f"at most {self.max_length} tokens",
-                f"{self._length(longest)}",
+                f"{longest}",
                 "shorten the prompt, show fewer images, or raise llm.max_length",
             )
         return None
@@ -175,27 +185,24 @@ class Collator:
         length = max(len(row.symbols) for row in rows)
         symbols = np.zeros((len(rows), length), dtype=np.int64)
         depth = np.zeros_like(symbols)
-        end = np.broadcast_to(np.arange(1, length + 1), symbols.shape).copy()
         sources: list[np.ndarray] = []
         ids: list[np.ndarray] = []
         owners: list[np.ndarray] = []
         for number, row in enumerate(rows):
             n = len(row.symbols)
-            symbols[number, :n], depth[number, :n], end[number, :n] = (
-                row.symbols,
-                row.depth,
-                row.subtree_end,
-            )
+            symbols[number, :n], depth[number, :n] = row.symbols, row.depth
             for targets in row.targets:
                 owners.append(np.full(len(targets), len(owners)))
                 sources.append(targets[:, 0] + number * length)
                 ids.append(targets[:, 1])
         direct = self._direct(groups, paths)
+        blocks, order = attention_blocks(rows, length=length)
         return Batch(
             input_ids=torch.from_numpy(np.maximum(symbols, 0)),
             visual_index=torch.from_numpy(np.where(symbols < 0, -1 - symbols, -1)),
             position_ids=torch.from_numpy(depth),
-            subtree_end=torch.from_numpy(end),
+            attention=blocks,
+            attention_order=order,
             pixel_values=torch.stack([self.transform(self.images[path]) for path in paths]),
             movable=torch.tensor(self._movable(groups, paths)),
             target_source=torch.from_numpy(np.concatenate(sources)),
@@ -207,6 +214,8 @@ class Collator:
             direct_head=torch.tensor([target[1] for target in direct], dtype=torch.long),
             direct_label=torch.tensor([target[2] for target in direct], dtype=torch.long),
             direct_weight=torch.tensor([target[3] for target in direct], dtype=torch.float32),
+            loss_tokens=float(sum(len(one) for one in ids)),
+            loss_targets=float(len(direct)),
             questions=tuple(questions),
             sequence_label=tuple(one.label for one in sequences),
             tokens=sum(len(row.symbols) for row in rows),

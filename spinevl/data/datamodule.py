@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -42,6 +43,69 @@ class EpochSampler(Sampler[int]):
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
+class LengthBatches(Sampler[list[int]]):
+    """Batches of like length in seeded order, for sequences that are padded.
+
+    Args:
+        lengths: of each item.
+        n_batches: batches an epoch.
+        seed: decides with the epoch which items of a length meet, and the order of batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, n_batches: int, seed: int) -> None:
+        self.lengths = torch.tensor(lengths)
+        self.n_batches = n_batches
+        self.sampler = EpochSampler(len(lengths), seed=seed)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled = torch.tensor(list(self.sampler))
+        ordered = shuffled[self.lengths[shuffled].argsort(stable=True)]
+        batches = ordered.tensor_split(self.n_batches)
+        epoch = EpochSampler(self.n_batches, seed=self.sampler.seed)
+        epoch.set_epoch(self.sampler.epoch)
+        return iter([batches[number].tolist() for number in epoch])
+
+
+class Steps:
+    """The batches of a loader, told how many targets their whole optimizer step has.
+
+    A step's loss is the mean over the target tokens of all its batches, not the mean of their
+    means; so a batch must know its step's tokens before its gradient is taken.
+
+    Args:
+        loader: the batches.
+        accumulate: batches a step; the last step of an epoch may have fewer.
+    """
+
+    def __init__(self, loader: DataLoader[Batch], accumulate: int) -> None:
+        self.loader = loader
+        self.accumulate = accumulate
+        self.sampler = loader.sampler  # the trainer tells it the epoch
+        self.batch_sampler = loader.batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        step: list[Batch] = []
+        for batch in self.loader:
+            step.append(batch)
+            if len(step) == self.accumulate:
+                yield from self._normalised(step)
+                step = []
+        yield from self._normalised(step)
+
+    def _normalised(self, step: Sequence[Batch]) -> Iterator[Batch]:
+        # the trainer divides each loss by ``accumulate``, in the last step of an epoch too
+        tokens = sum(batch.loss_tokens for batch in step) / self.accumulate
+        targets = sum(batch.loss_targets for batch in step) / self.accumulate
+        for batch in step:
+            yield replace(batch, loss_tokens=tokens, loss_targets=targets)
+
+
 class PatientDataModule(pl.LightningDataModule):
     """Training and dev batches; every batch holds whole patients.
 
@@ -53,6 +117,7 @@ class PatientDataModule(pl.LightningDataModule):
         eval_patients: patients a dev batch.
         seed: of the order of patients.
         num_workers: loader processes; 0 is fastest for images that fit in memory.
+        accumulate: batches an optimizer step.
     """
 
     def __init__(
@@ -66,6 +131,7 @@ class PatientDataModule(pl.LightningDataModule):
         eval_patients: int,
         seed: int,
         num_workers: int = 0,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.train_groups = by_patient(train)
@@ -76,13 +142,26 @@ class PatientDataModule(pl.LightningDataModule):
         self.eval_patients = eval_patients
         self.seed = seed
         self.num_workers = num_workers
+        self.accumulate = accumulate
+        self.train_batches = -(-len(self.train_groups) // batch_patients)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled patients; the last, smaller batch is kept."""
+    def train_dataloader(self) -> Steps:
+        """Shuffled patients; the last, smaller batch is kept.
+
+        Without packing, single questions of like length instead, as many a batch.
+        """
+        if self.learn.packing == "off":
+            questions = [[pair] for group in self.train_groups for pair in group]
+            lengths = [self.learn.length(record) for ((_, record),) in questions]
+            batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
+            return Steps(
+                self._loader(questions, self.learn, batch_sampler=batches), self.accumulate
+            )
         sampler = EpochSampler(len(self.train_groups), seed=self.seed)
-        return self._loader(
+        loader = self._loader(
             self.train_groups, self.learn, batch_size=self.batch_patients, sampler=sampler
         )
+        return Steps(loader, self.accumulate)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Dev patients in order."""

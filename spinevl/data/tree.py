@@ -67,6 +67,21 @@ def pack(sequences: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> Pa
     return PackedRow(np.array(symbols, dtype=np.int64)[order], depth, subtree_end, targets)
 
 
+def join(rows: Sequence[PackedRow]) -> PackedRow:
+    """Rows one behind the other as one row, a forest: nothing of one sees the other."""
+    starts = np.cumsum([0, *(len(row.symbols) for row in rows)])[:-1].tolist()
+    return PackedRow(
+        np.concatenate([row.symbols for row in rows]),
+        np.concatenate([row.depth for row in rows]),
+        np.concatenate([row.subtree_end + at for row, at in zip(rows, starts, strict=True)]),
+        tuple(
+            target + np.array([at, 0])
+            for row, at in zip(rows, starts, strict=True)
+            for target in row.targets
+        ),
+    )
+
+
 def _preorder(
     roots: dict[int, int], children: list[dict[int, int]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from spinevl.data.collate import Packing
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
 from spinevl.inference.assemble import collator_of
@@ -32,7 +33,7 @@ class Predictor:
         batch_patients: patients read at once.
         max_new_tokens: of a generated answer.
         images: shared store of decoded images.
-        share_prefixes: read the shared tokens of a patient's questions once.
+        packing: see Collator.
     """
 
     def __init__(
@@ -44,16 +45,14 @@ class Predictor:
         batch_patients: int = 16,
         max_new_tokens: int = 48,
         images: ImageStore | None = None,
-        share_prefixes: bool = True,
+        packing: Packing = "tree",
     ) -> None:
         self.model = model
         self.tasks = tasks
         self.mode = mode
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
-        self.collate = collator_of(
-            model, tasks, images=images or ImageStore(), share_prefixes=share_prefixes
-        )
+        self.collate = collator_of(model, tasks, images=images or ImageStore(), packing=packing)
         self.conversation = self.collate.conversation
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:

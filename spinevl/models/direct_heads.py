@@ -37,11 +37,11 @@ class DirectHeads(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
 
     def forward(self, visual_tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The weighted mean cross-entropy of the batch's direct targets, a scalar."""
+        """The weighted cross-entropy of the batch's direct targets, summed to a scalar."""
         pooled = functional.adaptive_avg_pool1d(visual_tokens.transpose(1, 2), self.groups)
         features = self.norm(pooled.transpose(1, 2)).flatten(1)  # [U, groups * D]
         logits = self.heads(features).float().unflatten(1, (-1, self.classes))
         chosen = logits[batch.direct_image, batch.direct_head]  # [A, classes]
         chosen = chosen.masked_fill(~self.valid[batch.direct_head], torch.finfo(chosen.dtype).min)
         losses = functional.cross_entropy(chosen, batch.direct_label, reduction="none")
-        return (losses * batch.direct_weight).mean()
+        return (losses * batch.direct_weight).sum()

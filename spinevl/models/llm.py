@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spinevl.models import tree_attention
 from spinevl.models.source import checked_source
+from spinevl.models.tree_attention import Tree
 from spinevl.schema.errors import UserError
 
 Template = Literal["medmvl", "chat"]
@@ -39,6 +41,13 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
+        if getattr(model.config, "attn_logit_softcapping", None):
+            raise UserError(
+                f"llm: {model.config.model_type} caps its attention logits, which attention over "
+                "shared prefixes does not compute; choose another model"
+            )
+        tree_attention.register()
+        model.set_attn_implementation(tree_attention.NAME)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = conversation
@@ -55,14 +64,15 @@ class CausalLM(nn.Module):
         return self.model.get_input_embeddings()(input_ids)
 
     def hidden(
-        self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor
+        self, embeddings: torch.Tensor, tree: Tree, position_ids: torch.Tensor
     ) -> torch.Tensor:
-        """embeddings [B, L, dim], additive mask [B, 1, L, L], positions [B, L] -> [B, L, dim]."""
+        """embeddings [B, L, dim], who sees whom, positions [B, L] -> [B, L, dim]."""
         output = self.model.base_model(
             inputs_embeds=embeddings,
-            attention_mask=mask,
+            attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
             position_ids=position_ids,
             use_cache=False,
+            tree=tree,
         )
         return output.last_hidden_state
 
@@ -85,7 +95,6 @@ class HFCausalLM(CausalLM):
         pretrained: load weights; otherwise initialise at random.
         end_token: see CausalLM.
         max_length: see CausalLM.
-        attn_implementation: ``sdpa`` or ``eager``; both take the tree mask.
         trust_remote_code: run code that comes with the model. Off unless asked by name.
     """
 
@@ -97,21 +106,15 @@ class HFCausalLM(CausalLM):
         pretrained: bool = True,
         end_token: str | None = None,
         max_length: int | None = None,
-        attn_implementation: Literal["sdpa", "eager"] = "sdpa",
         trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        if attn_implementation not in ("sdpa", "eager"):
-            raise UserError(
-                f"llm.attn_implementation={attn_implementation}: expected sdpa or eager"
-            )
         with checked_source(path, what="llm.path"):
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             kwargs: dict[str, Any] = {
                 "trust_remote_code": trust_remote_code,
-                "attn_implementation": attn_implementation,
                 "dtype": torch.float32,
             }
             model = (

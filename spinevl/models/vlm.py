@@ -7,7 +7,8 @@ from torch import nn
 
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM
-from spinevl.models.splice import splice, tree_mask
+from spinevl.models.splice import splice
+from spinevl.models.tree_attention import Tree
 from spinevl.schema.batch import Batch
 
 
@@ -44,10 +45,10 @@ class VLM(nn.Module):
         """
         # 1. embed the text, put the images among it                              [B, L, D]
         embeddings = splice(self.llm.embed(batch.input_ids), visual_tokens, batch.visual_index)
-        # 2. a token sees its own sequence only                                   [B, 1, L, L]
-        mask = tree_mask(batch.subtree_end, dtype=embeddings.dtype)
+        # 2. a token sees its own sequence only, in blocks                        n [Q, K]
+        tree = Tree.of(batch.attention, batch.attention_order, dtype=embeddings.dtype)
         # 3. read every shared token once                                         [B, L, D]
-        hidden = self.llm.hidden(embeddings, mask, batch.position_ids)
+        hidden = self.llm.hidden(embeddings, tree, batch.position_ids)
         # 4. logits only where something is predicted                             [T, V]
         logits = self.llm.logits(hidden.flatten(0, 1)[batch.target_source])
         logprobs = torch.log_softmax(logits.float(), dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,33 @@ if TYPE_CHECKING:  # build and evaluate import this package without torch
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Several rows; each row holds the questions of one patient as a prefix tree in preorder.
+class AttentionBlocks:
+    """n blocks of like size: queries, and the keys that some of them see.
 
-    A token attends to its ancestors and itself: token j is one of i exactly where
-    ``j <= i < subtree_end[j]``. B rows, L tokens a row, U unique images, T targets, S sequences,
-    Q questions, A direct targets.
+    Attributes:
+        query: [n, q] flat index (b * L + i) of each query, padded.
+        key: [n, k] flat index of each key, padded.
+        sees: [n, q, k] bool, whether the query sees the key.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    sees: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens; a row holds prefix trees in preorder, where each shared token stands once.
+
+    A token attends to its ancestors in its tree and to itself. B rows, L tokens a row, U unique
+    images, T targets, S sequences, Q questions, A direct targets.
 
     Attributes:
         input_ids: [B, L] token ids; 0 where a visual token or padding stands.
         visual_index: [B, L] row of the flattened visual tokens [U * N], -1 for text and padding.
         position_ids: [B, L] depth in the tree.
-        subtree_end: [B, L] one past the last token of the subtree; padding sees itself alone.
+        attention: who sees whom, in blocks.
+        attention_order: [B * L] where each token's output stands in the blocks' outputs.
         pixel_values: [U, C, H, W] images after the encoder's transform.
         movable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
         target_source: [T] flat index (b * L + i) of the token that predicts.
@@ -31,6 +47,8 @@ class Batch:
         sequence_weight: [S] loss weight (task x class); 1 where scoring.
         direct_image, direct_head, direct_label: [A] image, head and class of each direct target.
         direct_weight: [A] its loss weight.
+        loss_tokens, loss_targets: what the next-token and the direct loss of a step are divided by:
+            its target tokens and direct targets, on average where a step has several batches.
         questions: the dataset's index of each of the Q questions.
         sequence_label: the choice of each sequence where options are scored.
         tokens: real tokens in ``input_ids``.
@@ -40,7 +58,8 @@ class Batch:
     input_ids: torch.Tensor
     visual_index: torch.Tensor
     position_ids: torch.Tensor
-    subtree_end: torch.Tensor
+    attention: tuple[AttentionBlocks, ...]
+    attention_order: torch.Tensor
     pixel_values: torch.Tensor
     movable: torch.Tensor
     target_source: torch.Tensor
@@ -52,24 +71,26 @@ class Batch:
     direct_head: torch.Tensor
     direct_label: torch.Tensor
     direct_weight: torch.Tensor
+    loss_tokens: float
+    loss_targets: float
     questions: tuple[int, ...]
     sequence_label: tuple[int, ...]
     tokens: int
     sequence_tokens: int
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensor fields by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if hasattr(value, "device")}
-
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``."""
-        moved = {
-            name: tensor.to(device, non_blocking=non_blocking)
-            for name, tensor in self.tensors().items()
-        }
-        return replace(self, **moved)  # type: ignore[arg-type]
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""
-        return replace(self, **{name: t.pin_memory() for name, t in self.tensors().items()})  # type: ignore[arg-type]
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}
+        blocks = tuple(
+            AttentionBlocks(change(one.query), change(one.key), change(one.sees))
+            for one in self.attention
+        )
+        return replace(self, attention=blocks, **changed)  # type: ignore[arg-type]

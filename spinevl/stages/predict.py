@@ -47,6 +47,7 @@ def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
         tasks=study.tasks,
         mode=str(cfg.predict.mode),  # type: ignore[arg-type]
         batch_patients=cfg.predict.batch_size,
+        packing=str(cfg.predict.packing),  # type: ignore[arg-type]
     )
 
 

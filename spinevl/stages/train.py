@@ -58,7 +58,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     shared: dict[str, Any] = {
         "images": ImageStore(),
-        "share_prefixes": options.share_prefixes,
+        "packing": options.packing,
     }
     weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
     learn = collator_of(
@@ -77,11 +77,12 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         eval_patients=4 * options.batch_patients,
         seed=cfg.seed,
         num_workers=options.num_workers,
+        accumulate=options.accumulate,
     )
     heads = None
     if uses_heads:
         heads = DirectHeads(sizes.sizes, tokens=model.tokens_per_image, dim=model.llm.dim)
-    batches = -(-len(data.train_groups) // options.batch_patients)
+    batches = data.train_batches
     total_steps = max(1, options.max_epochs * (-(-batches // options.accumulate)))
     module = TrainingModule(
         model,

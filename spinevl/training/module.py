@@ -13,6 +13,7 @@ from spinevl.models.direct_heads import DirectHeads
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
+from spinevl.training.normalise import mean_over_ranks
 from spinevl.training.optim import adamw, parameter_groups
 
 
@@ -86,6 +87,7 @@ class TrainingModule(pl.LightningModule):
         direct = None
         if self.heads is not None and len(batch.direct_label):
             direct = self.heads(visual_tokens, batch)
+            direct = direct / mean_over_ranks(batch.loss_targets, like=direct)
             self.log("loss/direct", direct)
         if direct is not None and self.global_step < self.warmup_steps:
             loss = direct
@@ -100,7 +102,7 @@ class TrainingModule(pl.LightningModule):
     def _answer_loss(self, batch: Batch, visual_tokens: torch.Tensor) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
         weights = batch.sequence_weight[batch.target_sequence]
-        return -(logprobs * weights).mean()
+        return -(logprobs * weights).sum() / mean_over_ranks(batch.loss_tokens, like=logprobs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The log-probability of every option of every question, [S]."""

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from spinevl.data.blocks import attention_blocks
+from spinevl.data.tree import pack
 from spinevl.inference.assemble import assemble, load_model
 from spinevl.models.checkpoint import save_checkpoint
+from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
 from spinevl.schema.errors import UserError
@@ -45,8 +48,6 @@ def parts(shared: Path, *, encoder: str = "clip", llm: str = "qwen2", mode: str 
 
 def packed(model: VLM, *, share: bool) -> Batch:
     """Two sequences with a common image and beginning, packed or one a row."""
-    from spinevl.data.tree import pack
-
     n = model.tokens_per_image
     visual = list(range(-1, -1 - n, -1))
     sequences = [(5, *visual, 6, 7, 8, 9), (5, *visual, 6, 7, 11, 12, 13)]
@@ -60,7 +61,6 @@ def packed(model: VLM, *, share: bool) -> Batch:
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     visual_index = torch.full_like(ids, -1)
     depth = torch.zeros_like(ids)
-    end = torch.arange(1, length + 1).repeat(len(rows), 1)
     source, target, owner = [], [], []
     for number, row in enumerate(rows):
         size = len(row.symbols)
@@ -68,18 +68,19 @@ def packed(model: VLM, *, share: bool) -> Batch:
         ids[number, :size] = symbols.clamp(min=0)
         visual_index[number, :size] = torch.where(symbols < 0, -1 - symbols, -1)
         depth[number, :size] = torch.from_numpy(row.depth)
-        end[number, :size] = torch.from_numpy(row.subtree_end)
         for targets in row.targets:
             owner += [len(set(owner))] * len(targets)
             source += [int(place) + number * length for place in targets[:, 0]]
             target += targets[:, 1].tolist()
     image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     empty = torch.zeros(0)
+    blocks, order = attention_blocks(rows, length=length)
     return Batch(
         input_ids=ids,
         visual_index=visual_index,
         position_ids=depth,
-        subtree_end=end,
+        attention=blocks,
+        attention_order=order,
         pixel_values=model.encoder.transform(image)[None],
         movable=torch.ones(1, dtype=torch.bool),
         target_source=torch.tensor(source),
@@ -91,6 +92,8 @@ def packed(model: VLM, *, share: bool) -> Batch:
         direct_head=empty.long(),
         direct_label=empty.long(),
         direct_weight=empty,
+        loss_tokens=1.0,
+        loss_targets=1.0,
         questions=(0, 1),
         sequence_label=(0, 0),
         tokens=0,
@@ -102,10 +105,17 @@ def packed(model: VLM, *, share: bool) -> Batch:
 def test_packing_is_exact_for_every_family(shared: Path, llm: str) -> None:
     torch.manual_seed(0)
     model = assemble(parts(shared, llm=llm, mode="full")).eval()
+    together, apart = packed(model, share=True), packed(model, share=False)
     with torch.inference_mode():
-        together = model(packed(model, share=True))
-        apart = model(packed(model, share=False))
-    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+        ours = model(together)
+        torch.testing.assert_close(ours, model(apart), atol=1e-5, rtol=0)
+        # transformers' own attention over the same rows, one sequence a row
+        model.llm.model.set_attn_implementation("sdpa")
+        visual = model.visual_tokens(apart.pixel_values)
+        embeddings = splice(model.llm.embed(apart.input_ids), visual, apart.visual_index)
+        logits = model.llm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
+    plain = logits.flatten(0, 1)[apart.target_source, apart.target_id]
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
 
 
 def test_lora_starts_at_the_base_model_and_a_checkpoint_loads_equal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from spinevl.config import official_tasks
-from spinevl.data.collate import Collator
+from spinevl.data.collate import Collator, Packing
 from spinevl.data.conversation import Conversation
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
@@ -64,7 +65,7 @@ def tiny_model(llm: CausalLM | None = None) -> VLM:
     return VLM(encoder, connector, llm).eval()
 
 
-def collator(model: VLM, *, share: bool, learn: list[Record] | None = None) -> Collator:
+def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None) -> Collator:
     return Collator(
         tasks=TASKS,
         conversation=Conversation(model.llm.tokenizer, template="chat"),
@@ -72,35 +73,69 @@ def collator(model: VLM, *, share: bool, learn: list[Record] | None = None) -> C
         transform=model.encoder.transform,
         images=ImageStore(),
         max_length=512,
-        share_prefixes=share,
+        packing=packing,
         weights=LossWeights(learn, TASKS) if learn else None,
     )
 
 
-def test_option_logprobs_do_not_depend_on_packing(records: list[Record]) -> None:
+@pytest.mark.parametrize("packing", ["tree", "plain", "off"])
+def test_option_logprobs_are_those_of_transformers_own_forward(
+    records: list[Record], packing: Packing
+) -> None:
+    model = tiny_model()
+    collate = collator(model, packing=packing)
+    groups = by_patient(records)
+    batch = collate(groups)
+    with torch.inference_mode():
+        ours = sequence_logprobs(model(batch), batch)
+        model.llm.model.set_attn_implementation("sdpa")
+        plain = torch.stack([one for group in groups for one in _plain(model, collate, group)])
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+
+
+def _plain(
+    model: VLM, collate: Collator, group: list[tuple[int, Record]]
+) -> Iterator[torch.Tensor]:
+    """Each option of each question read alone: no packing, no mask, no code of the fast path."""
+    for _, record in group:
+        images = torch.stack([collate.transform(collate.images[path]) for path in record.images])
+        visual = model.visual_tokens(images)
+        for choice in TASKS[record.task].choices:
+            exchange = collate.conversation.exchange(record.prompt, choice)
+            parts = [
+                visual[-1 - symbol] if symbol < 0 else model.llm.embed(torch.tensor([symbol]))
+                for symbol in exchange.symbols
+            ]
+            embeddings = torch.cat(parts)[None]
+            logits = model.llm.model(inputs_embeds=embeddings).logits[0]
+            answer = list(exchange.symbols[exchange.answer_start :])
+            scored = logits[-1 - len(answer) : -1].log_softmax(-1)
+            yield scored[range(len(answer)), answer].sum()
+
+
+def test_shared_prefixes_stand_once_and_packing_leaves_no_padding(records: list[Record]) -> None:
     model = tiny_model()
     groups = by_patient(records)
-    with torch.inference_mode():
-        packed = collator(model, share=True)(groups)
-        plain = collator(model, share=False)(groups)
-        together = sequence_logprobs(model(packed), packed)
-        apart = sequence_logprobs(model(plain), plain)
-    assert packed.tokens < 0.5 * plain.tokens
-    assert packed.sequence_label == plain.sequence_label
-    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    batches = {name: collator(model, packing=name)(groups) for name in ("tree", "plain", "off")}
+    assert batches["tree"].tokens < 0.5 * batches["plain"].tokens
+    assert batches["plain"].tokens == batches["off"].tokens == batches["tree"].sequence_tokens
+    for name in ("tree", "plain"):
+        assert batches[name].input_ids.numel() == batches[name].tokens
+    assert batches["off"].input_ids.numel() > batches["off"].tokens
 
 
 def test_gradients_do_not_depend_on_packing(records: list[Record]) -> None:
     groups = by_patient(records)
     gradients = []
-    for share in (True, False):
+    for packing in ("tree", "plain", "off"):
         model = tiny_model()
-        batch = collator(model, share=share, learn=records)(groups)
+        batch = collator(model, packing=packing, learn=records)(groups)
         weights = batch.sequence_weight[batch.target_sequence]
-        (-(model(batch) * weights).mean()).backward()
+        (-(model(batch) * weights).sum() / batch.loss_tokens).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-    for ours, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+    for other in gradients[:2]:
+        for ours, plain in zip(other, gradients[2], strict=True):
+            torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
@@ -113,7 +148,7 @@ def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
     with torch.inference_mode():
         values = []
         for record in (one, other):
-            batch = collator(model, share=True)([[(0, record)]])
+            batch = collator(model, packing="tree")([[(0, record)]])
             values.append(sequence_logprobs(model(batch), batch))
     assert not torch.allclose(values[0], values[1])
 

@@ -1,0 +1,31 @@
+"""The mean over ranks, on two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import distributed, multiprocessing
+
+from spinevl.training.normalise import mean_over_ranks
+
+
+def test_one_rank_keeps_its_value() -> None:
+    assert mean_over_ranks(7.0, like=torch.zeros(1)).item() == 7.0
+
+
+def _rank(rank: int, store: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    # each rank's loss is the sum over its own tokens; data parallelism averages the gradients
+    tokens = [torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0])][rank]
+    weight = torch.ones(1, requires_grad=True)
+    loss = (weight * tokens).sum() / mean_over_ranks(float(len(tokens)), like=weight)
+    loss.backward()
+    assert weight.grad is not None
+    distributed.all_reduce(weight.grad)
+    assert torch.isclose(weight.grad / 2, torch.tensor(3.5))  # (1 + 2 + 6 + 5) / 4
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_average_over_the_tokens_of_both(tmp_path: Path) -> None:
+    multiprocessing.spawn(_rank, args=(str(tmp_path / "store"),), nprocs=2)
