@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test bench lint types clean
 
 setup: .venv/.ready
 
@@ -19,6 +19,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks --out outputs/bench
 
 lint: setup
 	$(BIN)/ruff check .

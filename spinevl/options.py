@@ -74,6 +74,14 @@ class PredictOptions:
 
 
 @dataclass
+class FeatureCacheOptions:
+    """Features of a frozen encoder, kept in ``cache_dir`` and shared between jobs."""
+
+    enabled: bool = True
+    max_gb: float = 32.0
+
+
+@dataclass
 class Common:
     """Keys that every verb takes."""
 
@@ -118,6 +126,7 @@ class Train(Common):
     trainer: dict[str, Any] = field(default_factory=dict)
     warmup: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] | None = None
+    feature_cache: FeatureCacheOptions = field(default_factory=FeatureCacheOptions)
     seed: int = 0
     cache_dir: str = "~/.cache/spinevl"
 
@@ -135,6 +144,7 @@ class Predict(Common):
     sag_image: list[int] | None = None
     sag_type: SagType | None = None
     predict: PredictOptions = field(default_factory=PredictOptions)
+    feature_cache: FeatureCacheOptions = field(default_factory=FeatureCacheOptions)
     cache_dir: str = "~/.cache/spinevl"
 
 

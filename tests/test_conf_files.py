@@ -93,8 +93,8 @@ def table(text: str) -> dict[str, dict[str, str]]:
 def test_the_manual_lists_exactly_the_keys_of_each_verb(verb: str) -> None:
     documented = {key for key, row in table(CLI_DOC.read_text("utf-8")).items() if row[verb]}
     keys = set(SCHEMAS[verb].__dataclass_fields__)
-    if "predict" in keys:
-        keys = keys - {"predict"} | {f"predict.{key}" for key in compose(verb).predict}
+    for group in {"predict", "feature_cache"} & keys:
+        keys = keys - {group} | {f"{group}.{key}" for key in compose(verb)[group]}
     assert documented == keys
 
 

@@ -45,6 +45,7 @@ class Collator:
         transform: uint8 [H, W] -> float32 [C, H, W], the encoder's own.
         images: where decoded images come from.
         max_length: the longest sequence that the LLM takes.
+        features: paths -> [U, N, dim], encoded earlier; images are encoded by the model without.
         packing: ``tree`` packs all sequences into one row where every shared prefix stands once;
             ``plain`` puts them side by side in one row, nothing shared; ``off`` gives each a
             padded row of its own. The results are the same.
@@ -62,6 +63,7 @@ class Collator:
         transform: Callable[[np.ndarray], torch.Tensor],
         images: ImageStore,
         max_length: int,
+        features: Callable[[Sequence[str]], torch.Tensor] | None = None,
         packing: Packing = "tree",
         weights: LossWeights | None = None,
         heads: DirectHeads | None = None,
@@ -72,6 +74,7 @@ class Collator:
         self.transform = transform
         self.images = images
         self.max_length = max_length
+        self.features = features
         if packing not in ("tree", "plain", "off"):
             raise UserError(f"packing={packing}: expected tree, plain or off")
         self.packing = packing
@@ -203,7 +206,8 @@ class Collator:
             position_ids=torch.from_numpy(depth),
             attention=blocks,
             attention_order=order,
-            pixel_values=torch.stack([self.transform(self.images[path]) for path in paths]),
+            pixel_values=self._pixels(paths),
+            features=None if self.features is None else self.features(list(paths)),
             movable=torch.tensor(self._movable(groups, paths)),
             target_source=torch.from_numpy(np.concatenate(sources)),
             target_id=torch.from_numpy(np.concatenate(ids)),
@@ -221,6 +225,11 @@ class Collator:
             tokens=sum(len(row.symbols) for row in rows),
             sequence_tokens=sum(len(one.symbols) - 1 for one in sequences),
         )
+
+    def _pixels(self, paths: Mapping[str, int]) -> torch.Tensor:
+        if self.features is not None:
+            return torch.zeros(0)
+        return torch.stack([self.transform(self.images[path]) for path in paths])
 
     def _movable(self, groups: Sequence[Group], paths: Mapping[str, int]) -> list[bool]:
         movable = [True] * len(paths)

@@ -12,6 +12,7 @@ from spinevl.data.collate import Packing
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
 from spinevl.inference.assemble import collator_of
+from spinevl.models.features import FeatureCache
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
@@ -34,6 +35,7 @@ class Predictor:
         max_new_tokens: of a generated answer.
         images: shared store of decoded images.
         packing: see Collator.
+        cache: of the features of a frozen encoder.
     """
 
     def __init__(
@@ -46,18 +48,26 @@ class Predictor:
         max_new_tokens: int = 48,
         images: ImageStore | None = None,
         packing: Packing = "tree",
+        cache: FeatureCache | None = None,
     ) -> None:
         self.model = model
         self.tasks = tasks
         self.mode = mode
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
+        self.cache = cache
         self.collate = collator_of(model, tasks, images=images or ImageStore(), packing=packing)
         self.conversation = self.collate.conversation
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a question, in the order of the records; separate slices are merged."""
         self.collate.check(records)
+        if self.cache is not None:
+            self.collate.features = self.cache.features(
+                self.model.encoder,
+                [path for record in records for path in record.images],
+                load=self.collate.images.__getitem__,
+            )
         answers: dict[int, Prediction] = {}
         for index, prediction in self._answers(records):
             answers[index] = prediction
@@ -85,18 +95,27 @@ class Predictor:
     def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
         pairs = [pair for group in groups for pair in group]
         prompts = [self.conversation.prompt(record.prompt) for _, record in pairs]
+        rows: dict[str, int] = {}
+        images = [[rows.setdefault(p, len(rows)) for p in record.images] for _, record in pairs]
         texts = greedy(
             self.model,
             prompts=[prompt.symbols for prompt in prompts],
-            images=[
-                [self.collate.transform(self.collate.images[path]) for path in record.images]
-                for _, record in pairs
-            ],
+            images=images,
+            visual_tokens=self._visual_tokens(list(rows)),
             end_id=self._end_id(pairs[0][1]),
             max_new_tokens=self.max_new_tokens,
         )
         for (index, record), text in zip(pairs, texts, strict=True):
             yield index, text_prediction(record, self.tasks[record.task], text)
+
+    def _visual_tokens(self, paths: Sequence[str]) -> torch.Tensor:
+        """[U, N, llm.dim] of some images, each encoded once."""
+        if not paths:  # a question without an image
+            return torch.zeros(1, 1, self.model.llm.dim, device=self._device)
+        if self.collate.features is not None:
+            return self.model.connector(self.collate.features(paths).to(self._device))
+        pixels = [self.collate.transform(self.collate.images[path]) for path in paths]
+        return self.model.visual_tokens(torch.stack(pixels).to(self._device))
 
     def _end_id(self, record: Record) -> int:
         self.conversation.exchange(record.prompt, "A")  # a chat template shows its end token

@@ -15,7 +15,8 @@ def greedy(
     model: VLM,
     *,
     prompts: Sequence[Sequence[int]],
-    images: Sequence[Sequence[torch.Tensor]],
+    images: Sequence[Sequence[int]],
+    visual_tokens: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
 ) -> list[str]:
@@ -26,7 +27,8 @@ def greedy(
     Args:
         model: in evaluation mode.
         prompts: symbols of each prompt, ``-1 - k`` where its image k stands.
-        images: the transformed images [C, H, W] of each prompt.
+        images: which rows of ``visual_tokens`` are the images of each prompt.
+        visual_tokens: [U, N, llm.dim].
         end_id: ends an answer.
         max_new_tokens: the longest answer.
 
@@ -35,20 +37,14 @@ def greedy(
     """
     device = next(model.parameters()).device
     n = model.tokens_per_image
-    unique: dict[int, int] = {}
-    pixels: list[torch.Tensor] = []
     rows: list[list[tuple[int, int]]] = []
     for prompt, own in zip(prompts, images, strict=True):
-        for image in own:
-            if id(image) not in unique:
-                unique[id(image)] = len(pixels)
-                pixels.append(image)
         row: list[tuple[int, int]] = []
         for symbol in prompt:
             if symbol >= 0:
                 row.append((symbol, -1))
             else:
-                first = unique[id(own[-1 - symbol])] * n
+                first = own[-1 - symbol] * n
                 row.extend((0, first + k) for k in range(n))
         rows.append(row)
     length = max(len(row) for row in rows)
@@ -60,12 +56,7 @@ def greedy(
         ids[number, start:] = torch.tensor([token for token, _ in row])
         visual_index[number, start:] = torch.tensor([index for _, index in row])
         mask[number, start:] = 1
-    visual = (
-        model.visual_tokens(torch.stack(pixels).to(device))
-        if pixels
-        else torch.zeros(1, 1, model.llm.dim, device=device)
-    )
-    embeddings = splice(model.llm.embed(ids.to(device)), visual, visual_index.to(device))
+    embeddings = splice(model.llm.embed(ids.to(device)), visual_tokens, visual_index.to(device))
     tokens = _decode(model, embeddings, mask.to(device), end_id, max_new_tokens)
     return [
         model.llm.tokenizer.decode(row[: row.index(end_id)] if end_id in row else row)

@@ -46,9 +46,8 @@ class CausalLM(nn.Module):
                 f"llm: {model.config.model_type} caps its attention logits, which attention over "
                 "shared prefixes does not compute; choose another model"
             )
-        tree_attention.register()
-        model.set_attn_implementation(tree_attention.NAME)
         self.model = model
+        self.use_tree_attention()
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.end_token = end_token
@@ -58,6 +57,11 @@ class CausalLM(nn.Module):
         self.max_length = min(max_length or positions, positions)
         if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
             self.max_length = min(self.max_length, int(config.sliding_window))
+
+    def use_tree_attention(self) -> None:
+        """Compute attention over prefix trees; generation goes on as before."""
+        tree_attention.register()
+        self.model.set_attn_implementation(tree_attention.NAME)
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids [B, L] -> [B, L, dim]."""

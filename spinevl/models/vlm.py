@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from spinevl.models.encoder.base import Encoder
+from spinevl.models.encoder.base import Encoder, encode_alike
 from spinevl.models.llm import CausalLM
 from spinevl.models.splice import splice
 from spinevl.models.tree_attention import Tree
@@ -34,7 +34,17 @@ class VLM(nn.Module):
 
     def visual_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, C, H, W] -> [U, N, llm.dim]."""
-        return self.connector(self.encoder(pixel_values))
+        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        features = (
+            self.encoder(pixel_values) if learns else encode_alike(self.encoder, pixel_values)
+        )
+        return self.connector(features)
+
+    def batch_tokens(self, batch: Batch) -> torch.Tensor:
+        """The visual tokens [U, N, llm.dim] of a batch's images, or of its features."""
+        if batch.features is not None:
+            return self.connector(batch.features)
+        return self.visual_tokens(batch.pixel_values)
 
     def target_logprobs(self, batch: Batch, visual_tokens: torch.Tensor) -> torch.Tensor:
         """The log-probability of every target token, float32 [T].
@@ -56,7 +66,7 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""
-        return self.target_logprobs(batch, self.visual_tokens(batch.pixel_values))
+        return self.target_logprobs(batch, self.batch_tokens(batch))
 
 
 def sequence_logprobs(target_logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -38,7 +38,9 @@ class Batch:
         position_ids: [B, L] depth in the tree.
         attention: who sees whom, in blocks.
         attention_order: [B * L] where each token's output stands in the blocks' outputs.
-        pixel_values: [U, C, H, W] images after the encoder's transform.
+        pixel_values: [U, C, H, W] images after the encoder's transform; [0] where there are
+            ``features``.
+        features: [U, N, dim] what the encoder made of the images earlier; None without a cache.
         movable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
         target_source: [T] flat index (b * L + i) of the token that predicts.
         target_id: [T] the token to predict.
@@ -61,6 +63,7 @@ class Batch:
     attention: tuple[AttentionBlocks, ...]
     attention_order: torch.Tensor
     pixel_values: torch.Tensor
+    features: torch.Tensor | None
     movable: torch.Tensor
     target_source: torch.Tensor
     target_id: torch.Tensor

@@ -14,7 +14,7 @@ from spinevl.evaluation.metrics import combine
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, load_study
+from spinevl.stages.prepare import Study, feature_cache, load_study
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
     from spinevl.inference.assemble import load_model
     from spinevl.inference.predictor import Predictor
 
-    model, _ = load_model(checkpoint, trusted=list(cfg.trusted_targets))
+    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
+    frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(
         model,
@@ -48,6 +49,7 @@ def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
         mode=str(cfg.predict.mode),  # type: ignore[arg-type]
         batch_patients=cfg.predict.batch_size,
         packing=str(cfg.predict.packing),  # type: ignore[arg-type]
+        cache=feature_cache(cfg) if frozen else None,
     )
 
 

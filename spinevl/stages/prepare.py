@@ -144,6 +144,16 @@ def run_subsets(cfg: DictConfig) -> tuple[str, ...]:
     return ("train", "dev", "test") if names_test else ("train", "dev")
 
 
+def feature_cache(cfg: DictConfig) -> Any:
+    """The cache of a frozen encoder's features; None where it is switched off."""
+    if not cfg.feature_cache.enabled:
+        return None
+    from spinevl.models.features import FeatureCache
+
+    bound = int(cfg.feature_cache.max_gb * 1e9)
+    return FeatureCache(cache_dir(cfg) / "features", max_bytes=bound)
+
+
 def part_nodes(cfg: DictConfig) -> dict[str, Any]:
     """The plain config nodes that a model is assembled from."""
     return {

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from spinevl.config import build
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, load_study, part_nodes, study_config
+from spinevl.stages.prepare import Study, feature_cache, load_study, part_nodes, study_config
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,20 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     model = assemble(parts, trusted=list(cfg.trusted_targets))
     records = {side: study.records(side) for side in ("train", "dev")}
     sizes = HeadSizes.of(study.tasks)
+    precision = _precision(options.precision)
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     shared: dict[str, Any] = {
         "images": ImageStore(),
         "packing": options.packing,
     }
     weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
+    features = None
+    frozen = [part for part in ("encoder", "llm") if parts["tuning"][part] == "frozen"]
+    # other true precisions change the encoder itself, after this
+    cached = "encoder" in frozen and not str(precision).endswith(("16-true", "64-true"))
+    if cached and (cache := feature_cache(cfg)) is not None:
+        features = _features(cache, model, records, shared["images"], precision)
+        shared["features"] = features
     learn = collator_of(
         model, study.tasks, **shared, weights=weights, heads=sizes if uses_heads else None
     )
@@ -101,6 +109,9 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         total_steps=total_steps,
         seed=cfg.seed,
     )
+    module.train()
+    for part in frozen:  # what does not learn drops nothing out
+        getattr(model, part).eval()
     description = {"parts": parts, "study": study_config(cfg, study)}
     clock = Clock()
     dev = DevScore(
@@ -112,7 +123,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=1,
-        precision=_precision(options.precision),
+        precision=precision,
         max_epochs=options.max_epochs,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.clip_norm,
@@ -143,6 +154,8 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
                 "device": str(module.device),
                 "steps": trainer.global_step,
                 "seconds": time.monotonic() - begun,
+                "images_encoded": features.encoded if features else None,
+                "images_cached": features.found if features else None,
                 "dev_score": dev.best,
                 "dev_score_step": dev.best_step,
                 "dev_history": dev.history,
@@ -172,6 +185,22 @@ def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
         return point_score(truth_of(study.patients("dev"), closed), answers, closed)
 
     return score
+
+
+def _features(
+    cache: Any, model: Any, records: Mapping[str, Sequence[Record]], images: Any, precision: str
+) -> Any:
+    """What the frozen encoder makes of every image of the job, as it will see it in training."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return cache.features(
+        model.encoder.to(device).eval(),
+        [path for side in records.values() for one in side for path in one.images],
+        load=images.__getitem__,
+        autocast=halves.get(str(precision)),
+    )
 
 
 def _precision(name: str) -> Any:

@@ -74,16 +74,17 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch; answers are averaged over their tokens."""
-        pixels = batch.pixel_values
         if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
             pixels = augment(
-                pixels,
+                batch.pixel_values,
                 movable=batch.movable,
                 shift_px=self.objective.shift_px,
                 gain=self.objective.gain,
                 generator=self.augmentation,
             )
-        visual_tokens = self.model.visual_tokens(pixels)
+            visual_tokens = self.model.visual_tokens(pixels)
+        else:  # an image that is not learned from looks the same each time
+            visual_tokens = self.model.batch_tokens(batch)
         direct = None
         if self.heads is not None and len(batch.direct_label):
             direct = self.heads(visual_tokens, batch)

@@ -82,6 +82,7 @@ def packed(model: VLM, *, share: bool) -> Batch:
         attention=blocks,
         attention_order=order,
         pixel_values=model.encoder.transform(image)[None],
+        features=None,
         movable=torch.ones(1, dtype=torch.bool),
         target_source=torch.tensor(source),
         target_id=torch.tensor(target),

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+ALIKE_IMAGES = 16
+
 
 class Encoder(nn.Module, ABC):
     """pixel_values [U, C, H, W] -> features [U, tokens, dim].
@@ -29,8 +31,31 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, C, H, W] -> features [U, tokens, dim]."""
 
+    def identity(self) -> str:
+        """The settings that its features depend on besides weights; its plain attributes."""
+        plain = (int, float, str, bool, tuple, list)
+        settings = {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if isinstance(value, plain) and not name.startswith("_") and name != "training"
+        }
+        return repr(settings)
+
     def save_description(self, folder: Path) -> None:
         """Write what a checkpoint needs besides weights and constructor arguments."""
+
+
+def encode_alike(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
+    """pixel_values [U, C, H, W] -> features [U, tokens, dim], the same bits in any company.
+
+    A convolution may round otherwise for another number of images. So a frozen encoder, whose
+    features may be kept, always sees ``ALIKE_IMAGES`` at a time; the last ones are padded.
+    """
+    parts = []
+    for chunk in pixel_values.split(ALIKE_IMAGES):
+        padding = chunk[:1].expand(ALIKE_IMAGES - len(chunk), *chunk.shape[1:])
+        parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])
+    return torch.cat(parts)
 
 
 def require_size(image: np.ndarray, size: int) -> None:

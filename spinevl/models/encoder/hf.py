@@ -88,6 +88,11 @@ class HFVisionEncoder(Encoder):
         features = states[self.select_layer]
         return features[:, 1:] if self.drops_class_token else features
 
+    def identity(self) -> str:
+        """See Encoder; with the tower's config and the image processor's."""
+        config = self.vision.config.to_json_string()
+        return "\n".join([super().identity(), config, self.processor.to_json_string()])
+
     def save_description(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json, so that ``path=folder`` rebuilds this."""
         self.vision.config.save_pretrained(folder)

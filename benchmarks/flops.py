@@ -1,0 +1,57 @@
+"""Floating-point operations that a model needs, padding and repetition not counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from spinevl.models.vlm import VLM
+from spinevl.schema.batch import Batch
+
+
+def matmul_rate(*, side: int = 2048, repeats: int = 5) -> float:
+    """The machine's float32 matrix product, best of some, in FLOP/s."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def linear(module: nn.Module, *, skip: tuple[str, ...] = ()) -> int:
+    """Multiply-adds a token in a module's matrix products, times two."""
+    return 2 * sum(
+        child.weight.numel()
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear) and not name.endswith(skip)
+    )
+
+
+def encoder(model: VLM, images: int) -> float:
+    """Encoding some images: linear layers, patch embedding and attention."""
+    vision: Any = model.encoder.vision  # type: ignore[attr-defined]
+    config = vision.config
+    tokens = (config.image_size // config.patch_size) ** 2 + 1
+    patches = 2 * 3 * config.patch_size**2 * config.hidden_size * tokens
+    attention = 4 * tokens**2 * config.hidden_size * config.num_hidden_layers
+    return images * (tokens * linear(vision) + patches + attention)
+
+
+def decoder(model: VLM, batch: Batch) -> float:
+    """Reading a batch: linear layers for each token once, attention where a token may see."""
+    config = model.llm.model.config
+    tokens = batch.tokens * linear(model.llm.model, skip=("lm_head",))
+    pairs = sum(int(one.sees.sum()) for one in batch.attention)
+    attention = 4 * pairs * config.hidden_size * config.num_hidden_layers
+    predicted = len(torch.unique(batch.target_source))
+    return tokens + attention + 2 * predicted * config.hidden_size * config.vocab_size
+
+
+def connector(model: VLM, images: int) -> float:
+    """Projecting the features of some images."""
+    return images * model.tokens_per_image * linear(model.connector)

@@ -1,0 +1,325 @@
+"""The measurements: alternating in one run, medians of several rounds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import flops, naive, subject
+from spinevl.data.datamodule import by_patient
+from spinevl.data.image_store import ImageStore
+from spinevl.data.weighting import LossWeights
+from spinevl.inference.assemble import collator_of
+from spinevl.inference.predictor import Predictor
+from spinevl.models.features import FeatureCache
+from spinevl.models.vlm import VLM
+from spinevl.schema.record import Record
+
+QUESTIONS = 18
+
+
+def measure(scratch: Path, options: Any) -> dict[str, Any]:
+    """All results by name."""
+    small = {"width": 192, "layers": 2} if options.quick else {}
+    nodes = subject.parts(scratch, **small)
+    records = subject.patients(options.cache, count=4)
+    results: dict[str, Any] = {"rounds": options.rounds, "threads": torch.get_num_threads()}
+    results["predict"] = predict(nodes, records, scratch, options.rounds)
+    say("predict", results["predict"])
+    results["train"] = train(nodes, records, scratch, options.rounds)
+    say("train", results["train"])
+    results["memory"] = memory(nodes, records, scratch)
+    say("memory", results["memory"])
+    results["sweep"] = sweep(nodes, scratch, options.cache)
+    say("sweep", results["sweep"])
+    results["commands"] = commands(options.cache, scratch, options.rounds)
+    say("commands", results["commands"])
+    results["growth"] = growth(scratch, options, small)
+    return results
+
+
+def say(name: str, result: Any) -> None:
+    """Progress on the terminal."""
+    print(name, json.dumps(result), flush=True)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def predictor(model: VLM, cache: Path | None) -> Predictor:
+    """Ours, with its defaults; decoded images are not kept from run to run."""
+    features = None if cache is None else FeatureCache(cache, max_bytes=10**11)
+    return Predictor(model, tasks=subject.tasks(), images=ImageStore(), cache=features)
+
+
+def frozen(nodes: dict[str, Any]) -> VLM:
+    """The model to predict with: no adapters."""
+    tuning = {**nodes["tuning"], "llm": "frozen", "connector": "frozen"}
+    return subject.model({**nodes, "tuning": tuning})
+
+
+def predict(
+    nodes: dict[str, Any], records: list[Record], scratch: Path, rounds: int
+) -> dict[str, Any]:
+    """Seconds a patient of 18 closed questions, and the share of the matmul rate."""
+    model = frozen(nodes)
+    n_patients = len(records) // QUESTIONS
+    warm = scratch / "warm"
+    predictor(model, warm).predict(records)  # fills the cache, and warms everything up
+    batch = predictor(model, None).collate(by_patient(records))
+    images = len(batch.pixel_values)
+    work = flops.decoder(model, batch) + flops.connector(model, images)
+    cold_work = work + flops.encoder(model, images)
+    seconds: dict[str, list[float]] = {name: [] for name in ("naive 1", "naive 8", "cold", "warm")}
+    shares: dict[str, list[float]] = {"cold": [], "warm": []}
+    for number in range(rounds):
+        rate = flops.matmul_rate()
+        seconds["naive 1"].append(
+            timed(lambda: naive.predict(model, records[:QUESTIONS], batch_size=1))
+        )
+        seconds["naive 8"].append(
+            timed(lambda: naive.predict(model, records[: 2 * QUESTIONS], batch_size=8)) / 2
+        )
+        for name, cache in (("cold", scratch / f"cold{number}"), ("warm", warm)):
+            model.llm.use_tree_attention()
+            ours = predictor(model, cache)
+            spent = timed(lambda ours=ours: ours.predict(records))
+            seconds[name].append(spent / n_patients)
+            after = flops.matmul_rate()
+            done = cold_work if name == "cold" else work
+            shares[name].append(done / spent / statistics.mean([rate, after]))
+            rate = after
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "seconds_a_patient": medians,
+        "all": seconds,
+        "speedup": {
+            f"{ours} over {plain}": statistics.median(
+                p / o for p, o in zip(seconds[plain], seconds[ours], strict=True)
+            )
+            for ours in ("cold", "warm")
+            for plain in ("naive 1", "naive 8")
+        },
+        "matmul_share": {name: statistics.median(values) for name, values in shares.items()},
+        "matmul_gflops": rate / 1e9,
+        "tokens_a_patient": batch.tokens / n_patients,
+        "tokens_unshared": batch.sequence_tokens / n_patients,
+        "images_a_patient": images / n_patients,
+    }
+
+
+def train(
+    nodes: dict[str, Any], records: list[Record], scratch: Path, rounds: int
+) -> dict[str, Any]:
+    """Questions a second in training, LoRA on a frozen encoder; one patient an optimizer step."""
+    losses: dict[str, list[float]] = {"naive": [], "ours": []}
+    seconds: dict[str, list[float]] = {"naive": [], "ours": []}
+    shares = []
+    groups = by_patient(records)
+    steps = {"naive": _naive_step(subject.model(nodes)), "ours": None}
+    model = subject.model(nodes)
+    steps["ours"], batch = _our_step(model, records, groups, scratch)
+    # forward and the activations' backward; the frozen weights have no gradient of their own
+    work = 2 * (flops.decoder(model, batch) + flops.connector(model, len(batch.features)))
+    for number in range(max(rounds, 2)):
+        group = groups[number % len(groups)]
+        for name, step in steps.items():
+            rate = flops.matmul_rate()
+            start = time.perf_counter()
+            losses[name].append(step(group))  # type: ignore[misc]
+            seconds[name].append(time.perf_counter() - start)
+            if name == "ours":
+                shares.append(work / seconds[name][-1] / rate)
+    pairs = list(zip(seconds["naive"], seconds["ours"], strict=True))
+    return {
+        "questions_a_second": {
+            name: QUESTIONS / statistics.median(values) for name, values in seconds.items()
+        },
+        "speedup": statistics.median(plain / ours for plain, ours in pairs),
+        "losses": losses,
+        "largest_loss_difference": max(
+            abs(a - b) for a, b in zip(losses["naive"], losses["ours"], strict=True)
+        ),
+        "matmul_share": statistics.median(shares),
+    }
+
+
+def _optimizer(model: VLM) -> torch.optim.Optimizer:
+    model.train()
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+
+def _naive_step(model: VLM) -> Callable[[Any], float]:
+    """A step in padded batches of four questions; the loss a mean over the step's tokens."""
+    optimizer = _optimizer(model)
+    model.llm.model.set_attn_implementation("sdpa")
+
+    def step(group: list[tuple[int, Record]]) -> float:
+        optimizer.zero_grad()
+        total, tokens = 0.0, 0
+        for start in range(0, len(group), 4):
+            loss, count = naive.loss(model, [record for _, record in group[start : start + 4]])
+            loss.backward()
+            total, tokens = total + loss.item(), tokens + count
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= tokens
+        optimizer.step()
+        return total / tokens
+
+    return step
+
+
+def _our_step(
+    model: VLM, records: list[Record], groups: list[Any], scratch: Path
+) -> tuple[Callable[[Any], float], Any]:
+    optimizer = _optimizer(model)
+    images = ImageStore()
+    model.encoder.eval()
+    features = FeatureCache(scratch / "train", max_bytes=10**11).features(
+        model.encoder, [p for r in records for p in r.images], load=images.__getitem__
+    )
+    weights = LossWeights(records, subject.tasks(), class_weights="none")
+    collate = collator_of(model, subject.tasks(), images=images, weights=weights, features=features)
+
+    def step(group: Any) -> float:
+        optimizer.zero_grad()
+        batch = collate([group])
+        loss = -model(batch).sum() / batch.loss_tokens
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, collate([groups[0]])
+
+
+def memory(nodes: dict[str, Any], records: list[Record], scratch: Path) -> dict[str, float]:
+    """Peak memory in GB of one patient, each path in a process of its own."""
+    result = {}
+    for name in ("naive 1", "naive 8", "cold", "train naive", "train ours"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            peak = alone.submit(_peak, name, nodes, records[:QUESTIONS], scratch / f"m{name}")
+            result[name] = peak.result() / 1e9
+    return result
+
+
+def _peak(name: str, nodes: Any, records: list[Record], scratch: Path) -> int:
+    torch.set_num_threads(2)
+    if name.startswith("naive"):
+        naive.predict(frozen(nodes), records, batch_size=int(name[-1]))
+    elif name == "cold":
+        predictor(frozen(nodes), scratch).predict(records)
+    else:
+        model, groups = subject.model(nodes), by_patient(records)
+        ours = name.endswith("ours")
+        step = _our_step(model, records, groups, scratch)[0] if ours else _naive_step(model)
+        step(groups[0])
+    # the high-water mark of this process alone; ru_maxrss would be handed down by the parent
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def sweep(nodes: dict[str, Any], scratch: Path, cache: Path) -> dict[str, int]:
+    """Images encoded by the jobs of a sweep over ``sag_image``, one patient."""
+    model = frozen(nodes)
+    features = FeatureCache(scratch / "sweep", max_bytes=10**11)
+    result = {}
+    for slices in ((6,), (5, 6, 7), (7, 6)):
+        records = subject.patients(cache, count=1, sag_image=slices)
+        table = features.features(
+            model.encoder,
+            [path for record in records for path in record.images],
+            load=ImageStore().__getitem__,
+        )
+        assert table is not None
+        result[f"sag_image={list(slices)}"] = table.encoded
+    return result
+
+
+def commands(cache: Path, scratch: Path, rounds: int) -> dict[str, float]:
+    """Seconds of whole commands: the help page, and a build of 400 patients, 3 separate slices."""
+    tasks = "task=[qd,sl,zjppt,zyzg,positioning]"
+    build = ["build", "data=phantom", "data.n_train=320", "data.n_dev=80", "data.n_test=1"]
+    build += [tasks, "sag_image=[5,6,7]", "sag_type=separate", f"cache_dir={cache}"]
+    build += [f"hydra.run.dir={scratch}/build"]
+
+    def run(arguments: list[str]) -> None:
+        command = [sys.executable, "-m", "spinevl", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    run(build)  # renders where the cache lacks the cohort
+    return {
+        "help": statistics.median(timed(lambda: run(["--help"])) for _ in range(rounds)),
+        **{
+            f"build split={name}": statistics.median(
+                timed(lambda name=name: run([*build, f"split={name}"])) for _ in range(rounds)
+            )
+            for name in ("head", "stratified")
+        },
+        "build --cfg job (start-up alone)": statistics.median(
+            timed(lambda: run([*build, "--cfg", "job"])) for _ in range(rounds)
+        ),
+    }
+
+
+def growth(scratch: Path, options: Any, small: dict[str, int]) -> dict[str, Any]:
+    """Seconds a patient of ours, features warm: patients, slices, image tokens, LLM width."""
+    result: dict[str, dict[str, float]] = {}
+
+    def spent(name: str, nodes: dict[str, Any], records: list[Record]) -> float:
+        model = frozen(nodes)
+        cache = scratch / "growth"
+        predictor(model, cache).predict(records[:QUESTIONS])
+        ours = predictor(model, cache)
+        ours.cache.features(  # type: ignore[union-attr]
+            model.encoder,
+            [path for record in records for path in record.images],
+            load=ours.collate.images.__getitem__,
+        )
+        value = timed(lambda: ours.predict(records)) / (len(records) // QUESTIONS)
+        print(name, f"{value:.2f} s a patient", flush=True)
+        return value
+
+    nodes = subject.parts(scratch, **small)
+    counts = (1, 2) if options.quick else (1, 4, 16, 64)
+    everybody = subject.patients(options.cache, count=max(counts))
+    result["patients"] = {
+        str(n): spent(f"{n} patients", nodes, everybody[: n * QUESTIONS]) for n in counts
+    }
+    result["slices"] = {
+        str(len(s)): spent(
+            f"slices {s}", nodes, subject.patients(options.cache, count=1, sag_image=s)
+        )
+        for s in ((6,), (5, 6), (5, 6, 7))
+    }
+    one = everybody[:QUESTIONS]
+    sizes = (
+        ((224, 32), (224, 16)) if options.quick else ((224, 32), (224, 16), (384, 24), (336, 14))
+    )
+    result["image tokens"] = {
+        str((size // patch) ** 2): spent(
+            f"{size}/{patch}", subject.parts(scratch, image_size=size, patch=patch, **small), one
+        )
+        for size, patch in sizes
+    }
+    widths = (192, 384) if options.quick else (192, 384, 768, 1152)
+    layers = small.get("layers", 12)
+    result["LLM width"] = {
+        str(width): spent(f"width {width}", subject.parts(scratch, width=width, layers=layers), one)
+        for width in widths
+    }
+    return result

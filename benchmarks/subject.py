@@ -1,0 +1,128 @@
+"""The fixed model and patients that are measured: seeds, no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spinevl.data.phantom.source import PhantomSource
+from spinevl.data.records import build_records
+from spinevl.models.vlm import VLM
+from spinevl.schema.record import Record
+from spinevl.schema.task import Task
+
+
+def parts(
+    folder: Path, *, width: int = 768, image_size: int = 224, patch: int = 32, layers: int = 12
+) -> dict[str, Any]:
+    """Config nodes of a CLIP ViT-B encoder, mlp2x_gelu and a Qwen2 decoder with random weights.
+
+    Args:
+        folder: where the two Hugging Face configs are written.
+        width: of the decoder; heads of 64, a third of them for keys and values.
+        image_size, patch: of the encoder: (image_size / patch)^2 tokens an image.
+        layers: of the decoder.
+    """
+    import json
+
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, Qwen2Config
+
+    encoder, llm = folder / f"clip-{image_size}-{patch}", folder / f"qwen2-{width}-{layers}"
+    CLIPVisionConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        image_size=image_size,
+        patch_size=patch,
+    ).save_pretrained(encoder)
+    size = {"height": image_size, "width": image_size}
+    CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(
+        encoder
+    )
+    Qwen2Config(
+        vocab_size=32000,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=max(1, width // 192),
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+    ).save_pretrained(llm)
+    for file in (Path(__file__).parents[1] / "spinevl/models/tiny_tokenizer").iterdir():
+        if file.name != "config.json":
+            (llm / file.name).write_bytes(file.read_bytes())
+    assert json.loads((llm / "config.json").read_text())["vocab_size"] == 32000
+    return {
+        "encoder": {
+            "_target_": "spinevl.models.encoder.hf.HFVisionEncoder",
+            "path": str(encoder),
+            "kind": "clip",
+            "pretrained": False,
+        },
+        "connector": {
+            "_target_": "spinevl.models.connector.mlp.MLPConnector",
+            "_partial_": True,
+            "layers": 2,
+        },
+        "llm": {
+            "_target_": "spinevl.models.llm.HFCausalLM",
+            "path": str(llm),
+            "pretrained": False,
+        },
+        "tuning": {
+            "encoder": "frozen",
+            "connector": "full",
+            "llm": "lora",
+            "lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": None},
+        },
+    }
+
+
+def model(nodes: dict[str, Any]) -> VLM:
+    """The model of these nodes, the same weights each time."""
+    import torch
+
+    from spinevl.inference.assemble import assemble
+
+    torch.manual_seed(0)
+    return assemble(nodes).eval()
+
+
+def tasks() -> dict[str, Task]:
+    """The four graded tasks: 18 closed questions a patient."""
+    from spinevl.config import official_tasks
+
+    return {name: task for name, task in official_tasks().items() if task.closed}
+
+
+def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Record]:
+    """The questions of ``count`` phantoms with their answers, patient by patient."""
+    from omegaconf import OmegaConf
+
+    from spinevl.config import CONF_DIR
+
+    chosen = tasks()
+    prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")
+    cohort = PhantomSource(n_train=max(count, 2), n_dev=1, n_test=1).load(
+        tasks=chosen,
+        known_tasks=chosen,
+        sag_image=sag_image,
+        subsets={"train"},
+        cache_dir=cache,
+    )
+    return [
+        record
+        for patient in cohort.patients[:count]
+        for task in chosen.values()
+        for record in build_records(
+            [patient],
+            task=task,
+            template=prompts.templates[task.name],
+            sag_image=list(sag_image),
+            separate=False,
+            images_root=cohort.train_images,
+            answers="truth",
+        )
+    ]
