@@ -128,9 +128,10 @@ class Collator:
         if longest > self.max_length:
             return Problem(
                 where,
-                f"at most {self.max_length} tokens",
+                f"at most {self.max_length} tokens (llm.max_length, or what the model's positions "
+                "or sliding window allow)",
                 f"{longest}",
-                "shorten the prompt, show fewer images, or raise llm.max_length",
+                "shorten the prompt, show fewer images, or choose another model",
             )
         return None
 
@@ -199,6 +200,7 @@ class Collator:
                 sources.append(targets[:, 0] + number * length)
                 ids.append(targets[:, 1])
         direct = self._direct(groups, paths)
+        predicting, target_row = np.unique(np.concatenate(sources), return_inverse=True)
         blocks, order = attention_blocks(rows, length=length)
         return Batch(
             input_ids=torch.from_numpy(np.maximum(symbols, 0)),
@@ -209,7 +211,8 @@ class Collator:
             pixel_values=self._pixels(paths),
             features=None if self.features is None else self.features(list(paths)),
             movable=torch.tensor(self._movable(groups, paths)),
-            target_source=torch.from_numpy(np.concatenate(sources)),
+            predicting=torch.from_numpy(predicting),
+            target_row=torch.from_numpy(target_row),
             target_id=torch.from_numpy(np.concatenate(ids)),
             target_sequence=torch.from_numpy(np.concatenate(owners)),
             sequence_question=torch.tensor([one.question for one in sequences]),

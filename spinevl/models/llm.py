@@ -63,6 +63,10 @@ class CausalLM(nn.Module):
         tree_attention.register()
         self.model.set_attn_implementation(tree_attention.NAME)
 
+    def compile(self, **options: Any) -> None:
+        """Compile the decoder in place; ``options`` as of torch.compile."""
+        self.model.base_model.compile(**{"dynamic": True, **options})
+
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids [B, L] -> [B, L, dim]."""
         return self.model.get_input_embeddings()(input_ids)

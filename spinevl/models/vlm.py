@@ -59,10 +59,10 @@ class VLM(nn.Module):
         tree = Tree.of(batch.attention, batch.attention_order, dtype=embeddings.dtype)
         # 3. read every shared token once                                         [B, L, D]
         hidden = self.llm.hidden(embeddings, tree, batch.position_ids)
-        # 4. logits only where something is predicted                             [T, V]
-        logits = self.llm.logits(hidden.flatten(0, 1)[batch.target_source])
+        # 4. logits only where something is predicted, once for all options       [R, V]
+        logits = self.llm.logits(hidden.flatten(0, 1).index_select(0, batch.predicting))
         logprobs = torch.log_softmax(logits.float(), dim=-1)
-        return logprobs.gather(1, batch.target_id.unsqueeze(1)).squeeze(1)
+        return logprobs[batch.target_row, batch.target_id]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""

@@ -42,7 +42,8 @@ class Batch:
             ``features``.
         features: [U, N, dim] what the encoder made of the images earlier; None without a cache.
         movable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
-        target_source: [T] flat index (b * L + i) of the token that predicts.
+        predicting: [R] flat index (b * L + i) of each token that predicts anything.
+        target_row: [T] which of them predicts a target.
         target_id: [T] the token to predict.
         target_sequence: [T] which sequence it belongs to.
         sequence_question: [S] which question a sequence answers.
@@ -65,7 +66,8 @@ class Batch:
     pixel_values: torch.Tensor
     features: torch.Tensor | None
     movable: torch.Tensor
-    target_source: torch.Tensor
+    predicting: torch.Tensor
+    target_row: torch.Tensor
     target_id: torch.Tensor
     target_sequence: torch.Tensor
     sequence_question: torch.Tensor

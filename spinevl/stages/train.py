@@ -109,6 +109,8 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         total_steps=total_steps,
         seed=cfg.seed,
     )
+    if options.compile:
+        model.llm.compile()
     module.train()
     for part in frozen:  # what does not learn drops nothing out
         getattr(model, part).eval()

@@ -69,7 +69,18 @@ class DevScore(pl.Callback):
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score."""
 
-    FIELDS = ("step", "epoch", "loss", "loss/answer", "loss/direct", "lr", "dev/score", "seconds")
+    FIELDS = (
+        "step",
+        "epoch",
+        "loss",
+        "loss/answer",
+        "loss/direct",
+        "lr",
+        "dev/score",
+        "tokens_per_second",
+        "padding_share",
+        "seconds",
+    )
 
     def __init__(self, path: Path, *, every: int = 10) -> None:
         self.path = path
@@ -131,6 +142,8 @@ class Clock(pl.Callback):
         self.tokens += batch.tokens
         self.places += batch.input_ids.numel()
         self.sequence_tokens += batch.sequence_tokens
+        report = self.report()
+        pl_module.log_dict({name: report[name] for name in ("tokens_per_second", "padding_share")})
 
     def report(self) -> dict[str, float]:
         """What ``train.json`` says of speed."""

@@ -13,6 +13,7 @@ from spinevl.data.blocks import attention_blocks
 from spinevl.data.tree import pack
 from spinevl.inference.assemble import assemble, load_model
 from spinevl.models.checkpoint import save_checkpoint
+from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
@@ -84,7 +85,8 @@ def packed(model: VLM, *, share: bool) -> Batch:
         pixel_values=model.encoder.transform(image)[None],
         features=None,
         movable=torch.ones(1, dtype=torch.bool),
-        target_source=torch.tensor(source),
+        predicting=torch.tensor(source),
+        target_row=torch.arange(len(source)),
         target_id=torch.tensor(target),
         target_sequence=torch.tensor(owner),
         sequence_question=torch.arange(2),
@@ -115,7 +117,7 @@ def test_packing_is_exact_for_every_family(shared: Path, llm: str) -> None:
         visual = model.visual_tokens(apart.pixel_values)
         embeddings = splice(model.llm.embed(apart.input_ids), visual, apart.visual_index)
         logits = model.llm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
-    plain = logits.flatten(0, 1)[apart.target_source, apart.target_id]
+    plain = logits.flatten(0, 1)[apart.predicting, apart.target_id]
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
 
 
@@ -168,3 +170,39 @@ def test_a_part_that_is_not_there_is_one_line(shared: Path, tmp_path: Path) -> N
         assemble(nodes)
     assert len(caught.value.problems) == 1
     assert "llm.path" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("select_layer", [0, 1, 3, -1, -2, -4])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_layers_above_the_selected_one_are_not_computed(
+    tmp_path: Path, kind: str, select_layer: int
+) -> None:
+    import transformers
+
+    name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
+    config = getattr(transformers, f"{name}VisionConfig")(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=16,
+    )
+    config.save_pretrained(tmp_path)
+    getattr(transformers, f"{name}ImageProcessorPil")().save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    encoder = HFVisionEncoder(
+        path=str(tmp_path),
+        kind=kind,  # type: ignore[arg-type]
+        select_layer=select_layer,
+        select_feature="cls_patch",
+        pretrained=False,
+    ).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        states = encoder.vision(pixels, output_hidden_states=True).hidden_states
+        ours = encoder(pixels)
+        assert torch.equal(ours, states[select_layer])
+        for layer in encoder.vision.encoder.layers[encoder.depth :]:
+            layer.forward = None  # called, it would fail
+        assert torch.equal(encoder(pixels), ours)

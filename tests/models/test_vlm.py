@@ -160,3 +160,12 @@ def test_loss_weights_follow_the_score(records: list[Record]) -> None:
         total[record.task] += weights[record]
     for name, task in TASKS.items():
         assert total[name] / len(records) == pytest.approx(task.weight)
+
+
+def test_the_decoder_compiles_without_a_break(records: list[Record]) -> None:
+    model = tiny_model()
+    batch = collator(model, packing="tree")(by_patient(records))
+    with torch.inference_mode():
+        plain = model(batch)
+    model.llm.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(model(batch), plain, atol=1e-5, rtol=0)

@@ -11,7 +11,7 @@ from spinevl.training.normalise import mean_over_ranks
 
 
 def test_one_rank_keeps_its_value() -> None:
-    assert mean_over_ranks(7.0, like=torch.zeros(1)).item() == 7.0
+    assert mean_over_ranks(7.0, like=torch.zeros(1)) == 7.0
 
 
 def _rank(rank: int, store: str) -> None:

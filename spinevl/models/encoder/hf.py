@@ -76,6 +76,7 @@ class HFVisionEncoder(Encoder):
                 f"encoder.select_layer={select_layer}: expected {-layers - 1} to {layers} "
                 f"for this encoder of {layers} layers"
             )
+        self.depth = select_layer if select_layer >= 0 else layers + 1 + select_layer
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
         """uint8 [H, W] -> [3, H, W] through the encoder's own image processor."""
@@ -84,9 +85,15 @@ class HFVisionEncoder(Encoder):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 3, H, W] -> [U, tokens, dim]."""
-        states = self.vision(pixel_values, output_hidden_states=True).hidden_states
-        features = states[self.select_layer]
-        return features[:, 1:] if self.drops_class_token else features
+        tower = getattr(self.vision, "vision_model", self.vision)
+        hidden = tower.embeddings(pixel_values)
+        if hasattr(tower, "pre_layrnorm"):  # CLIP's; transformers spells it so
+            hidden = tower.pre_layrnorm(hidden)
+        for layer in tower.encoder.layers[
+            : self.depth
+        ]:  # layers above the selected one add nothing
+            hidden = layer(hidden, attention_mask=None)
+        return hidden[:, 1:] if self.drops_class_token else hidden
 
     def identity(self) -> str:
         """See Encoder; with the tower's config and the image processor's."""
