@@ -36,10 +36,12 @@ def encoder(model: VLM, images: int) -> float:
     """Encoding some images: linear layers, patch embedding and attention."""
     vision: Any = model.encoder.vision  # type: ignore[attr-defined]
     config = vision.config
+    depth = model.encoder.depth  # type: ignore[attr-defined]  # layers above it are not computed
     tokens = (config.image_size // config.patch_size) ** 2 + 1
     patches = 2 * 3 * config.patch_size**2 * config.hidden_size * tokens
-    attention = 4 * tokens**2 * config.hidden_size * config.num_hidden_layers
-    return images * (tokens * linear(vision) + patches + attention)
+    attention = 4 * tokens**2 * config.hidden_size * depth
+    layers = sum(linear(layer) for layer in vision.encoder.layers[:depth])
+    return images * (tokens * layers + patches + attention)
 
 
 def decoder(model: VLM, batch: Batch) -> float:

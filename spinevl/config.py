@@ -61,7 +61,7 @@ def official_tasks() -> dict[str, Task]:
 
 
 def cache_dir(cfg: DictConfig) -> Path:
-    """The cache folder of rendered images and built records; absolute, perhaps not there yet."""
+    """The cache folder of rendered images and features; absolute, perhaps not there yet."""
     return Path(cfg.cache_dir).expanduser().absolute()
 
 

@@ -57,7 +57,7 @@ class PredictMode(StrEnum):
 
 
 class Packing(StrEnum):
-    """How sequences are laid out; the results are the same."""
+    """How sequences are laid out; what a batch gives is the same."""
 
     tree = "tree"
     plain = "plain"

@@ -222,7 +222,7 @@ class Collator:
             direct_label=torch.tensor([target[2] for target in direct], dtype=torch.long),
             direct_weight=torch.tensor([target[3] for target in direct], dtype=torch.float32),
             loss_tokens=float(sum(len(one) for one in ids)),
-            loss_targets=float(len(direct)),
+            loss_targets=float(max(len(direct), 1)),
             questions=tuple(questions),
             sequence_label=tuple(one.label for one in sequences),
             tokens=sum(len(row.symbols) for row in rows),

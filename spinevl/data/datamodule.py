@@ -103,7 +103,7 @@ class Steps:
         tokens = sum(batch.loss_tokens for batch in step) / self.accumulate
         targets = sum(batch.loss_targets for batch in step) / self.accumulate
         for batch in step:
-            yield replace(batch, loss_tokens=tokens, loss_targets=targets)
+            yield replace(batch, loss_tokens=tokens, loss_targets=max(targets, 1.0))
 
 
 class PatientDataModule(pl.LightningDataModule):

@@ -25,7 +25,7 @@ from spinevl.schema.task import Task
 NOTES = {
     "ci95": "percentile bootstrap over patients",
     "level_majority": "each level's most frequent training label, ties to the lower; "
-    "alignment abnormal everywhere, for normal everywhere scores 0; a vertebra's mean training box",
+    "alignment abnormal everywhere, for normal everywhere scores 0",
     "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
     "for normal everywhere scores 0",
     "swapped_images": "the same checkpoint shown another patient's images",
@@ -91,11 +91,13 @@ def evaluate(
         theirs["paired"] = {
             key: {"delta": float(delta[0]), "ci95": _interval(delta)}
             for key in own
-            if key in distribution and len(own[key]) == len(distribution[key])
+            if key in distribution and len(own[key]) == len(distribution[key]) > 0
             for delta in [own[key] - distribution[key]]
         }
         metrics["controls"][name] = theirs
     metrics["notes"] = {key: NOTES[key] for key in ("ci95", *metrics["controls"]) if key in NOTES}
+    if (control_boxes or {}).get("level_majority"):
+        metrics["notes"]["level_majority"] += "; boxes: each vertebra's mean training box"
     return metrics
 
 

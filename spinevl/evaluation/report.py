@@ -62,7 +62,7 @@ def write_report(
         warnings=[PHANTOM, CLINICAL, PRIVACY] if synthetic else [CLINICAL, PRIVACY],
         panels=[_panel(metrics, score_key, "Score" if score_key == "score" else "Partial score")]
         + [_panel(metrics, task.name, f"{task.title} · {_metric(task)}") for task in closed],
-        paired=_paired(metrics, score_key, closed),
+        paired=_paired(metrics, score_key, list(tasks.values())),
         confusions=[_confusion(metrics[task.name], task) for task in closed],
         levels=[_levels(metrics, task) for task in closed if task.levels],
         positioning=[
@@ -83,7 +83,10 @@ def write_report(
         f"{metrics['n_patients']} patients; {metrics.get('selection', '')}.",
         as_markdown(rows(metrics, tasks)),
         "95 % intervals by bootstrap over patients.",
-        *(f"- {one['name']}: {one['text']}" for one in _paired(metrics, score_key, closed)),
+        *(
+            f"- {one['name']}: {one['text']}"
+            for one in _paired(metrics, score_key, list(tasks.values()))
+        ),
     ]
     write_text_atomic(
         out / "report.md", "\n\n".join(lines[:5]) + "\n\n" + "\n".join(lines[5:]) + "\n"
@@ -129,21 +132,30 @@ def _paired(
     """A sentence a control: the difference, its interval, and whether it is clear."""
     lines = []
     for name, control in metrics["controls"].items():
-        pair = control["paired"].get(score_key)
-        if pair is None:
-            continue
-        low, high = pair["ci95"]
-        verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
-        text = f"{pair['delta']:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
+        against = f"model minus {NAMES.get(name, name)}"
         by_task = [
             f"{task.title} {control['paired'][task.name]['delta']:+.3f}"
             for task in tasks
-            if task.name in control["paired"]
+            if task.closed and task.name in control["paired"]
         ]
-        lines.append(
-            {"name": f"model minus {NAMES.get(name, name)}", "text": text, "tasks": by_task}
-        )
+        if pair := control["paired"].get(score_key):
+            lines.append({"name": against, "text": _difference(pair), "tasks": by_task})
+        lines += [
+            {
+                "name": f"{against}, {task.title}",
+                "text": _difference(control["paired"][task.name]),
+                "tasks": [],
+            }
+            for task in tasks
+            if not task.closed and task.name in control["paired"]
+        ]
     return lines
+
+
+def _difference(pair: Mapping[str, Any]) -> str:
+    low, high = pair["ci95"]
+    verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
+    return f"{pair['delta']:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
 
 
 def _confusion(scores: Mapping[str, Any], task: Task) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from spinevl.schema.errors import Problem, UserError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Features of a frozen encoder, kept on disk: every image is encoded once, whoever asks for it.
 
 A folder an encoder holds segments, an array ``{name}.npy`` [n, tokens, dim] that is mapped into
-memory and its index ``{name}.json``. A segment is written beside and renamed, its index last, so
+memory and its index ``{name}.json``. A segment is written beside and renamed, its array last, so
 a reader never sees half of one. Jobs and ranks that need the same images take turns: the first
 encodes, the others find.
 """
@@ -13,15 +13,18 @@ import inspect
 import json
 import logging
 import os
+import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from spinevl.models.encoder.base import ALIKE_IMAGES, Encoder, encode_alike
 from spinevl.schema.errors import UserError
@@ -101,6 +104,7 @@ class FeatureCache:
         try:
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(home / ".lock"):
+                _sweep(home)
                 rows = _read(home, set(first_of), shape=(encoder.tokens, encoder.dim))
                 missing = [key for key in first_of if key not in rows]
                 for start in range(0, len(missing), _SEGMENT_IMAGES):
@@ -110,7 +114,8 @@ class FeatureCache:
                         log.info("encoded %d of %d images", start + len(part), len(missing))
                 if missing:
                     rows |= _read(home, set(missing), shape=(encoder.tokens, encoder.dim))
-            self._drop_oldest(keep=home)
+                used = {Path(row.filename) for row in rows.values()}
+            self._drop_oldest(used)
         except OSError as error:
             raise UserError(
                 f"cache_dir: {error.filename or home}: {error.strerror or error}; make room, name "
@@ -126,20 +131,26 @@ class FeatureCache:
             len(missing), len(first_of) - len(missing), {p: rows[key] for p, key in keys.items()}
         )
 
-    def _drop_oldest(self, *, keep: Path) -> None:
+    def _drop_oldest(self, used: set[Path]) -> None:
         """Remove whole segments, longest unused first, until the bound holds.
 
-        A job that has one mapped goes on reading it: its pages live until it is unmapped.
+        A job that has one mapped goes on reading it: its pages live until it is unmapped. Folders
+        where another job is at work are left alone.
         """
-        indexes = sorted(self.folder.glob("*/*.json"), key=lambda file: file.stat().st_mtime)
-        sizes = {file: _size(file.with_suffix(".npy")) for file in indexes}
-        total = sum(sizes.values())
-        for file in [one for one in indexes if one.parent != keep]:
-            if total <= self.max_bytes:
-                return
-            file.unlink(missing_ok=True)
-            file.with_suffix(".npy").unlink(missing_ok=True)
-            total -= sizes[file]
+        with FileLock(self.folder / ".lock"):
+            segments = [file for file in self.folder.glob("*/*.npy") if _stat(file)]
+            total = sum(_stat(file)[1] for file in segments)
+            for file in sorted(segments, key=_stat):
+                if total <= self.max_bytes:
+                    return
+                if file in used:
+                    continue
+                try:
+                    with FileLock(file.parent / ".lock", timeout=0):
+                        total -= _stat(file)[1]
+                        _remove(file)
+                except Timeout:
+                    continue
 
 
 def image_key(pixels: np.ndarray) -> str:
@@ -154,10 +165,12 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
     digest = hashlib.sha256()
     device = next(encoder.parameters()).device.type
     kind = type(encoder)
-    for part in (kind.__module__, kind.__qualname__, device, str(autocast), encoder.identity()):
+    modules = [one.__module__ for one in kind.__mro__ if issubclass(one, Encoder)]
+    sources = [inspect.getsource(sys.modules[name]) for name in modules]
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
+    for part in (kind.__qualname__, device, str(autocast), encoder.identity(), *sources, *versions):
         digest.update(part.encode() + b"\0")
-    digest.update(inspect.getsource(kind).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    for name, tensor in sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
@@ -174,21 +187,23 @@ def encode(
         return encode_alike(encoder, pixels).float().cpu().numpy()
 
 
-def _read(home: Path, keys: set[str], *, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The rows of ``keys`` that whole segments hold; what is damaged counts as not there."""
-    rows: dict[str, np.ndarray] = {}
-    for file in sorted(home.glob("*.json"), key=lambda one: one.stat().st_mtime):
+def _read(home: Path, keys: set[str], *, shape: tuple[int, int]) -> dict[str, Any]:
+    """The rows of ``keys`` that whole segments hold; what is damaged counts as not there.
+
+    Each row is a view of its segment's memory map.
+    """
+    rows: dict[str, Any] = {}
+    for file in sorted(home.glob("*.npy"), key=_stat):
         wanted = False
         try:
-            index = json.loads(file.read_text(encoding="utf-8"))
-            array = np.load(file.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+            index = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
             entries = list(zip(index["images"], index["crc32"], strict=True))
             if array.shape != (len(entries), *shape) or array.dtype != np.float32:
                 raise ValueError(f"an array of {array.dtype} {array.shape}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, EOFError) as error:
             log.warning("%s is damaged (%s); its images are encoded again", file, error)
-            file.unlink(missing_ok=True)
-            file.with_suffix(".npy").unlink(missing_ok=True)
+            _remove(file)
             continue
         for number, (key, crc) in enumerate(entries):
             if key not in keys:
@@ -210,22 +225,43 @@ def _write(
     load: Callable[[str], np.ndarray],
     autocast: torch.dtype | None,
 ) -> None:
-    """Encode images (key, path) into a segment of their own."""
-    for left in home.glob("*.part"):  # of a job that was killed; we hold the lock
-        left.unlink()
+    """Encode images (key, path) into a segment of their own; the index first, then the array."""
     name = uuid.uuid4().hex
     beside = home / f"{name}.part"
-    shape = (len(images), encoder.tokens, encoder.dim)
-    array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
+        "fortran_order": False,
+        "shape": (len(images), encoder.tokens, encoder.dim),
+    }
     checks = []
-    for start, features in _encoded(encoder, [path for _, path in images], load, autocast):
-        array[start : start + len(features)] = features
-        checks += [zlib.crc32(np.ascontiguousarray(one).data) for one in features]
-    array.flush()
-    del array
-    beside.rename(home / f"{name}.npy")
+    # written, not mapped: a full disk is then an error that can be told, not a dead process
+    with beside.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for features in _encoded(encoder, [path for _, path in images], load, autocast):
+            file.write(np.ascontiguousarray(features).data)
+            checks += [zlib.crc32(np.ascontiguousarray(one).data) for one in features]
+        file.flush()
+        os.fsync(file.fileno())
     index = {"images": [key for key, _ in images], "crc32": checks}
     write_text_atomic(home / f"{name}.json", json.dumps(index))
+    beside.rename(home / f"{name}.npy")
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed jobs left; under the folder's lock."""
+    for left in home.glob("*.part"):
+        left.unlink()
+    for index in home.glob("*.json"):
+        if not index.with_suffix(".npy").exists():
+            index.unlink()
+    for array in home.glob("*.npy"):
+        if not array.with_suffix(".json").exists():
+            array.unlink()
+
+
+def _remove(array: Path) -> None:
+    array.unlink(missing_ok=True)
+    array.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _encoded(
@@ -233,14 +269,16 @@ def _encoded(
     paths: Sequence[str],
     load: Callable[[str], np.ndarray],
     autocast: torch.dtype | None,
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[np.ndarray]:
     for start in range(0, len(paths), _BATCH_IMAGES):
         images = [load(path) for path in paths[start : start + _BATCH_IMAGES]]
-        yield start, encode(encoder, images, autocast=autocast)
+        yield encode(encoder, images, autocast=autocast)
 
 
-def _size(file: Path) -> int:
+def _stat(file: Path) -> tuple[float, int]:
+    """When a file was last used, and its bytes; zeros where it has just gone."""
     try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+        found = file.stat()
+    except FileNotFoundError:
+        return 0.0, 0
+    return found.st_mtime, found.st_size

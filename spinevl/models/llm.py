@@ -41,13 +41,13 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        if getattr(model.config, "attn_logit_softcapping", None):
+        if not tree_attention.separates_sequences(model):
             raise UserError(
-                f"llm: {model.config.model_type} caps its attention logits, which attention over "
-                "shared prefixes does not compute; choose another model"
+                f"llm: {model.config.model_type} does not read a token from its own sequence by "
+                "plain attention alone (recurrent layers, sinks, soft caps or code of its own), so "
+                "questions cannot share a row; choose another model"
             )
         self.model = model
-        self.use_tree_attention()
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.end_token = end_token
@@ -60,8 +60,7 @@ class CausalLM(nn.Module):
 
     def use_tree_attention(self) -> None:
         """Compute attention over prefix trees; generation goes on as before."""
-        tree_attention.register()
-        self.model.set_attn_implementation(tree_attention.NAME)
+        tree_attention.use(self.model)
 
     def compile(self, **options: Any) -> None:
         """Compile the decoder in place; ``options`` as of torch.compile."""

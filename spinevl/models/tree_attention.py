@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spinevl.schema.batch import AttentionBlocks
@@ -66,6 +66,10 @@ def tree_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     batch, heads, length, _ = query.shape
+    grouped = key.shape[1] != heads
+    if grouped and key.is_cuda:  # the kernels that take a mask there take no grouped heads
+        key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
+        grouped = False
     flat_query, flat_key, flat_value = (
         one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
     )  # [B * L, heads, d]
@@ -78,7 +82,7 @@ def tree_attention(
             attn_mask=mask,
             dropout_p=dropout,
             scale=scaling,
-            enable_gqa=key.shape[1] != heads,
+            enable_gqa=grouped,
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
@@ -91,7 +95,59 @@ def _gathered(flat: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return chosen.unflatten(0, places.shape).transpose(1, 2)
 
 
-def register() -> None:
-    """Tell transformers of the function; may be called again."""
+def use(model: Any) -> None:
+    """Make a Hugging Face decoder compute its attention over trees."""
     AttentionInterface.register(NAME, tree_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+
+
+@torch.no_grad()
+def separates_sequences(model: Any) -> bool:
+    """Whether two sequences packed as a tree give what each gives alone, tried on eight tokens.
+
+    Not so for decoders whose attention is their own code, has sinks or biases by place, or that
+    pass state along the row (recurrent and convolutional layers).
+    """
+    layers = set(getattr(model.config, "layer_types", None) or ())
+    if (
+        getattr(model, "_is_stateful", False)
+        or layers - {"full_attention", "sliding_attention"}
+        or getattr(model.config, "attn_logit_softcapping", None)
+    ):
+        return False  # eight tokens of a fresh model might not show it
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (8,), generator=generator).to(device)
+    branches = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6, 7]]
+    sees = torch.zeros(8, 8, dtype=torch.bool, device=device)
+    position_ids = torch.zeros(1, 8, dtype=torch.long, device=device)
+    for branch in branches:
+        for depth, place in enumerate(branch):
+            sees[place, branch[: depth + 1]] = True
+            position_ids[0, place] = depth
+    everywhere = torch.arange(8, device=device)[None]
+    training = model.training
+    model.eval()
+    try:
+        alone = [model.base_model(ids[None, branch]).last_hidden_state[0] for branch in branches]
+        embeddings = model.get_input_embeddings()(ids[None])
+        blocks = [AttentionBlocks(everywhere, everywhere, sees[None])]
+        use(model)
+        if model.config._attn_implementation != NAME:
+            return False
+        packed = model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=embeddings.new_zeros(1, 1, 1, 1),
+            position_ids=position_ids,
+            use_cache=False,
+            tree=Tree.of(blocks, everywhere[0], dtype=embeddings.dtype),
+        ).last_hidden_state[0]
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return False  # it does not even take the same arguments
+    finally:
+        model.train(training)
+    return all(
+        (packed[branch] - one).abs().max() <= 1e-4 * one.abs().max()
+        for branch, one in zip(branches, alone, strict=True)
+    )

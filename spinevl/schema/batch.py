@@ -87,6 +87,11 @@ class Batch:
         """The same batch with its tensors on ``device``."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def without_inputs(self) -> Batch:
+        """The same batch without what the model reads; what its answers belong to stays."""
+        empty = self.pixel_values.new_zeros(0)
+        return replace(self, pixel_values=empty, features=None, attention=(), attention_order=empty)
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""
         return self._each(lambda tensor: tensor.pin_memory())

@@ -170,7 +170,7 @@ def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
         "templates": dict(study.templates),
         "sag_image": list(study.sag_image),
         "sag_type": "separate" if study.separate else "joint",
-        "split": plain["split"],
+        "split": _with_absolute_paths(plain["split"]),
         "data": _with_absolute_paths(plain["data"]),
         "cohort": study.cohort.name,
         "synthetic": study.cohort.synthetic,
@@ -185,8 +185,8 @@ def _data_node(cfg: DictConfig, stored: Mapping[str, Any]) -> Any:
 
 
 def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A data node whose files are found from any working directory."""
-    paths = ("labels", "boxes", "train_images", "test_images", "test_labels")
+    """A data or split node whose files are found from any working directory."""
+    paths = ("labels", "boxes", "train_images", "test_images", "test_labels", "train", "dev")
     return {
         key: str(Path(value).expanduser().absolute()) if key in paths and value else value
         for key, value in node.items()

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from spinevl.evaluation.answers import Answers, answers_of
 from spinevl.evaluation.controls import all_majority, level_majority, mean_boxes
 from spinevl.evaluation.evaluate import evaluate
+from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
 from spinevl.stages.build import environment, fingerprint, write_records
@@ -29,6 +30,8 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     study = load_study(cfg, subsets)
     log.info("%s", study.cohort.name)
     asked = str(cfg.type_dataset)
+    if asked not in ("both", *subsets):
+        raise UserError(f"type_dataset={asked}: the data name no test patients")
     write_records(cfg, study, subsets if asked == "both" else (asked,), out=out)
     if study.cohort.synthetic:
         write_text_atomic(out / "test_truth.json", _truth_text(study))

@@ -55,7 +55,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     model = assemble(parts, trusted=list(cfg.trusted_targets))
     records = {side: study.records(side) for side in ("train", "dev")}
     sizes = HeadSizes.of(study.tasks)
-    precision = _precision(options.precision)
+    precision = _precision(options.precision, options.accelerator)
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     shared: dict[str, Any] = {
         "images": ImageStore(),
@@ -64,10 +64,10 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
     features = None
     frozen = [part for part in ("encoder", "llm") if parts["tuning"][part] == "frozen"]
-    # other true precisions change the encoder itself, after this
-    cached = "encoder" in frozen and not str(precision).endswith(("16-true", "64-true"))
-    if cached and (cache := feature_cache(cfg)) is not None:
-        features = _features(cache, model, records, shared["images"], precision)
+    if "encoder" in frozen and (cache := feature_cache(cfg)) is not None:
+        features = _features(
+            cache, model, records, shared["images"], precision, options.accelerator
+        )
         shared["features"] = features
     learn = collator_of(
         model, study.tasks, **shared, weights=weights, heads=sizes if uses_heads else None
@@ -190,29 +190,42 @@ def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
 
 
 def _features(
-    cache: Any, model: Any, records: Mapping[str, Sequence[Record]], images: Any, precision: str
+    cache: Any,
+    model: Any,
+    records: Mapping[str, Sequence[Record]],
+    images: Any,
+    precision: str,
+    accelerator: str,
 ) -> Any:
     """What the frozen encoder makes of every image of the job, as it will see it in training."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = torch.cuda.is_available() and str(accelerator) != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
     halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     return cache.features(
         model.encoder.to(device).eval(),
         [path for side in records.values() for one in side for path in one.images],
         load=images.__getitem__,
-        autocast=halves.get(str(precision)),
+        autocast=halves.get(precision),
     )
 
 
-def _precision(name: str) -> Any:
+def _precision(name: str, accelerator: str) -> Any:
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
     import torch
 
-    if name != "auto":
-        return name
-    return (
-        "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-    )
+    known = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    if str(name) == "auto":
+        gpu = torch.cuda.is_available() and str(accelerator) != "cpu"
+        return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+    precision = known.get(str(name), str(name))
+    if precision not in known.values():
+        raise UserError(
+            f"trainer.precision={name}: expected auto, {', '.join(known.values())}; weights are "
+            "trained in float32"
+        )
+    return precision
 
 
 def _logger(cfg: DictConfig) -> Any:
@@ -224,9 +237,10 @@ def _logger(cfg: DictConfig) -> Any:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         return logger
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"logger: {error.name} is not installed; pip install 'spinevl[{error.name}]'"
-        ) from error
+        kind = str(cfg.logger["_target_"]).rpartition(".")[2]
+        extra = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}.get(kind)
+        fix = f"pip install 'spinevl[{extra}]'" if extra else "install what it needs"
+        raise UserError(f"logger: {kind} lacks a package ({error}); {fix}") from error
 
 
 def _close(loggers: Sequence[Any]) -> None:

@@ -46,7 +46,7 @@ class DevScore(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather what the model says of a dev batch."""
-        self._batches.append(batch)
+        self._batches.append(batch.without_inputs().to("cpu"))
         self._logprobs.append(outputs.detach().cpu())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -86,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         else:  # an image that is not learned from looks the same each time
             visual_tokens = self.model.batch_tokens(batch)
         direct = None
-        if self.heads is not None and len(batch.direct_label):
+        if self.heads is not None:
             direct = self.heads(visual_tokens, batch)
             direct = direct / mean_over_ranks(batch.loss_targets, like=direct)
             self.log("loss/direct", direct)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from spinevl.models.encoder.base import encode_alike
 from spinevl.models.encoder.tiny import TinyEncoder
@@ -65,9 +65,33 @@ def test_the_key_holds_all_that_features_depend_on() -> None:
     }
     assert len(keys) == 4
     assert encoder_key(encoder()) in keys
+
+
+def _setting(one: TinyEncoder) -> None:
+    one.select_layer = -1  # type: ignore[assignment]
+
+
+def _private(one: TinyEncoder) -> None:
+    one._window = (40, 400)  # type: ignore[assignment]
+
+
+def _array(one: TinyEncoder) -> None:
+    one.mean = np.float32([3, 4])  # type: ignore[assignment]
+
+
+def _weightless(one: TinyEncoder) -> None:
+    one.stem[2] = torch.nn.GELU()
+
+
+def _buffer(one: TinyEncoder) -> None:
+    one.register_buffer("scale", torch.ones(1), persistent=False)
+
+
+@pytest.mark.parametrize("change", [_setting, _private, _array, _weightless, _buffer])
+def test_what_is_no_weight_is_in_the_key(change: Any) -> None:
     changed = encoder()
-    changed.select_layer = -1  # type: ignore[assignment]  # a setting without a weight
-    assert encoder_key(changed) not in keys
+    change(changed)
+    assert encoder_key(changed) != encoder_key(encoder())
 
 
 def flip(file: Path) -> None:
@@ -91,11 +115,43 @@ def test_a_damaged_segment_is_encoded_again(tmp_path: Path, damage: Any) -> None
     assert table(tmp_path).encoded == 0
 
 
-def test_an_index_that_is_no_json_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"images": 3}', "[1", ""])
+def test_an_index_that_is_none_is_dropped(tmp_path: Path, text: str) -> None:
     table(tmp_path)
     (index,) = tmp_path.glob("*/*.json")
-    index.write_text(json.dumps({"images": 3}))
+    index.write_text(text)
     assert table(tmp_path).encoded == 6
+
+
+@pytest.mark.parametrize("left", [".npy", ".json"])
+def test_an_empty_array_or_one_half_of_a_segment_is_dropped(tmp_path: Path, left: str) -> None:
+    table(tmp_path)
+    for file in list(tmp_path.glob("*/*.*")):
+        if file.suffix == ".npy":
+            file.write_bytes(b"")
+        if file.suffix in (".npy", ".json") and file.suffix != left:
+            file.unlink()
+    assert table(tmp_path).encoded == 6
+    assert len(list(tmp_path.glob("*/*.npy"))) == len(list(tmp_path.glob("*/*.json"))) == 1
+
+
+def test_the_bound_holds_for_one_encoder_too(tmp_path: Path) -> None:
+    one = 4 * encoder().tokens * encoder().dim
+    for k in range(6):  # a segment each
+        table(tmp_path, [f"p{k}"], max_bytes=4 * one + 1000)
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
+    assert size <= 4 * one + 1000
+    assert table(tmp_path, ["p5"]).encoded == 0  # the last one is still there
+
+
+def test_a_folder_where_a_job_is_at_work_is_left_alone(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, max_bytes=10**9)
+    cache.features(encoder(seed=1), PATHS, load=load)
+    (busy,) = [file.parent for file in tmp_path.glob("*/*.npy")]
+    with FileLock(busy / ".lock"):
+        size = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
+        FeatureCache(tmp_path, max_bytes=size).features(encoder(), PATHS, load=load)
+        assert list(busy.glob("*.npy"))
 
 
 def test_more_than_the_bound_is_not_cached(tmp_path: Path) -> None:
@@ -108,7 +164,7 @@ def test_the_longest_unused_encoder_goes_first(tmp_path: Path) -> None:
     old, used = encoder(seed=1), encoder(seed=2)
     for number, one in enumerate((used, old)):
         cache.features(one, PATHS, load=load)
-        for file in tmp_path.glob(f"{encoder_key(one)}/*.json"):
+        for file in tmp_path.glob(f"{encoder_key(one)}/*.npy"):
             os.utime(file, (1000 + number, 1000 + number))
     cache.features(used, PATHS, load=load)  # used again: now old is the oldest
     size = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))

@@ -72,7 +72,21 @@ def test_a_sliding_window_bounds_the_length() -> None:
     assert decoder("qwen3").max_length == 256
 
 
-def test_soft_caps_are_refused_by_name() -> None:
-    config = families.gemma2.Gemma2Config(**SMALL)
-    with pytest.raises(UserError, match="gemma2"):
-        CausalLM(AutoModelForCausalLM.from_config(config), None, conversation="medmvl")
+REFUSED = {
+    "soft caps": families.gemma2.Gemma2Config(**SMALL),
+    "sinks": families.gpt_oss.GptOssConfig(
+        **SMALL, num_local_experts=2, num_experts_per_tok=1, sliding_window=64
+    ),
+    "attention of its own": families.falcon.FalconConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "a state along the row": families.lfm2.Lfm2Config(**SMALL, full_attn_idxs=[1, 3]),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_decoder_that_mixes_sequences_is_refused_by_name(why: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(REFUSED[why])
+    with pytest.raises(UserError, match=model.config.model_type):
+        CausalLM(model, None, conversation="medmvl")

@@ -32,14 +32,17 @@ class Encoder(nn.Module, ABC):
         """pixel_values [U, C, H, W] -> features [U, tokens, dim]."""
 
     def identity(self) -> str:
-        """The settings that its features depend on besides weights; its plain attributes."""
-        plain = (int, float, str, bool, tuple, list)
-        settings = {
-            name: value
-            for name, value in sorted(vars(self).items())
-            if isinstance(value, plain) and not name.startswith("_") and name != "training"
+        """The settings that its features depend on besides weights: attributes and structure.
+
+        An attribute that writes itself with an address makes every object another encoder: its
+        features are then encoded in every job, never confused.
+        """
+        own = {name: v for name, v in vars(self).items() if name not in vars(nn.Module())}
+        arrays = {
+            name: v.tobytes().hex() if isinstance(v, np.ndarray) else repr(v)
+            for name, v in sorted(own.items())
         }
-        return repr(settings)
+        return f"{self!r}\n{arrays}"
 
     def save_description(self, folder: Path) -> None:
         """Write what a checkpoint needs besides weights and constructor arguments."""

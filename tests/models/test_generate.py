@@ -1,0 +1,69 @@
+"""Greedy decoding against transformers' own, one prompt at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from spinevl.models.connector.mlp import MLPConnector
+from spinevl.models.encoder.tiny import TinyEncoder
+from spinevl.models.generate import greedy
+from spinevl.models.llm import TinyLLM
+from spinevl.models.splice import splice
+from spinevl.models.vlm import VLM
+
+
+def model() -> VLM:
+    torch.manual_seed(1)
+    encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
+    llm = TinyLLM(width=32, layers=2, heads=4)
+    for parameter in llm.parameters():  # apart enough that no two tokens tie
+        torch.nn.init.normal_(parameter, std=0.3)
+    return VLM(encoder, MLPConnector(in_dim=16, out_dim=32, in_tokens=4), llm).eval()
+
+
+# symbols -1 - k stand for image k of a prompt; lengths differ, so that rows are padded
+PROMPTS = [[5, -1, 6, 7], [8, 9, -1, 10, -2, 11, 12, 13, 14], [20, 21]]
+IMAGES = [[2], [0, 1], []]
+
+
+@torch.inference_mode()
+def alone(vlm: VLM, prompt: list[int], visual: torch.Tensor, steps: int) -> list[int]:
+    """What transformers generates from the prompt's embeddings alone, without padding or cache."""
+    symbols: list[tuple[int, int]] = []
+    for symbol in prompt:
+        if symbol >= 0:
+            symbols.append((symbol, -1))
+        else:
+            symbols += [(0, (-1 - symbol) * 4 + k) for k in range(4)]
+    ids, rows = torch.tensor(symbols).T
+    embeddings = splice(vlm.llm.embed(ids[None]), visual, rows[None])
+    vlm.llm.model.set_attn_implementation("eager")
+    output = vlm.llm.model.generate(
+        inputs_embeds=embeddings, do_sample=False, max_new_tokens=steps, use_cache=False
+    )
+    vlm.llm.use_tree_attention()
+    return output[0].tolist()
+
+
+def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
+    vlm = model()
+    pixels = torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        visual = vlm.visual_tokens(pixels)
+    end_id = int(vlm.llm.tokenizer.eos_token_id)
+    texts = greedy(
+        vlm,
+        prompts=PROMPTS,
+        images=IMAGES,
+        visual_tokens=visual,
+        end_id=end_id,
+        max_new_tokens=9,
+    )
+    said = set()
+    for prompt, own, text in zip(PROMPTS, IMAGES, texts, strict=True):
+        rows = visual[own] if own else visual[:1]
+        tokens = alone(vlm, prompt, rows, 9)
+        tokens = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+        assert text == vlm.llm.tokenizer.decode(tokens)
+        said.add(text)
+    assert len(said) == 3  # three different answers, so that a mix-up would show
