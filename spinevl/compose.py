@@ -61,6 +61,7 @@ def check(
     """
     problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, overrides)]
     problems += [f"{key} must be given: {key}=VALUE" for key in _missing(cfg)]
+    problems += _value_problems(cfg)
     for group, choice in (choices or {}).items():
         problems += _unlike_default(cfg, group, choice)
     if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
@@ -76,6 +77,52 @@ def check(
         problems.append(f"seed={seed}: must lie between 0 and {2**32 - 1}")
     if problems:
         raise UserError(problems)
+
+
+# key -> whole number?, lowest, highest; None is no bound
+_RANGES: dict[str, tuple[bool, float, float | None]] = {
+    "trainer.max_epochs": (True, 1, None),
+    "trainer.batch_patients": (True, 1, None),
+    "trainer.accumulate": (True, 1, None),
+    "trainer.dev_checks": (True, 1, None),
+    "trainer.num_workers": (True, 0, None),
+    "trainer.clip_norm": (False, 0, None),
+    "trainer.shift_px": (True, 0, None),
+    "trainer.gain": (False, 0, 1),
+    "warmup.weight": (False, 0, None),
+    "warmup.fraction": (False, 0, 0.95),
+    "optim.weight_decay": (False, 0, None),
+    "optim.warmup_ratio": (False, 0, 1),
+    "feature_cache.max_gb": (False, 0, None),
+}
+_VALUES: dict[str, tuple[str, ...]] = {
+    "optim.schedule": ("cosine", "constant"),
+    "trainer.packing": ("tree", "plain", "off"),
+    "trainer.class_weights": ("inverse_sqrt", "none"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
+    "tuning.encoder": ("frozen", "lora", "full"),
+    "tuning.connector": ("frozen", "full"),
+    "tuning.llm": ("frozen", "lora", "full"),
+    "llm.conversation": ("chat", "medmvl"),
+}
+
+
+def _value_problems(cfg: DictConfig) -> list[str]:
+    """Values of groups without a constructor that no training could start with."""
+    problems = []
+    for key, (whole, low, high) in _RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is None or not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        fits = low <= value and (high is None or value <= high)
+        if not fits or (whole and value != int(value)):
+            bound = f"{low} or more" if high is None else f"{low} to {high}"
+            problems.append(f"{key}={value}: expected {'a whole number, ' if whole else ''}{bound}")
+    for key, names in _VALUES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and str(value) not in names:
+            problems.append(f"{key}={value}: expected {', '.join(names)}")
+    return problems
 
 
 def _missing(cfg: DictConfig) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.options import SCHEMAS
+from spinevl.schema.errors import Problem, UserError
 from spinevl.targets import build
 
 if TYPE_CHECKING:
@@ -61,8 +62,16 @@ def official_tasks() -> dict[str, Task]:
 
 
 def cache_dir(cfg: DictConfig) -> Path:
-    """The cache folder of rendered images and features; absolute, perhaps not there yet."""
-    return Path(cfg.cache_dir).expanduser().absolute()
+    """The cache folder of rendered images and features, made if need be; absolute."""
+    folder = Path(cfg.cache_dir).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            Problem(f"cache_dir={cfg.cache_dir}", "a folder", reason, "name another")
+        ) from error
+    return folder
 
 
 def job_folder(number: int, overrides: str) -> str:

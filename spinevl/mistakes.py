@@ -35,7 +35,11 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
             if match := re.match(r"Could not override '([^']+)'", str(one)):
                 return (_unknown_key(match[1], verb, arguments),)
             if match := re.match(r"Error merging override (.*)", str(one)):
-                return (f"{match[1]}: {_flat(str(one.__cause__ or ''))}",)
+                reason = _flat(str(one.__cause__ or ""))
+                if "is not a ListConfig" in reason:
+                    name, _, value = match[1].partition("=")
+                    reason = f"expected a list: '{name}=[{value}]'"
+                return (f"{match[1]}: {reason}",)
         if "Unexpected type for root: NoneType" in str(one):
             return tuple(_unset_groups(verb, arguments))
     texts = [text for one in chain if (text := _flat(str(one)))]
@@ -100,6 +104,9 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
     while parent and not isinstance(node, DictConfig):
         parent, _, leaf = parent.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(node, DictConfig) and not node and (CONF_DIR / parent).is_dir():
+        options = "|".join(sorted(f.stem for f in (CONF_DIR / parent).glob("*.yaml")))
+        return f"unknown key '{key}'; this {parent} has none, choose another: {parent}={options}"
     dot = f"{parent}." if parent else ""
     # a verb's own key that is no value but a group of another verb reads as an unknown key too
     return f"unknown key '{key}'" + suggest(

@@ -73,7 +73,7 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("task=null", "Config group override must be a string or a list"),
         ("seed=a", "seed=a: Value 'a' of type 'str' could not be converted to Integer"),
         ("sag_type=jont", "sag_type=jont: Invalid value 'jont', expected one of [joint, separate"),
-        ("sag_image=6", "sag_image=6: Invalid value assigned: int is not a ListConfig"),
+        ("sag_image=6", "sag_image=6: expected a list: 'sag_image=[6]'"),
         ("sag_image=[6,6]", "sag_image names slice 6 more than once"),
         ("sag_image=[4]", "sag_image has no slice 4; choose from 5, 6, 7"),
         ("sag_image=[]", "sag_image=[]: name at least one of the slices 5, 6, 7"),

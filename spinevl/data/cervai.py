@@ -96,7 +96,7 @@ class CervAISource:
         if problems:
             raise UserError(problems)
         if skipped:
-            log.warning("left out for missing images: %s", ", ".join(sorted(skipped)))
+            log.warning("left out, images missing or damaged: %s", ", ".join(sorted(skipped)))
         kept = tuple(patient for patient in patients if patient.id not in skipped)
         if labelled and not kept:
             raise UserError(f"{self.train_images}: no patient has all its images")

@@ -61,7 +61,8 @@ def write_outputs(
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     complete = bool(closed) and combine(dict.fromkeys(closed, 0.0), closed)[1]
     if not complete:
-        log.info("no answers.json: a submission needs all graded tasks, not %s", list(closed))
+        asked = ", ".join(study.tasks)
+        log.info("no answers.json: a submission needs all graded tasks, not %s alone", asked)
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
     ids = [patient.id for patient in study.patients(subset)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from spinevl.config import build, build_tasks, cache_dir, official_tasks
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
 from spinevl.data.split import Split
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Cohort, DataSource, Patient, Record
 from spinevl.schema.task import Task
 
@@ -116,16 +116,16 @@ def load_study(
         subsets=subsets,
         cache_dir=cache_dir(cfg),
     )
+    folder = cfg.get("records")
     split = None
-    if {"train", "dev"} & set(subsets):
+    if {"train", "dev"} & set(subsets) and not folder:
         splitter = build(cfg.get("split") or stored["split"], trusted=list(cfg.trusted_targets))
         drawn = None if getattr(source, "labels", None) else getattr(source, "n_train", None)
         if drawn and getattr(splitter, "n_train", 0) is None:
             splitter.n_train = drawn  # a phantom cohort that is drawn names its own numbers
         split = splitter.split(cohort.patients, {**known, **tasks})
     full = {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}
-    folder = cfg.get("records")
-    return Study(
+    study = Study(
         cohort=cohort,
         split=split,
         tasks=tasks,
@@ -136,6 +136,38 @@ def load_study(
         records_folder=Path(folder) if folder else None,
         suffix=cfg.get("suffix"),
     )
+    return replace(study, split=_split_of_records(study)) if folder else study
+
+
+def _split_of_records(study: Study) -> Split:
+    """Who trains and who is dev, as an earlier ``build`` wrote its records."""
+    known = {patient.id: patient for patient in study.cohort.patients}
+    sides = {
+        side: dict.fromkeys(
+            record.id for task in study.tasks.values() for record in study.task_records(task, side)
+        )
+        for side in ("train", "dev")
+    }
+    where = f"records={study.records_folder}"
+    problems = [
+        Problem(
+            f"{where}: patient {one} ({side})",
+            "a patient of the data",
+            "none",
+            "name its build's data",
+        )
+        for side, ids in sides.items()
+        for one in ids
+        if one not in known
+    ] + [
+        Problem(f"{where}: patient {one}", "train or dev", "both", "build them again")
+        for one in sides["train"]
+        if one in sides["dev"]
+    ]
+    if problems:
+        raise UserError(problems)
+    train, dev = (tuple(known[one] for one in ids) for ids in sides.values())
+    return Split(train, dev)
 
 
 def run_subsets(cfg: DictConfig) -> tuple[str, ...]:

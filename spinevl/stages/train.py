@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -122,7 +123,8 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     )
     logger = _logger(cfg)
     every = max(1, options.max_epochs // max(1, options.dev_checks))
-    trainer = pl.Trainer(
+    trainer = _trainer(
+        pl,
         accelerator=options.accelerator,
         devices=1,
         precision=precision,
@@ -144,6 +146,9 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         torch.cuda.reset_peak_memory_stats()
     try:
         trainer.fit(module, datamodule=data)
+    except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stop
     finally:
         _close(trainer.loggers)
     torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
@@ -167,6 +172,8 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
             indent=2,
         ),
     )
+    score = "no closed question on dev" if dev.best is None else f"dev score {dev.best:.3f}"
+    log.info("%s (step %d); checkpoint in %s", score, dev.best_step, out / "checkpoint")
     return dev.best
 
 
@@ -226,6 +233,16 @@ def _precision(name: str, accelerator: str) -> Any:
             "trained in float32"
         )
     return precision
+
+
+def _trainer(pl: Any, **options: Any) -> Any:
+    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def _logger(cfg: DictConfig) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +166,18 @@ def test_training_on_record_files_is_training_on_their_study(job: Path, folder: 
     assert done.returncode == 0, done.stderr
     weights = "checkpoint/model.safetensors"
     assert (folder / "again2" / weights).read_bytes() == (job / weights).read_bytes()
+    # the records say who trains, whatever the config's split would say
+    numbers = ("data.n_train=13", "data.n_dev=3", "split=head", "hydra.run.dir=again3")
+    other = spinevl("train", *SMALL[2:], *numbers, *records, cache, cwd=folder)
+    assert other.returncode == 0, other.stderr
+    split = json.loads((folder / "again3/split.json").read_text())
+    assert (split["train"]["n_patients"], split["dev"]["n_patients"]) == (12, 4)
+    foreign = spinevl(
+        "train", *SMALL[2:], "data.n_train=9", "data.n_dev=3", *records, cache, cwd=folder
+    )
+    assert foreign.returncode == 1
+    assert "phantom-00015" in foreign.stderr
+    assert "Traceback" not in foreign.stderr
     unsaid = spinevl("train", *SMALL, "records=built", cache, cwd=folder)
     assert unsaid.returncode == 1
     assert "built/qd_train.json" in unsaid.stderr
@@ -199,6 +213,39 @@ def test_weights_and_biases_without_a_network(folder: Path) -> None:
     assert b"dev/score" in run.read_bytes()
 
 
+def test_ctrl_c_ends_a_job_and_a_sweep(folder: Path) -> None:
+    for mode, name in (("hydra.run.dir=stopped", "stopped"), ("hydra.sweep.dir=swept", "swept")):
+        sweep = ["-m", "seed=0,1"] if name == "swept" else []
+        long = [*SMALL[:3], "trainer.max_epochs=500", "trainer.progress_bar=false"]
+        job = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "spinevl",
+                "run",
+                *sweep,
+                *long,
+                mode,
+                f"cache_dir={folder}/cache",
+            ],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not list((folder / name).rglob("metrics.csv")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1.5)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+        assert job.returncode == 130, said
+        assert "spinevl: interrupted" in said
+        assert "Traceback" not in said
+    (state,) = [json.loads(file.read_text()) for file in (folder / "swept").rglob("job.json")]
+    assert (state["status"], state["error"]) == ("failed", "interrupted")
+
+
 def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
     for arguments, said in (
         (["train", "encoder=resnet"], "tiny"),
@@ -207,6 +254,10 @@ def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
         (["predict", "checkpoint=nowhere"], "nowhere"),
         (["predict", "checkpoint=nowhere", "data.n_test=3"], "data=cervai|phantom"),
         (["run", "data=cervai", "data.labels=missing.json"], "missing.json"),
+        (["run", *SMALL, "trainer.accelerator=gpu"], "trainer: "),
+        (["run", "cache_dir=/proc/nowhere"], "cache_dir=/proc/nowhere"),
+        (["run", "sag_image=6"], "'sag_image=[6]'"),
+        (["run", "logger.offline=true"], "logger=csv|tensorboard|wandb"),
         (["runn"], "run"),
     ):
         done = spinevl(*arguments, cwd=folder)
