@@ -69,14 +69,16 @@ def plot(results: dict[str, Any], path: Path) -> None:
     growth = results["growth"]
     figure, axes = pyplot.subplots(1, 1 + len(growth), figsize=(15, 3.2), layout="constrained")
     seconds = results["predict"]["seconds_a_patient"]
-    colours = ["#98a5b0", "#98a5b0", "#0f6e84", "#0f6e84"]
+    colours = ["#98a5b0" if name.startswith("naive") else "#0f6e84" for name in seconds]
     axes[0].barh(list(seconds), list(seconds.values()), color=colours)
     axes[0].invert_yaxis()
     axes[0].set_xlabel("seconds a patient")
     for axis, (name, values) in zip(axes[1:], growth.items(), strict=True):
         axis.plot([int(x) for x in values], list(values.values()), "o-", color="#0f6e84")
-        axis.set_xticks([int(x) for x in values])
-        axis.set_ylim(bottom=0)
+        axis.set_xscale("log")
+        axis.set_xticks([int(x) for x in values], list(values))
+        axis.minorticks_off()
+        axis.set_ylim(0, 1.1 * max(values.values()))
         axis.set_xlabel(name)
     axes[1].set_ylabel("seconds a patient, warm")
     for axis in axes:
