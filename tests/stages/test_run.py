@@ -232,13 +232,18 @@ def test_ctrl_c_ends_a_job_and_a_sweep(folder: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # a shell that runs the tests in the background has children ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while not list((folder / name).rglob("metrics.csv")) and time.monotonic() < deadline:
             time.sleep(0.2)
         time.sleep(1.5)
         job.send_signal(signal.SIGINT)
-        _, said = job.communicate(timeout=60)
+        try:
+            _, said = job.communicate(timeout=60)
+        finally:
+            job.kill()
         assert job.returncode == 130, said
         assert "spinevl: interrupted" in said
         assert "Traceback" not in said
