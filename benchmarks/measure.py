@@ -134,17 +134,17 @@ def train(
     seconds: dict[str, list[float]] = {"naive": [], "ours": []}
     shares = []
     groups = by_patient(records)
-    steps = {"naive": _naive_step(subject.model(nodes)), "ours": None}
+    naive_step = _naive_step(subject.model(nodes))
     model = subject.model(nodes)
-    steps["ours"], batch = _our_step(model, records, groups, scratch)
+    our_step, batch = _our_step(model, records, groups, scratch)
     # forward and the activations' backward; the frozen weights have no gradient of their own
     work = 2 * (flops.decoder(model, batch) + flops.connector(model, len(batch.features)))
     for number in range(max(rounds, 2)):
         group = groups[number % len(groups)]
-        for name, step in steps.items():
+        for name, step in (("naive", naive_step), ("ours", our_step)):
             rate = flops.matmul_rate()
             start = time.perf_counter()
-            losses[name].append(step(group))  # type: ignore[misc]
+            losses[name].append(step(group))
             seconds[name].append(time.perf_counter() - start)
             if name == "ours":
                 shares.append(work / seconds[name][-1] / rate)

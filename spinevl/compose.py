@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from spinevl.config import CONF_DIR, official_tasks, register
+from spinevl.options import PRECISIONS, Packing
 from spinevl.schema.errors import UserError
 
 
@@ -97,9 +98,9 @@ _RANGES: dict[str, tuple[bool, float, float | None]] = {
 }
 _VALUES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("cosine", "constant"),
-    "trainer.packing": ("tree", "plain", "off"),
+    "trainer.packing": tuple(Packing),
     "trainer.class_weights": ("inverse_sqrt", "none"),
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
+    "trainer.precision": ("auto", *PRECISIONS.values(), *PRECISIONS),
     "tuning.encoder": ("frozen", "lora", "full"),
     "tuning.connector": ("frozen", "full"),
     "tuning.llm": ("frozen", "lora", "full"),

@@ -36,7 +36,7 @@ def page(verb: str, arguments: Sequence[str]) -> str:
     """The help page, with the config as the command's overrides compose it."""
     args = get_args_parser().parse_args(list(arguments))
     own = Path(args.config_dir) if args.config_dir else None
-    groups = {name: options(name, own) for name in groups_of(verb)}
+    groups = {name: options(name, *([own] if own else [])) for name in groups_of(verb)}
     lines = [f"{name}: {', '.join(found)}" for name, found in groups.items() if found]
     cfg = compose(verb, args.overrides, config_dir=own, complete=False)
     return _PAGE.format(
@@ -51,7 +51,6 @@ def groups_of(verb: str) -> list[str]:
     return [*names, "experiment"] if takes_experiment else names
 
 
-def options(group: str, own: Path | None = None) -> list[str]:
-    """The options of a group, the user's folder included."""
-    folders = [CONF_DIR, own] if own else [CONF_DIR]
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+def options(group: str, *own: Path) -> list[str]:
+    """The options of a group, the user's folders included."""
+    return sorted({file.stem for d in (CONF_DIR, *own) for file in (d / group).glob("*.yaml")})

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spinevl.compose import suggest
 from spinevl.config import CONF_DIR
+from spinevl.manual import options
 from spinevl.schema.errors import UserError
 
 _INTERNAL = ("full_key", "object_type", "reference_type", "provider=", "Set the environment")
@@ -80,15 +81,15 @@ def _missing_option(error: MissingConfigException, verb: str, arguments: Sequenc
     group, option = name[1].rsplit("/", 1)
     origin = re.match(r"In '([^']+)'", str(error))
     at = f"{origin[1]}: " if origin and origin[1] != verb else ""
-    options = sorted({f.stem for d in _folders(arguments) for f in (d / group).glob("*.yaml")})
-    if not options:
+    known = options(group, *_own_folders(arguments))
+    if not known:
         return f"{at}{group}={option}: there is no such option and no group {group} has any"
-    return f"{at}{group}={option}: no such option{suggest(option, options)}"
+    return f"{at}{group}={option}: no such option{suggest(option, known)}"
 
 
-def _folders(arguments: Sequence[str]) -> list[Path]:
-    """The config folders: ours, and the user's of ``--config-dir``."""
-    folders = [CONF_DIR]
+def _own_folders(arguments: Sequence[str]) -> list[Path]:
+    """The user's config folders, of ``--config-dir``."""
+    folders = []
     for index, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
         if flag in ("--config-dir", "-cd"):
@@ -105,8 +106,7 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
         parent, _, leaf = parent.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
     if isinstance(node, DictConfig) and not node and (CONF_DIR / parent).is_dir():
-        options = "|".join(sorted(f.stem for f in (CONF_DIR / parent).glob("*.yaml")))
-        return f"unknown key '{key}'; this {parent} has none, choose another: {parent}={options}"
+        return f"unknown key '{key}'; this {parent} has none, choose another: {_choices(parent)}"
     dot = f"{parent}." if parent else ""
     # a verb's own key that is no value but a group of another verb reads as an unknown key too
     return f"unknown key '{key}'" + suggest(
@@ -121,12 +121,16 @@ def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         group, dot, _ = argument.partition("=")[0].partition(".")
         if dot and group in cfg and cfg[group] is None:
-            options = "|".join(sorted(f.stem for f in (CONF_DIR / group).glob("*.yaml")))
             lines.append(
                 f"{argument}: {verb} takes {group} from the checkpoint; to set its keys choose it: "
-                f"{group}={options}"
+                f"{_choices(group)}"
             )
     return lines or ["a key of a group that is null was set; choose the group's option first"]
+
+
+def _choices(group: str) -> str:
+    """``data=cervai|phantom``"""
+    return f"{group}={'|'.join(options(group))}"
 
 
 def _rest(verb: str, arguments: Sequence[str], key: str) -> DictConfig:

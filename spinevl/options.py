@@ -56,6 +56,11 @@ class PredictMode(StrEnum):
     generate = "generate"
 
 
+# Lightning's names of what trainer.precision takes besides auto, by their short form; weights are
+# trained in float32.
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
 class Packing(StrEnum):
     """How sequences are laid out; what a batch gives is the same."""
 

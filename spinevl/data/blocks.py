@@ -84,17 +84,17 @@ def _cut(row: PackedRow) -> Iterator[_Block]:
 def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
     """Blocks of like size together, the largest first."""
     members: list[_Block] = []
-    work = 0
+    work = widest = 0
     for block in sorted(blocks, key=lambda one: one[2].shape, reverse=True):
-        size = block[2].size
-        tallest = max(len(block[0]), *(len(one[0]) for one in members)) if members else 0
-        widest = max(len(block[1]), *(len(one[1]) for one in members)) if members else 0
-        padded = tallest * widest * (len(members) + 1)
-        if members and padded * (1 - MOST_PADDING) > work + size:
-            yield members
-            members, work = [], 0
+        queries, keys = block[2].shape
+        widest = max(widest, keys)
+        if members:  # the first has the most queries
+            padded = len(members[0][0]) * widest * (len(members) + 1)
+            if padded * (1 - MOST_PADDING) > work + queries * keys:
+                yield members
+                members, work, widest = [], 0, keys
         members.append(block)
-        work += size
+        work += queries * keys
     if members:
         yield members
 

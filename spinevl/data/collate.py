@@ -101,6 +101,12 @@ class Collator:
         rows = [pack([one.symbols], [one.answer_start]) for one in sequences]
         return [join(rows)] if self.packing == "plain" else rows
 
+    def look(self, paths: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images as the model takes them: pixels [U, C, H, W] and None, or [0] and features."""
+        if self.features is not None:
+            return torch.zeros(0), self.features(paths)
+        return torch.stack([self.transform(self.images[path]) for path in paths]), None
+
     def length(self, record: Record) -> int:
         """Tokens of the longest sequence of a record, visual tokens included."""
         task = self.tasks[record.task]
@@ -200,6 +206,7 @@ class Collator:
                 sources.append(targets[:, 0] + number * length)
                 ids.append(targets[:, 1])
         direct = self._direct(groups, paths)
+        pixel_values, features = self.look(list(paths))
         predicting, target_row = np.unique(np.concatenate(sources), return_inverse=True)
         blocks, order = attention_blocks(rows, length=length)
         return Batch(
@@ -208,8 +215,8 @@ class Collator:
             position_ids=torch.from_numpy(depth),
             attention=blocks,
             attention_order=order,
-            pixel_values=self._pixels(paths),
-            features=None if self.features is None else self.features(list(paths)),
+            pixel_values=pixel_values,
+            features=features,
             movable=torch.tensor(self._movable(groups, paths)),
             predicting=torch.from_numpy(predicting),
             target_row=torch.from_numpy(target_row),
@@ -228,11 +235,6 @@ class Collator:
             tokens=sum(len(row.symbols) for row in rows),
             sequence_tokens=sum(len(one.symbols) - 1 for one in sequences),
         )
-
-    def _pixels(self, paths: Mapping[str, int]) -> torch.Tensor:
-        if self.features is not None:
-            return torch.zeros(0)
-        return torch.stack([self.transform(self.images[path]) for path in paths])
 
     def _movable(self, groups: Sequence[Group], paths: Mapping[str, int]) -> list[bool]:
         movable = [True] * len(paths)

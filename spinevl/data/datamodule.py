@@ -107,7 +107,7 @@ class Steps:
 
 
 class PatientDataModule(pl.LightningDataModule):
-    """Training and dev batches; every batch holds whole patients.
+    """Training and dev batches of whole patients; without packing, training batches of questions.
 
     Args:
         train, dev: the records of each split.

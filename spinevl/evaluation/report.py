@@ -55,6 +55,7 @@ def write_report(
     )
     score_key = "score" if metrics["score"] is not None else "partial_score"
     closed = [task for task in tasks.values() if task.closed]
+    paired = _paired(metrics, score_key, [task for task in tasks.values() if not task.closed])
     page = environment.get_template("report.html.j2").render(
         metrics=metrics,
         score_key=score_key,
@@ -62,7 +63,7 @@ def write_report(
         warnings=[PHANTOM, CLINICAL, PRIVACY] if synthetic else [CLINICAL, PRIVACY],
         panels=[_panel(metrics, score_key, "Score" if score_key == "score" else "Partial score")]
         + [_panel(metrics, task.name, f"{task.title} · {_metric(task)}") for task in closed],
-        paired=_paired(metrics, score_key, list(tasks.values())),
+        paired=paired,
         confusions=[_confusion(metrics[task.name], task) for task in closed],
         levels=[_levels(metrics, task) for task in closed if task.levels],
         positioning=[
@@ -83,10 +84,7 @@ def write_report(
         f"{metrics['n_patients']} patients; {metrics.get('selection', '')}.",
         as_markdown(rows(metrics, tasks)),
         "95 % intervals by bootstrap over patients.",
-        *(
-            f"- {one['name']}: {one['text']}"
-            for one in _paired(metrics, score_key, list(tasks.values()))
-        ),
+        *(f"- {one['name']}: {one['text']}" for one in paired),
     ]
     write_text_atomic(
         out / "report.md", "\n\n".join(lines[:5]) + "\n\n" + "\n".join(lines[5:]) + "\n"
@@ -127,32 +125,23 @@ def _panel(
 
 
 def _paired(
-    metrics: Mapping[str, Any], score_key: str, tasks: Sequence[Task]
-) -> list[dict[str, Any]]:
-    """A sentence a control: the difference, its interval, and whether it is clear."""
+    metrics: Mapping[str, Any], score_key: str, boxed: Sequence[Task]
+) -> list[dict[str, str]]:
+    """A sentence a control for the score, and one for each task whose answers are boxes."""
     lines = []
     for name, control in metrics["controls"].items():
         against = f"model minus {NAMES.get(name, name)}"
-        by_task = [
-            f"{task.title} {control['paired'][task.name]['delta']:+.3f}"
-            for task in tasks
-            if task.closed and task.name in control["paired"]
-        ]
-        if pair := control["paired"].get(score_key):
-            lines.append({"name": against, "text": _difference(pair), "tasks": by_task})
+        titles = {score_key: against} | {one.name: f"{against}, {one.title}" for one in boxed}
         lines += [
-            {
-                "name": f"{against}, {task.title}",
-                "text": _difference(control["paired"][task.name]),
-                "tasks": [],
-            }
-            for task in tasks
-            if not task.closed and task.name in control["paired"]
+            {"name": title, "text": _difference(control["paired"][key])}
+            for key, title in titles.items()
+            if key in control["paired"]
         ]
     return lines
 
 
 def _difference(pair: Mapping[str, Any]) -> str:
+    """The difference, its interval, and whether it is clear."""
     low, high = pair["ci95"]
     verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
     return f"{pair['delta']:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"

@@ -112,10 +112,10 @@ class Predictor:
         """[U, N, llm.dim] of some images, each encoded once."""
         if not paths:  # a question without an image
             return torch.zeros(1, 1, self.model.llm.dim, device=self._device)
-        if self.collate.features is not None:
-            return self.model.connector(self.collate.features(paths).to(self._device))
-        pixels = [self.collate.transform(self.collate.images[path]) for path in paths]
-        return self.model.visual_tokens(torch.stack(pixels).to(self._device))
+        pixels, features = self.collate.look(paths)
+        if features is not None:
+            features = features.to(self._device)
+        return self.model.visual_tokens(pixels.to(self._device), features)
 
     def _end_id(self, record: Record) -> int:
         self.conversation.exchange(record.prompt, "A")  # a chat template shows its end token

@@ -138,7 +138,7 @@ class FeatureCache:
         where another job is at work are left alone.
         """
         with FileLock(self.folder / ".lock"):
-            segments = [file for file in self.folder.glob("*/*.npy") if _stat(file)]
+            segments = list(self.folder.glob("*/*.npy"))
             total = sum(_stat(file)[1] for file in segments)
             for file in sorted(segments, key=_stat):
                 if total <= self.max_bytes:

@@ -74,14 +74,7 @@ class CausalLM(nn.Module):
         self, embeddings: torch.Tensor, tree: Tree, position_ids: torch.Tensor
     ) -> torch.Tensor:
         """embeddings [B, L, dim], who sees whom, positions [B, L] -> [B, L, dim]."""
-        output = self.model.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
-            position_ids=position_ids,
-            use_cache=False,
-            tree=tree,
-        )
-        return output.last_hidden_state
+        return tree_attention.read(self.model, embeddings, tree, position_ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim] -> [T, vocabulary]."""

@@ -102,6 +102,20 @@ def use(model: Any) -> None:
     model.set_attn_implementation(NAME)
 
 
+def read(
+    model: Any, embeddings: torch.Tensor, tree: Tree, position_ids: torch.Tensor
+) -> torch.Tensor:
+    """embeddings [B, L, dim], who sees whom, positions [B, L] -> hidden states [B, L, dim]."""
+    output = model.base_model(
+        inputs_embeds=embeddings,
+        attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
+        position_ids=position_ids,
+        use_cache=False,
+        tree=tree,
+    )
+    return output.last_hidden_state
+
+
 @torch.no_grad()
 def separates_sequences(model: Any) -> bool:
     """Whether two sequences packed as a tree give what each gives alone, tried on eight tokens.
@@ -136,13 +150,8 @@ def separates_sequences(model: Any) -> bool:
         use(model)
         if model.config._attn_implementation != NAME:
             return False
-        packed = model.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=embeddings.new_zeros(1, 1, 1, 1),
-            position_ids=position_ids,
-            use_cache=False,
-            tree=Tree.of(blocks, everywhere[0], dtype=embeddings.dtype),
-        ).last_hidden_state[0]
+        tree = Tree.of(blocks, everywhere[0], dtype=embeddings.dtype)
+        packed = read(model, embeddings, tree, position_ids)[0]
     except (TypeError, ValueError, AttributeError, RuntimeError):
         return False  # it does not even take the same arguments
     finally:

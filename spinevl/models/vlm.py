@@ -32,19 +32,20 @@ class VLM(nn.Module):
         """Visual tokens that one image becomes."""
         return int(self.connector.tokens)  # type: ignore[arg-type]
 
-    def visual_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """pixel_values [U, C, H, W] -> [U, N, llm.dim]."""
-        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        features = (
-            self.encoder(pixel_values) if learns else encode_alike(self.encoder, pixel_values)
-        )
-        return self.connector(features)
+    @property
+    def encoder_learns(self) -> bool:
+        """Whether any weight of the encoder is trained."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
 
-    def batch_tokens(self, batch: Batch) -> torch.Tensor:
-        """The visual tokens [U, N, llm.dim] of a batch's images, or of its features."""
-        if batch.features is not None:
-            return self.connector(batch.features)
-        return self.visual_tokens(batch.pixel_values)
+    def visual_tokens(
+        self, pixel_values: torch.Tensor, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """pixel_values [U, C, H, W], or their features where given -> [U, N, llm.dim]."""
+        if features is None and self.encoder_learns:
+            features = self.encoder(pixel_values)
+        elif features is None:
+            features = encode_alike(self.encoder, pixel_values)
+        return self.connector(features)
 
     def target_logprobs(self, batch: Batch, visual_tokens: torch.Tensor) -> torch.Tensor:
         """The log-probability of every target token, float32 [T].
@@ -66,7 +67,8 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""
-        return self.target_logprobs(batch, self.batch_tokens(batch))
+        visual_tokens = self.visual_tokens(batch.pixel_values, batch.features)
+        return self.target_logprobs(batch, visual_tokens)
 
 
 def sequence_logprobs(target_logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:

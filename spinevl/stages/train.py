@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.config import build
+from spinevl.options import PRECISIONS
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
@@ -124,7 +125,6 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     logger = _logger(cfg)
     every = max(1, options.max_epochs // max(1, options.dev_checks))
     trainer = _trainer(
-        pl,
         accelerator=options.accelerator,
         devices=1,
         precision=precision,
@@ -207,8 +207,7 @@ def _features(
     """What the frozen encoder makes of every image of the job, as it will see it in training."""
     import torch
 
-    on_gpu = torch.cuda.is_available() and str(accelerator) != "cpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if _on_gpu(accelerator) else "cpu")
     halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     return cache.features(
         model.encoder.to(device).eval(),
@@ -222,21 +221,27 @@ def _precision(name: str, accelerator: str) -> Any:
     """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
     import torch
 
-    known = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     if str(name) == "auto":
-        gpu = torch.cuda.is_available() and str(accelerator) != "cpu"
-        return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
-    precision = known.get(str(name), str(name))
-    if precision not in known.values():
+        half = _on_gpu(accelerator) and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if half else "32-true"
+    precision = PRECISIONS.get(str(name), str(name))
+    if precision not in PRECISIONS.values():
         raise UserError(
-            f"trainer.precision={name}: expected auto, {', '.join(known.values())}; weights are "
-            "trained in float32"
+            f"trainer.precision={name}: expected auto, {', '.join(PRECISIONS.values())}; weights "
+            "are trained in float32"
         )
     return precision
 
 
-def _trainer(pl: Any, **options: Any) -> Any:
+def _on_gpu(accelerator: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and str(accelerator) != "cpu"
+
+
+def _trainer(**options: Any) -> Any:
     """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    import pytorch_lightning as pl
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     try:

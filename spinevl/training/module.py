@@ -74,17 +74,16 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch; answers are averaged over their tokens."""
-        if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
+        pixels = batch.pixel_values
+        if self.model.encoder_learns:  # an image that is not learned from looks the same each time
             pixels = augment(
-                batch.pixel_values,
+                pixels,
                 movable=batch.movable,
                 shift_px=self.objective.shift_px,
                 gain=self.objective.gain,
                 generator=self.augmentation,
             )
-            visual_tokens = self.model.visual_tokens(pixels)
-        else:  # an image that is not learned from looks the same each time
-            visual_tokens = self.model.batch_tokens(batch)
+        visual_tokens = self.model.visual_tokens(pixels, batch.features)
         direct = None
         if self.heads is not None:
             direct = self.heads(visual_tokens, batch)
