@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spinevl.data.json_file import read_json
+from spinevl.data.stratify import stratify
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Patient
 from spinevl.schema.task import Task
@@ -70,18 +71,12 @@ class StratifiedSplit:
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where a side would be empty."""
-        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
         n_train = _n_train(self.n_train, len(patients))
-        splitter = MultilabelStratifiedShuffleSplit(
-            n_splits=1,
-            train_size=n_train,
-            test_size=len(patients) - n_train,
-            random_state=self.seed,
-        )
         indicators = _indicators(patients, tasks)
-        train, dev = next(splitter.split(np.zeros(len(patients)), indicators))
-        return _exact(patients, list(train), list(dev), n_train, indicators)
+        shares = [n / len(patients) for n in (n_train, len(patients) - n_train)]
+        side = stratify(indicators, shares=shares, seed=self.seed)
+        train, dev = (np.flatnonzero(side == number).tolist() for number in (0, 1))
+        return _exact(patients, train, dev, n_train, indicators)
 
 
 class KFoldSplit:
@@ -96,16 +91,12 @@ class KFoldSplit:
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where there are fewer patients than folds."""
-        from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
         if len(patients) < self.n_folds:
             raise UserError(f"split.n_folds={self.n_folds}: only {len(patients)} patients")
-        folds = MultilabelStratifiedKFold(
-            n_splits=self.n_folds, shuffle=True, random_state=self.seed
-        )
-        sides = list(folds.split(np.zeros(len(patients)), _indicators(patients, tasks)))
-        train, dev = sides[self.fold]
-        return _sides(patients, set(train.tolist()), set(dev.tolist()))
+        shares = [1 / self.n_folds] * self.n_folds
+        fold = stratify(_indicators(patients, tasks), shares=shares, seed=self.seed)
+        dev = set(np.flatnonzero(fold == self.fold).tolist())
+        return _sides(patients, set(range(len(patients))) - dev, dev)
 
 
 class FilesSplit:

@@ -21,7 +21,7 @@ from spinevl.stages.prepare import Study, load_study, record_file
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("spinevl", "numpy", "pillow", "hydra-core", "omegaconf", "iterative-stratification")
+PACKAGES = ("spinevl", "numpy", "pillow", "hydra-core", "omegaconf")
 
 
 def main(cfg: DictConfig, *, out: Path) -> None:
