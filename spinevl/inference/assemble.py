@@ -26,7 +26,10 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     encoder = build(parts["encoder"], trusted=trusted)
     llm = build(parts["llm"], trusted=trusted)
     connector = build(parts["connector"], trusted=trusted)(
-        in_dim=encoder.dim, out_dim=llm.dim, in_tokens=encoder.tokens
+        in_dim=encoder.dim,
+        out_dim=llm.dim,
+        in_tokens=encoder.tokens,
+        in_grid=encoder.grid,
     )
     model = VLM(encoder, connector, llm)
     tuning = parts["tuning"]

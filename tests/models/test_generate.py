@@ -18,7 +18,9 @@ def model() -> VLM:
     llm = TinyLLM(width=32, layers=2, heads=4)
     for parameter in llm.parameters():  # apart enough that no two tokens tie
         torch.nn.init.normal_(parameter, std=0.3)
-    return VLM(encoder, MLPConnector(in_dim=16, out_dim=32, in_tokens=4), llm).eval()
+    return VLM(
+        encoder, MLPConnector(in_dim=16, out_dim=32, in_tokens=4, in_grid=(2, 2)), llm
+    ).eval()
 
 
 # symbols -1 - k stand for image k of a prompt; lengths differ, so that rows are padded

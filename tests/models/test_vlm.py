@@ -61,7 +61,7 @@ def tiny_model(llm: CausalLM | None = None) -> VLM:
     torch.manual_seed(0)
     encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
     llm = llm or TinyLLM(width=32, layers=2, heads=4)
-    connector = MLPConnector(in_dim=16, out_dim=llm.dim, in_tokens=4)
+    connector = MLPConnector(in_dim=16, out_dim=llm.dim, in_tokens=4, in_grid=(2, 2))
     return VLM(encoder, connector, llm).eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,25 +12,39 @@ from torch import nn
 
 ALIKE_IMAGES = 16
 
+Modality = Literal["image", "image3d"]
+
 
 class Encoder(nn.Module, ABC):
-    """pixel_values [U, C, H, W] -> features [U, tokens, dim].
+    """pixel_values [U, C, (D,) H, W] -> features [U, tokens, dim].
 
     Attributes:
         dim: width of a feature.
         tokens: features an image becomes.
+        grid: how they lie, (rows, columns) or (slices, rows, columns), row by row. There is one
+            token more than the grid has cells where a class token comes first.
+        modality: ``image`` reads 2D images, ``image3d`` volumes.
     """
 
     dim: int
     tokens: int
+    grid: tuple[int, ...]
+    modality: Modality = "image"
 
     @abstractmethod
     def transform(self, image: np.ndarray) -> torch.Tensor:
-        """One grey image, uint8 [H, W] -> float32 [C, H, W] as the encoder was trained on."""
+        """One image as the encoder was trained on it.
+
+        Args:
+            image: uint8 [H, W] (grey) or [H, W, 3]; a volume is float32 [D, H, W] in [0, 255].
+
+        Returns:
+            float32 [C, H, W], of a volume [C, D, H, W].
+        """
 
     @abstractmethod
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """pixel_values [U, C, H, W] -> features [U, tokens, dim]."""
+        """pixel_values [U, C, (D,) H, W] -> features [U, tokens, dim]."""
 
     def identity(self) -> str:
         """The settings that its features depend on besides weights: attributes and structure.
@@ -49,7 +64,7 @@ class Encoder(nn.Module, ABC):
 
 
 def encode_alike(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """pixel_values [U, C, H, W] -> features [U, tokens, dim], the same bits in any company.
+    """pixel_values [U, ...] -> features [U, tokens, dim], the same bits in any company.
 
     A convolution may round otherwise for another number of images. So a frozen encoder, whose
     features may be kept, always sees ``ALIKE_IMAGES`` at a time; the last ones are padded.

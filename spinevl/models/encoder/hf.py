@@ -67,8 +67,9 @@ class HFVisionEncoder(Encoder):
             self.processor = _image_processor(path, kind)
         self.select_layer = select_layer
         self.drops_class_token = kind == "clip" and select_feature == "patch"
-        patches = (config.image_size // config.patch_size) ** 2
-        self.tokens = patches + (kind == "clip" and not self.drops_class_token)
+        side = config.image_size // config.patch_size
+        self.grid = (side, side)
+        self.tokens = side**2 + (kind == "clip" and not self.drops_class_token)
         self.dim = config.hidden_size
         layers = config.num_hidden_layers
         if not -layers - 1 <= select_layer <= layers:

@@ -44,6 +44,7 @@ class TinyEncoder(Encoder):
             )
         self.image_size = image_size
         self.dim = dim
+        self.grid = (tokens_per_side, tokens_per_side)
         self.tokens = tokens_per_side**2
         first, second, third = widths
         self.stem = nn.Sequential(

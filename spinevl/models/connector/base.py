@@ -1,0 +1,27 @@
+"""What every connector offers: how many visual tokens an image becomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+
+class Connector(nn.Module, ABC):
+    """features [U, N, in_dim] -> visual tokens [U, tokens, out_dim].
+
+    Its constructor is called with what the encoder and the LLM are, besides its own arguments:
+    ``in_dim`` (width of a feature), ``out_dim`` (width of the LLM), ``in_tokens`` (N) and
+    ``in_grid`` (how they lie, see Encoder.grid). It raises ValueError where it cannot read such a
+    grid.
+
+    Attributes:
+        tokens: visual tokens an image becomes.
+    """
+
+    tokens: int
+
+    @abstractmethod
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [U, N, in_dim] -> [U, tokens, out_dim]."""
