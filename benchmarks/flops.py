@@ -56,4 +56,4 @@ def decoder(model: VLM, batch: Batch) -> float:
 
 def connector(model: VLM, images: int) -> float:
     """Projecting the features of some images."""
-    return images * model.tokens_per_image * linear(model.connector)
+    return images * model.connector.tokens * linear(model.connector)

@@ -295,7 +295,7 @@ def growth(scratch: Path, options: Any, small: dict[str, int]) -> dict[str, Any]
         ours.cache.features(  # type: ignore[union-attr]
             model.encoder,
             [path for record in records for path in record.images],
-            load=ours.collate.images.__getitem__,
+            load=ours.images.__getitem__,
         )
         rounds = options.rounds if len(records) == QUESTIONS else 1
         value = statistics.median(timed(lambda: ours.predict(records)) for _ in range(rounds))

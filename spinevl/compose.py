@@ -104,7 +104,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "tuning.encoder": ("frozen", "lora", "full"),
     "tuning.connector": ("frozen", "full"),
     "tuning.llm": ("frozen", "lora", "full"),
-    "llm.conversation": ("chat", "medmvl"),
+    "llm.conversation": ("chat", "medmvl", "pretrain"),
 }
 
 

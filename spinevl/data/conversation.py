@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,8 +11,9 @@ from typing import Any, Literal
 
 from spinevl.schema.errors import UserError
 
-IMAGE = "<image>"
-Template = Literal["medmvl", "chat"]
+PLACEHOLDER = re.compile("<image(?:3d)?>")
+Template = Literal["medmvl", "chat", "pretrain"]
+Rounds = Sequence[tuple[str, str | None]]
 
 MEDMVL_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -24,12 +27,17 @@ class TokenSequence:
 
     Attributes:
         symbols: token ids, and ``-1 - k`` where image k of the conversation stands.
-        answer_start: where the answer begins; the answer runs to the end, end token included.
-            Equal to ``len(symbols)`` for a prompt that waits for its answer.
+        learned: [start, stop) of each answer with its end token, in order; no image is in one.
+            A prompt that waits for its answer ends without one.
     """
 
     symbols: tuple[int, ...]
-    answer_start: int
+    learned: tuple[tuple[int, int], ...]
+
+    @property
+    def answer_start(self) -> int:
+        """Where the first answer begins; the end where there is none."""
+        return self.learned[0][0] if self.learned else len(self.symbols)
 
 
 class Conversation:
@@ -37,8 +45,9 @@ class Conversation:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
-        template: ``medmvl`` (MedM-VL's one string for every LLM) or ``chat`` (the tokenizer's own
-            chat template).
+        template: ``medmvl`` (MedM-VL's one string for every LLM), ``chat`` (the tokenizer's own
+            chat template), or ``pretrain`` (the images and the answer, nothing else: what a
+            connector is aligned with).
         end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
 
     Raises:
@@ -48,8 +57,8 @@ class Conversation:
     def __init__(
         self, tokenizer: Any, *, template: Template = "chat", end_token: str | None = None
     ) -> None:
-        if template not in ("medmvl", "chat"):
-            raise UserError(f"llm.conversation={template}: expected chat or medmvl")
+        if template not in ("medmvl", "chat", "pretrain"):
+            raise UserError(f"llm.conversation={template}: expected chat, medmvl or pretrain")
         if template == "chat" and not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "llm.conversation=chat: this tokenizer has no chat template; "
@@ -63,33 +72,38 @@ class Conversation:
 
     def prompt(self, question: str) -> TokenSequence:
         """The question alone, up to where the answer starts."""
-        return self._assemble(question, None)
+        return self.dialogue([(question, None)])
 
     def exchange(self, question: str, answer: str) -> TokenSequence:
         """The question with its answer and end token."""
-        return self._assemble(question, answer)
+        return self.dialogue([(question, answer)])
 
-    def _assemble_uncached(self, question: str, answer: str | None) -> TokenSequence:
-        text, start, end = self._write(question, answer)
+    def dialogue(self, rounds: Rounds) -> TokenSequence:
+        """Questions with their answers; the last answer is None where it is waited for."""
+        return self._assemble(tuple(rounds))
+
+    def _assemble_uncached(self, rounds: tuple[tuple[str, str | None], ...]) -> TokenSequence:
+        text, answers, end = self._write(rounds)
         symbols: list[int] = []
-        answer_start: int | None = None
+        ends: list[int] = []  # where each symbol ends in the text
         offset, n_images = 0, 0
-        for number, chunk in enumerate(text.split(IMAGE)):
-            if number:
-                symbols.append(-1 - n_images)
-                n_images += 1
-                offset += len(IMAGE)
-            ids, ends = self._tokenize(chunk, first=number == 0)
-            for token, token_end in zip(ids, ends, strict=True):
+        gaps = [match.span() for match in PLACEHOLDER.finditer(text)]
+        for number, (start, stop) in enumerate([*gaps, (len(text), len(text))]):
+            ids, stops = self._tokenize(text[offset:start], first=number == 0)
+            for token, token_end in zip(ids, stops, strict=True):
                 if offset + token_end > end:
                     break  # a template's line feed after the end token is nobody's answer
-                if answer_start is None and offset + token_end > start:
-                    answer_start = len(symbols)
                 symbols.append(token)
-            offset += len(chunk)
-        if answer_start is None:
-            answer_start = len(symbols)
-        return TokenSequence(tuple(symbols), answer_start)
+                ends.append(offset + token_end)
+            if number < len(gaps):
+                symbols.append(-1 - n_images)
+                ends.append(stop)
+                n_images += 1
+            offset = stop
+        learned = [
+            span for start, stop in answers for span in _without_images(symbols, ends, start, stop)
+        ]
+        return TokenSequence(tuple(symbols), tuple(learned))
 
     def _tokenize(self, chunk: str, *, first: bool) -> tuple[list[int], list[int]]:
         """Token ids and where each ends in ``chunk``; a leading bos ends at 0."""
@@ -110,25 +124,49 @@ class Conversation:
         leads = len(with_special) > len(without) and with_special[-len(without) :] == without
         return int(with_special[0]) if leads else None
 
-    def _write(self, question: str, answer: str | None) -> tuple[str, int, int]:
-        """The whole text, and where the answer with its end token starts and ends in it."""
-        if self.template == "medmvl":
-            prompt = f"{MEDMVL_SYSTEM}USER: {question.strip()} ASSISTANT:"
-            tail = "" if answer is None else f" {answer.strip()}{self.end_token}"
-            return prompt + tail, len(prompt), len(prompt) + len(tail)
-        turns = [{"role": "user", "content": question}]
-        prompt = self._chat(turns, waits=True)
-        if answer is None:
-            return prompt, len(prompt), len(prompt)
-        text = self._chat([*turns, {"role": "assistant", "content": answer}], waits=False)
-        if not text.startswith(prompt) or not text[len(prompt) :].lstrip().startswith(answer):
-            raise UserError(
-                "llm.conversation=chat: this tokenizer's chat template does not write the answer "
-                "right after its generation prompt; use llm.conversation=medmvl"
-            )
-        tail = text[text.index(answer, len(prompt)) + len(answer) :]
-        marker = self._turn_end(tail)
-        return text, len(prompt), len(text) - len(tail) + len(marker)
+    def _write(self, rounds: Rounds) -> tuple[str, list[tuple[int, int]], int]:
+        """The whole text, where the answers with their end tokens stand in it, and its end."""
+        if self.template == "chat":
+            return self._write_chat(rounds)
+        text = MEDMVL_SYSTEM if self.template == "medmvl" else ""
+        answers: list[tuple[int, int]] = []
+        for question, answer in rounds:
+            if self.template == "medmvl":
+                text += f"USER: {question.strip()} ASSISTANT:"
+                tail = "" if answer is None else f" {answer.strip()}{self.end_token}"
+            else:
+                text += "".join(PLACEHOLDER.findall(question))
+                tail = "" if answer is None else answer.strip()
+            if answer is not None:
+                answers.append((len(text), len(text) + len(tail)))
+            text += tail
+        return text, answers, len(text)
+
+    def _write_chat(self, rounds: Rounds) -> tuple[str, list[tuple[int, int]], int]:
+        turns: list[dict[str, str]] = []
+        answers: list[tuple[int, int]] = []
+        text, end = "", 0
+        for question, answer in rounds:
+            turns.append({"role": "user", "content": question})
+            prompt = self._chat(turns, waits=True)
+            if not prompt.startswith(text):
+                raise UserError(
+                    "llm.conversation=chat: this tokenizer's chat template rewrites earlier turns; "
+                    "use llm.conversation=medmvl"
+                )
+            if answer is None:
+                return prompt, answers, len(prompt)
+            turns.append({"role": "assistant", "content": answer})
+            text = self._chat(turns, waits=False)
+            if not text.startswith(prompt) or not text[len(prompt) :].lstrip().startswith(answer):
+                raise UserError(
+                    "llm.conversation=chat: this tokenizer's chat template does not write the "
+                    "answer right after its generation prompt; use llm.conversation=medmvl"
+                )
+            stop = text.index(answer, len(prompt)) + len(answer)
+            end = stop + len(self._turn_end(text[stop:]))
+            answers.append((len(prompt), end))
+        return text, answers, end
 
     def _turn_end(self, tail: str) -> str:
         """The end token with which a chat template closes a turn."""
@@ -147,3 +185,18 @@ class Conversation:
                 list(turns), tokenize=False, add_generation_prompt=waits
             )
         )
+
+
+def _without_images(
+    symbols: Sequence[int], ends: Sequence[int], start: int, stop: int
+) -> list[tuple[int, int]]:
+    """The places of the symbols that end in (start, stop] of the text, in runs of tokens."""
+    runs: list[tuple[int, int]] = []
+    for place in range(bisect_right(ends, start), bisect_right(ends, stop)):
+        if symbols[place] < 0:
+            continue
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs

@@ -25,15 +25,16 @@ class PackedRow:
     targets: tuple[np.ndarray, ...]
 
 
-def pack(sequences: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> PackedRow:
+def pack(
+    sequences: Sequence[Sequence[int]], learned: Sequence[Sequence[tuple[int, int]]]
+) -> PackedRow:
     """Pack sequences into one prefix tree.
 
     The last symbol of a sequence is only ever predicted, so it takes no place in the row.
 
     Args:
         sequences: symbols of each sequence, any integers.
-        answer_starts: where each sequence's learned or scored span starts (1 or more); the span
-            runs to the end of the sequence.
+        learned: the learned or scored spans [start, stop) of each sequence; start is 1 or more.
 
     Returns:
         The packed row; a place attends to its ancestors and itself.
@@ -60,9 +61,14 @@ def pack(sequences: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> Pa
     place[order] = np.arange(len(order))
     targets = tuple(
         np.array(
-            [(place[path[i - 1]], sequence[i]) for i in range(start, len(sequence))], dtype=np.int64
-        )
-        for sequence, path, start in zip(sequences, paths, answer_starts, strict=True)
+            [
+                (place[path[i - 1]], sequence[i])
+                for start, stop in spans
+                for i in range(start, stop)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 2)
+        for sequence, path, spans in zip(sequences, paths, learned, strict=True)
     )
     return PackedRow(np.array(symbols, dtype=np.int64)[order], depth, subtree_end, targets)
 

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spinevl.config import build
 from spinevl.data.collate import Collator
 from spinevl.data.conversation import Conversation
+from spinevl.data.image_store import ImageStore
+from spinevl.data.sight import Seen, Sight, Store
 from spinevl.models.checkpoint import load_weights, read_config
+from spinevl.models.connector.base import Connector
+from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM
 from spinevl.models.tuning import Lora, apply_tuning
-from spinevl.models.vlm import VLM
+from spinevl.models.vlm import VLM, visual_rows
+from spinevl.schema.errors import UserError
+from spinevl.schema.picture import MODALITIES, Modality
 from spinevl.schema.task import Task
 
 Nodes = Mapping[str, Any]
@@ -21,20 +29,44 @@ Nodes = Mapping[str, Any]
 def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
 
-    Sizes are asked from the parts: the connector is told its widths, never configured with them.
+    ``encoder3d`` and ``connector3d`` beside them add eyes for volumes. Sizes are asked from the
+    parts: a connector is told its widths, never configured with them.
     """
     encoder = build(parts["encoder"], trusted=trusted)
     llm = build(parts["llm"], trusted=trusted)
-    connector = build(parts["connector"], trusted=trusted)(
-        in_dim=encoder.dim,
-        out_dim=llm.dim,
-        in_tokens=encoder.tokens,
-        in_grid=encoder.grid,
-    )
-    model = VLM(encoder, connector, llm)
+    connector = _connector(parts["connector"], encoder, llm, trusted)
+    second: dict[str, Any] = {}
+    if parts.get("encoder3d"):
+        encoder3d = build(parts["encoder3d"], trusted=trusted)
+        if {encoder.modality, encoder3d.modality} != {"image", "image3d"}:
+            raise UserError(
+                f"encoder3d: encoder reads {encoder.modality} and encoder3d "
+                f"{encoder3d.modality}; expected image and image3d"
+            )
+        node = parts.get("connector3d") or parts["connector"]
+        second = {
+            "encoder3d": encoder3d,
+            "connector3d": _connector(node, encoder3d, llm, trusted, where="connector3d"),
+        }
+    model = VLM(encoder, connector, llm, **second)
     tuning = parts["tuning"]
     apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
     return model
+
+
+def _connector(
+    node: Any, encoder: Encoder, llm: CausalLM, trusted: Sequence[str], *, where: str = "connector"
+) -> Connector:
+    try:
+        connector: Connector = build(node, trusted=trusted)(
+            in_dim=encoder.dim,
+            out_dim=llm.dim,
+            in_tokens=encoder.tokens,
+            in_grid=encoder.grid,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from error
+    return connector
 
 
 def conversation_of(llm: CausalLM) -> Conversation:
@@ -42,13 +74,58 @@ def conversation_of(llm: CausalLM) -> Conversation:
     return Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
 
 
-def collator_of(model: VLM, tasks: Mapping[str, Task], **options: Any) -> Collator:
-    """A Collator that lays out batches as ``model`` reads them; ``options`` are its others."""
+def sights_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, Sight]:
+    """How ``model`` gets its images from some stores of them."""
+    return {
+        modality: Sight(connector.tokens, encoder.transform, stores[modality])
+        for modality, (encoder, connector) in model.eyes().items()
+        if modality in stores
+    }
+
+
+def seen_rows(model: VLM, seen: Seen) -> torch.Tensor:
+    """The visual tokens [R, llm.dim] of the images seen, in the order of ``Seen.rows``."""
+    device = next(model.parameters()).device
+    tokens = []
+    for modality in MODALITIES:
+        if paths := seen.paths(modality):
+            pixels, features = seen.sights[modality](paths)
+            tokens.append(
+                model.visual_tokens(
+                    pixels.to(device),
+                    None if features is None else features.to(device),
+                    modality=modality,
+                )
+            )
+    return visual_rows(
+        tokens, like=model.llm.embed(torch.zeros(1, 1, dtype=torch.long, device=device))
+    )
+
+
+def collator_of(
+    model: VLM,
+    tasks: Mapping[str, Task],
+    *,
+    images: ImageStore,
+    features: Any = None,
+    **options: Any,
+) -> Collator:
+    """A Collator that lays out batches of 2D images as ``model`` reads them.
+
+    Args:
+        model: the model.
+        tasks: the tasks that the records name.
+        images: decoded images.
+        features: see Sight.
+        options: the Collator's others.
+    """
+    sights = sights_of(model, {"image": images})
+    if features is not None:
+        sights["image"].features = features
     return Collator(
         tasks=tasks,
         conversation=conversation_of(model.llm),
-        tokens_per_image=model.tokens_per_image,
-        transform=model.encoder.transform,
+        sights=sights,
         max_length=model.llm.max_length,
         **options,
     )

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
-from spinevl.data.collate import Packing
+from spinevl.data.collate import pictures
 from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
-from spinevl.inference.assemble import collator_of
+from spinevl.data.layout import Packing
+from spinevl.data.sight import Seen
+from spinevl.inference.assemble import collator_of, seen_rows
 from spinevl.models.features import FeatureCache
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
@@ -56,17 +59,18 @@ class Predictor:
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
         self.cache = cache
-        self.collate = collator_of(model, tasks, images=images or ImageStore(), packing=packing)
+        self.images = images or ImageStore()
+        self.collate = collator_of(model, tasks, images=self.images, packing=packing)
         self.conversation = self.collate.conversation
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a question, in the order of the records; separate slices are merged."""
         self.collate.check(records)
         if self.cache is not None:
-            self.collate.features = self.cache.features(
+            self.collate.sights["image"].features = self.cache.features(
                 self.model.encoder,
                 [path for record in records for path in record.images],
-                load=self.collate.images.__getitem__,
+                load=self.images.__getitem__,
             )
         answers: dict[int, Prediction] = {}
         for index, prediction in self._answers(records):
@@ -94,28 +98,21 @@ class Predictor:
 
     def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
         pairs = [pair for group in groups for pair in group]
-        prompts = [self.conversation.prompt(record.prompt) for _, record in pairs]
-        rows: dict[str, int] = {}
-        images = [[rows.setdefault(p, len(rows)) for p in record.images] for _, record in pairs]
-        texts = greedy(
+        seen = Seen(self.collate.sights)
+        prompts = [
+            np.array(seen.expand(self.conversation.prompt(record.prompt), pictures(record))[0])
+            for _, record in pairs
+        ]
+        answers = greedy(
             self.model,
-            prompts=[prompt.symbols for prompt in prompts],
-            images=images,
-            visual_tokens=self._visual_tokens(list(rows)),
+            prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
+            visual_rows=seen_rows(self.model, seen),
             end_id=self._end_id(pairs[0][1]),
             max_new_tokens=self.max_new_tokens,
         )
-        for (index, record), text in zip(pairs, texts, strict=True):
+        for (index, record), tokens in zip(pairs, answers, strict=True):
+            text = self.model.llm.tokenizer.decode(tokens)
             yield index, text_prediction(record, self.tasks[record.task], text)
-
-    def _visual_tokens(self, paths: Sequence[str]) -> torch.Tensor:
-        """[U, N, llm.dim] of some images, each encoded once."""
-        if not paths:  # a question without an image
-            return torch.zeros(1, 1, self.model.llm.dim, device=self._device)
-        pixels, features = self.collate.look(paths)
-        if features is not None:
-            features = features.to(self._device)
-        return self.model.visual_tokens(pixels.to(self._device), features)
 
     def _end_id(self, record: Record) -> int:
         self.conversation.exchange(record.prompt, "A")  # a chat template shows its end token

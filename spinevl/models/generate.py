@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from spinevl.models.splice import splice
@@ -14,54 +15,39 @@ from spinevl.models.vlm import VLM
 def greedy(
     model: VLM,
     *,
-    prompts: Sequence[Sequence[int]],
-    images: Sequence[Sequence[int]],
-    visual_tokens: torch.Tensor,
+    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
-) -> list[str]:
+) -> list[list[int]]:
     """The most probable next token, again and again, until the end token.
 
     The base model's own sampling settings are not applied.
 
     Args:
         model: in evaluation mode.
-        prompts: symbols of each prompt, ``-1 - k`` where its image k stands.
-        images: which rows of ``visual_tokens`` are the images of each prompt.
-        visual_tokens: [U, N, llm.dim].
+        prompts: of each, two arrays [L]: symbols (token ids where 0 or more) and the row of the
+            visual token that stands there, -1 where a token id does.
+        visual_rows: [R, llm.dim].
         end_id: ends an answer.
         max_new_tokens: the longest answer.
 
     Returns:
-        The answer texts without the end token; cut where ``max_new_tokens`` ran out.
+        The tokens of the answers without the end token; cut where ``max_new_tokens`` ran out.
     """
     device = next(model.parameters()).device
-    n = model.tokens_per_image
-    rows: list[list[tuple[int, int]]] = []
-    for prompt, own in zip(prompts, images, strict=True):
-        row: list[tuple[int, int]] = []
-        for symbol in prompt:
-            if symbol >= 0:
-                row.append((symbol, -1))
-            else:
-                first = own[-1 - symbol] * n
-                row.extend((0, first + k) for k in range(n))
-        rows.append(row)
-    length = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    length = max(len(symbols) for symbols, _ in prompts)
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
     visual_index = torch.full_like(ids, -1)
     mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):  # left-padded: the next token of every row is in line
-        start = length - len(row)
-        ids[number, start:] = torch.tensor([token for token, _ in row])
-        visual_index[number, start:] = torch.tensor([index for _, index in row])
+    for number, (symbols, rows) in enumerate(prompts):
+        start = length - len(symbols)  # left-padded: the next token of every row is in line
+        ids[number, start:] = torch.from_numpy(symbols).clamp(min=0)
+        visual_index[number, start:] = torch.from_numpy(rows)
         mask[number, start:] = 1
-    embeddings = splice(model.llm.embed(ids.to(device)), visual_tokens, visual_index.to(device))
-    tokens = _decode(model, embeddings, mask.to(device), end_id, max_new_tokens)
-    return [
-        model.llm.tokenizer.decode(row[: row.index(end_id)] if end_id in row else row)
-        for row in tokens.tolist()
-    ]
+    embeddings = splice(model.llm.embed(ids.to(device)), visual_rows, visual_index.to(device))
+    tokens = _decode(model, embeddings, mask.to(device), end_id, max_new_tokens).tolist()
+    return [row[: row.index(end_id)] if end_id in row else row for row in tokens]
 
 
 def _decode(

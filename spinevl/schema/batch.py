@@ -30,17 +30,20 @@ class Batch:
     """Rows of tokens; a row holds prefix trees in preorder, where each shared token stands once.
 
     A token attends to its ancestors in its tree and to itself. B rows, L tokens a row, U unique
-    images, T targets, S sequences, Q questions, A direct targets.
+    images of N visual tokens and V unique volumes of M, T targets, S sequences, Q questions, A
+    direct targets.
 
     Attributes:
         input_ids: [B, L] token ids; 0 where a visual token or padding stands.
-        visual_index: [B, L] row of the flattened visual tokens [U * N], -1 for text and padding.
+        visual_index: [B, L] row of the visual tokens [U * N + V * M], -1 for text and padding.
         position_ids: [B, L] depth in the tree.
         attention: who sees whom, in blocks.
         attention_order: [B * L] where each token's output stands in the blocks' outputs.
         pixel_values: [U, C, H, W] images after the encoder's transform; [0] where there are
             ``features``.
         features: [U, N, dim] what the encoder made of the images earlier; None without a cache.
+        volumes: [V, C, D, H, W] volumes after their encoder's transform; [0] as ``pixel_values``.
+        volume_features: [V, N, dim] the same of the volumes.
         movable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
         predicting: [R] flat index (b * L + i) of each token that predicts anything.
         target_row: [T] which of them predicts a target.
@@ -65,6 +68,8 @@ class Batch:
     attention_order: torch.Tensor
     pixel_values: torch.Tensor
     features: torch.Tensor | None
+    volumes: torch.Tensor
+    volume_features: torch.Tensor | None
     movable: torch.Tensor
     predicting: torch.Tensor
     target_row: torch.Tensor
@@ -90,7 +95,15 @@ class Batch:
     def without_inputs(self) -> Batch:
         """The same batch without what the model reads; what its answers belong to stays."""
         empty = self.pixel_values.new_zeros(0)
-        return replace(self, pixel_values=empty, features=None, attention=(), attention_order=empty)
+        return replace(
+            self,
+            pixel_values=empty,
+            features=None,
+            volumes=empty,
+            volume_features=None,
+            attention=(),
+            attention_order=empty,
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""

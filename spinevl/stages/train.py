@@ -91,7 +91,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     )
     heads = None
     if uses_heads:
-        heads = DirectHeads(sizes.sizes, tokens=model.tokens_per_image, dim=model.llm.dim)
+        heads = DirectHeads(sizes.sizes, tokens=model.connector.tokens, dim=model.llm.dim)
     batches = data.train_batches
     total_steps = max(1, options.max_epochs * (-(-batches // options.accumulate)))
     module = TrainingModule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -75,7 +75,9 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch; answers are averaged over their tokens."""
         pixels = batch.pixel_values
-        if self.model.encoder_learns:  # an image that is not learned from looks the same each time
+        if (
+            pixels.numel() and self.model.encoder_learns
+        ):  # an image that is not learned from looks the same each time
             pixels = augment(
                 pixels,
                 movable=batch.movable,
@@ -83,10 +85,10 @@ class TrainingModule(pl.LightningModule):
                 gain=self.objective.gain,
                 generator=self.augmentation,
             )
-        visual_tokens = self.model.visual_tokens(pixels, batch.features)
+        visual_tokens = self.model.look(replace(batch, pixel_values=pixels))
         direct = None
         if self.heads is not None:
-            direct = self.heads(visual_tokens, batch)
+            direct = self.heads(visual_tokens[0], batch)
             direct = direct / mean_over_ranks(batch.loss_targets, like=direct)
             self.log("loss/direct", direct)
         if direct is not None and self.global_step < self.warmup_steps:
@@ -99,7 +101,7 @@ class TrainingModule(pl.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def _answer_loss(self, batch: Batch, visual_tokens: torch.Tensor) -> torch.Tensor:
+    def _answer_loss(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
         weights = batch.sequence_weight[batch.target_sequence]
         return -(logprobs * weights).sum() / mean_over_ranks(batch.loss_tokens, like=logprobs)

@@ -13,7 +13,7 @@ from spinevl.data.tree import PackedRow, join, pack
 def forest(rng: np.random.Generator, n_sequences: int, longest: int) -> PackedRow:
     """Sequences over two symbols share prefixes of every length."""
     sequences = [rng.integers(0, 2, rng.integers(2, longest)).tolist() for _ in range(n_sequences)]
-    return pack(sequences, [1] * n_sequences)
+    return pack(sequences, [[(1, len(one))] for one in sequences])
 
 
 def seen(rows: list[PackedRow], length: int) -> np.ndarray:
@@ -61,6 +61,6 @@ def test_blocks_of_a_wide_tree_cost_far_less_than_a_dense_mask() -> None:
     rng = np.random.default_rng(0)
     prefix = rng.integers(0, 1000, 80).tolist()
     sequences = [prefix + rng.integers(0, 1000, 60).tolist() for _ in range(18)]
-    row = pack(sequences, [1] * 18)
+    row = pack(sequences, [[(1, len(one))] for one in sequences])
     groups, _ = attention_blocks([row], length=len(row.symbols))
     assert sum(group.sees.numel() for group in groups) < 0.2 * len(row.symbols) ** 2

@@ -19,7 +19,8 @@ def test_every_target_sees_exactly_its_own_prefix() -> None:
             tuple(int(v) for v in rng.integers(0, 3, rng.integers(2, 9))) for _ in range(6)
         ]
         starts = [int(rng.integers(1, len(sequence))) for sequence in sequences]
-        row = pack(sequences, starts)
+        spans = [[(a, len(s))] for a, s in zip(starts, sequences, strict=True)]
+        row = pack(sequences, spans)
         for sequence, start, targets in zip(sequences, starts, row.targets, strict=True):
             assert [int(t) for t in targets[:, 1]] == list(sequence[start:])
             for k, place in enumerate(targets[:, 0]):
@@ -28,7 +29,7 @@ def test_every_target_sees_exactly_its_own_prefix() -> None:
 
 
 def test_shared_prefixes_stand_once() -> None:
-    row = pack([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7)], [3, 3, 3])
+    row = pack([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7)], [[(3, 4)]] * 3)
     assert row.symbols.tolist() == [1, 2, 3, 6]
     assert row.subtree_end.tolist() == [4, 4, 3, 4]
     assert [targets.tolist() for targets in row.targets] == [[[2, 4]], [[2, 5]], [[3, 7]]]

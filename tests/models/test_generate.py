@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from spinevl.models.connector.mlp import MLPConnector
@@ -28,6 +29,16 @@ PROMPTS = [[5, -1, 6, 7], [8, 9, -1, 10, -2, 11, 12, 13, 14], [20, 21]]
 IMAGES = [[2], [0, 1], []]
 
 
+def expanded(prompt: list[int], images: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Every image as its four visual tokens."""
+    symbols, rows = [], []
+    for symbol in prompt:
+        n = 1 if symbol >= 0 else 4
+        symbols += [symbol] * n
+        rows += [-1] if symbol >= 0 else [4 * images[-1 - symbol] + k for k in range(4)]
+    return np.array(symbols), np.array(rows)
+
+
 @torch.inference_mode()
 def alone(vlm: VLM, prompt: list[int], visual: torch.Tensor, steps: int) -> list[int]:
     """What transformers generates from the prompt's embeddings alone, without padding or cache."""
@@ -38,7 +49,7 @@ def alone(vlm: VLM, prompt: list[int], visual: torch.Tensor, steps: int) -> list
         else:
             symbols += [(0, (-1 - symbol) * 4 + k) for k in range(4)]
     ids, rows = torch.tensor(symbols).T
-    embeddings = splice(vlm.llm.embed(ids[None]), visual, rows[None])
+    embeddings = splice(vlm.llm.embed(ids[None]), visual.flatten(0, 1), rows[None])
     vlm.llm.model.set_attn_implementation("eager")
     output = vlm.llm.model.generate(
         inputs_embeds=embeddings, do_sample=False, max_new_tokens=steps, use_cache=False
@@ -53,19 +64,18 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
     with torch.inference_mode():
         visual = vlm.visual_tokens(pixels)
     end_id = int(vlm.llm.tokenizer.eos_token_id)
-    texts = greedy(
+    answers = greedy(
         vlm,
-        prompts=PROMPTS,
-        images=IMAGES,
-        visual_tokens=visual,
+        prompts=[expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)],
+        visual_rows=visual.flatten(0, 1),
         end_id=end_id,
         max_new_tokens=9,
     )
     said = set()
-    for prompt, own, text in zip(PROMPTS, IMAGES, texts, strict=True):
+    for prompt, own, answer in zip(PROMPTS, IMAGES, answers, strict=True):
         rows = visual[own] if own else visual[:1]
         tokens = alone(vlm, prompt, rows, 9)
         tokens = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
-        assert text == vlm.llm.tokenizer.decode(tokens)
-        said.add(text)
+        assert answer == tokens
+        said.add(tuple(answer))
     assert len(said) == 3  # three different answers, so that a mix-up would show

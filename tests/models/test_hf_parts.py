@@ -49,14 +49,14 @@ def parts(shared: Path, *, encoder: str = "clip", llm: str = "qwen2", mode: str 
 
 def packed(model: VLM, *, share: bool) -> Batch:
     """Two sequences with a common image and beginning, packed or one a row."""
-    n = model.tokens_per_image
+    n = model.connector.tokens
     visual = list(range(-1, -1 - n, -1))
     sequences = [(5, *visual, 6, 7, 8, 9), (5, *visual, 6, 7, 11, 12, 13)]
-    starts = [n + 3, n + 3]
+    learned = [[(n + 3, len(one))] for one in sequences]
     rows = (
-        [pack(sequences, starts)]
+        [pack(sequences, learned)]
         if share
-        else [pack([one], [start]) for one, start in zip(sequences, starts, strict=True)]
+        else [pack([one], [spans]) for one, spans in zip(sequences, learned, strict=True)]
     )
     length = max(len(row.symbols) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -84,6 +84,8 @@ def packed(model: VLM, *, share: bool) -> Batch:
         attention_order=order,
         pixel_values=model.encoder.transform(image)[None],
         features=None,
+        volumes=empty,
+        volume_features=None,
         movable=torch.ones(1, dtype=torch.bool),
         predicting=torch.tensor(source),
         target_row=torch.arange(len(source)),
@@ -115,7 +117,7 @@ def test_packing_is_exact_for_every_family(shared: Path, llm: str) -> None:
         # transformers' own attention over the same rows, one sequence a row
         model.llm.model.set_attn_implementation("sdpa")
         visual = model.visual_tokens(apart.pixel_values)
-        embeddings = splice(model.llm.embed(apart.input_ids), visual, apart.visual_index)
+        embeddings = splice(model.llm.embed(apart.input_ids), visual[0], apart.visual_index)
         logits = model.llm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
     plain = logits.flatten(0, 1)[apart.predicting, apart.target_id]
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)

@@ -54,7 +54,7 @@ def test_hidden_states_of_a_tree_are_those_of_its_sequences(name: str) -> None:
 
     prefix, branch = some(20), some(9)
     sequences = [prefix + some(12), prefix + branch + some(7), prefix + branch + some(30)]
-    row = pack(sequences, [1, 1, 1])
+    row = pack(sequences, [[(1, len(one))] for one in sequences])
     blocks, order = attention_blocks([row], length=len(row.symbols))
     ids = torch.from_numpy(row.symbols)[None]
     with torch.inference_mode():

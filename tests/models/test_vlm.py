@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 
 from spinevl.config import official_tasks
-from spinevl.data.collate import Collator, Packing
+from spinevl.data.collate import Collator
 from spinevl.data.conversation import Conversation
 from spinevl.data.datamodule import by_patient
+from spinevl.data.image import load_image
 from spinevl.data.image_store import ImageStore
+from spinevl.data.layout import Packing
 from spinevl.data.records import build_records
 from spinevl.data.weighting import LossWeights
+from spinevl.inference.assemble import sights_of
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM, TinyLLM
@@ -69,9 +72,7 @@ def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None)
     return Collator(
         tasks=TASKS,
         conversation=Conversation(model.llm.tokenizer, template="chat"),
-        tokens_per_image=model.tokens_per_image,
-        transform=model.encoder.transform,
-        images=ImageStore(),
+        sights=sights_of(model, {"image": ImageStore()}),
         max_length=512,
         packing=packing,
         weights=LossWeights(learn, TASKS) if learn else None,
@@ -98,7 +99,7 @@ def _plain(
 ) -> Iterator[torch.Tensor]:
     """Each option of each question read alone: no packing, no mask, no code of the fast path."""
     for _, record in group:
-        images = torch.stack([collate.transform(collate.images[path]) for path in record.images])
+        images = torch.stack([model.encoder.transform(load_image(path)) for path in record.images])
         visual = model.visual_tokens(images)
         for choice in TASKS[record.task].choices:
             exchange = collate.conversation.exchange(record.prompt, choice)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-ALIKE_IMAGES = 16
+from spinevl.schema.picture import Modality
 
-Modality = Literal["image", "image3d"]
+ALIKE_IMAGES = 16
 
 
 class Encoder(nn.Module, ABC):
