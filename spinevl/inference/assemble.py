@@ -13,10 +13,11 @@ from spinevl.data.collate import Collator
 from spinevl.data.conversation import Conversation
 from spinevl.data.image_store import ImageStore
 from spinevl.data.sight import Seen, Sight, Store
-from spinevl.models.checkpoint import load_weights, read_config
+from spinevl.models.checkpoint import DESCRIBED, load_weights, read_config, require_format
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM
+from spinevl.models.medmvl import is_medmvl, load_medmvl, parts_of
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM, visual_rows
 from spinevl.schema.errors import UserError
@@ -139,9 +140,15 @@ def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[
         trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
     """
     config = read_config(folder)
-    parts = {name: dict(node) for name, node in config["parts"].items()}
-    for part in ("encoder", "llm"):
-        if "path" in parts[part]:
+    if is_medmvl(config):
+        parts = parts_of(config, folder)
+        model = assemble(parts, trusted=trusted)
+        load_medmvl(folder, model)
+        return model.eval(), {"parts": parts, "study": {}}
+    require_format(config, folder)
+    parts = {name: dict(node) for name, node in config["parts"].items() if node}
+    for part in DESCRIBED:
+        if "path" in parts.get(part, {}):
             parts[part] |= {"path": str(folder / part), "pretrained": False}
     model = assemble(parts, trusted=trusted)
     load_weights(folder, model)

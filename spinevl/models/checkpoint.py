@@ -22,6 +22,8 @@ from spinevl.schema.errors import Problem, UserError
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 2
+DESCRIBED = ("encoder", "encoder3d", "llm")
+"""Parts with a folder of their own in a checkpoint."""
 
 
 def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> None:
@@ -38,9 +40,10 @@ def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> N
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     beside.chmod(0o755)
     try:
-        save_file(_unshared(model), beside / WEIGHTS, metadata={"format": "pt"})
-        model.encoder.save_description(beside / "encoder")
-        model.llm.save_description(beside / "llm")
+        save_file(unshared(model), beside / WEIGHTS, metadata={"format": "pt"})
+        for part in DESCRIBED:
+            if hasattr(model, part):
+                getattr(model, part).save_description(beside / part)
         text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
         (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
         if folder.exists():
@@ -57,30 +60,41 @@ def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> N
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint. Raises UserError where the folder is none."""
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+    """The ``config.json`` of a checkpoint, ours or another's.
+
+    Raises:
+        UserError: the folder has none, or it is no JSON object.
+    """
+    if not (folder / CONFIG).is_file():
+        found = "no such folder" if not folder.exists() else f"no {CONFIG}"
         raise UserError(
             Problem(
                 f"checkpoint={folder}",
                 f"a folder with {CONFIG} and {WEIGHTS}",
-                "no such folder" if not folder.exists() else "neither or one of them",
-                "give the checkpoint/ folder that train or run wrote",
+                found,
+                "give the checkpoint/ folder that train or run wrote, or MedM-VL's",
             )
         )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: not JSON ({error}); the file is damaged") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG}: expected a JSON object; the file is damaged")
+    return config
+
+
+def require_format(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where a config is no checkpoint of ours that this version reads."""
+    if config.get("format") != FORMAT:
         raise UserError(
             Problem(
                 str(folder / CONFIG),
-                f'"format": {FORMAT}',
-                repr(config.get("format") if isinstance(config, dict) else config),
-                "use a checkpoint that this version of spinevl wrote",
+                f'"format": {FORMAT}, or "model_type": "lvlm"',
+                f'"format": {config.get("format")!r}',
+                "use a checkpoint that this version of spinevl wrote, or MedM-VL's",
             )
         )
-    return config
 
 
 def load_weights(folder: Path, model: VLM) -> None:
@@ -89,34 +103,67 @@ def load_weights(folder: Path, model: VLM) -> None:
     Raises:
         UserError: keys missing, surplus or of another shape, by part; or a damaged file.
     """
+    fill(model, read_tensors(folder), where=str(folder / WEIGHTS))
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint by name, from one safetensors file or several with an index.
+
+    Raises:
+        UserError: none there, only a pickle, a shard missing, or a file that is not whole.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        stored = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{folder / WEIGHTS}: not a whole safetensors file ({error}); copy it again"
-        ) from error
-    wanted = _unshared(model)
+    index = folder / f"{WEIGHTS}.index.json"
+    names = [WEIGHTS]
+    if not (folder / WEIGHTS).is_file() and index.is_file():
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(shards.values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index}: no weight_map ({error}); copy it again") from error
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            pickles = sorted(
+                p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")
+            )
+            found = f"only {pickles[0]}, a pickle, which is not read" if pickles else "no such file"
+            fix = "save it as safetensors" if pickles else "copy it again"
+            raise UserError(Problem(str(file), "safetensors weights", found, fix))
+        try:
+            tensors.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file}: not a whole safetensors file ({error}); copy it again"
+            ) from error
+    return tensors
+
+
+def fill(model: VLM, stored: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Load weights by name; every one of the model's must be there, and no other.
+
+    Raises:
+        UserError: keys missing, surplus or of another shape, by part.
+    """
+    wanted = unshared(model)
     problems = []
-    for part in ("encoder", "connector", "llm"):
-        missing = sorted(k for k in wanted if k.startswith(part + ".") and k not in stored)
-        reshaped = sorted(
-            k
-            for k in wanted
-            if k.startswith(part + ".") and k in stored and stored[k].shape != wanted[k].shape
-        )
+    for part in dict.fromkeys(key.partition(".")[0] for key in wanted):
+        own = [key for key in wanted if key.startswith(part + ".")]
+        missing = sorted(key for key in own if key not in stored)
+        reshaped = sorted(k for k in own if k in stored and stored[k].shape != wanted[k].shape)
         for what, keys in (("missing", missing), ("of another shape", reshaped)):
             if keys:
                 problems.append(
-                    f"{folder / WEIGHTS}: {len(keys)} {part} weights {what}, first {keys[0]}; "
+                    f"{where}: {len(keys)} {part} weights {what}, first {keys[0]}; "
                     "the checkpoint does not belong to its config.json"
                 )
     surplus = sorted(set(stored) - set(wanted))
     if surplus:
         problems.append(
-            f"{folder / WEIGHTS}: {len(surplus)} weights that the model lacks, first {surplus[0]}; "
+            f"{where}: {len(surplus)} weights that the model lacks, first {surplus[0]}; "
             "the checkpoint does not belong to its config.json"
         )
     if problems:
@@ -124,7 +171,7 @@ def load_weights(folder: Path, model: VLM) -> None:
     model.load_state_dict(stored, strict=False)  # tied weights are stored once
 
 
-def _unshared(model: VLM) -> dict[str, torch.Tensor]:
+def unshared(model: VLM) -> dict[str, torch.Tensor]:
     """The state dict without the second name of a tied weight, contiguous and on the CPU."""
     seen: set[int] = set()
     state: dict[str, torch.Tensor] = {}

@@ -19,6 +19,7 @@ def greedy(
     visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
+    repetition_penalty: float = 1.0,
 ) -> list[list[int]]:
     """The most probable next token, again and again, until the end token.
 
@@ -31,6 +32,8 @@ def greedy(
         visual_rows: [R, llm.dim].
         end_id: ends an answer.
         max_new_tokens: the longest answer.
+        repetition_penalty: what the logits of tokens already said in the answer are divided by
+            where positive and multiplied by where negative (Keskar et al. 2019, arXiv 1909.05858).
 
     Returns:
         The tokens of the answers without the end token; cut where ``max_new_tokens`` ran out.
@@ -46,12 +49,19 @@ def greedy(
         visual_index[number, start:] = torch.from_numpy(rows)
         mask[number, start:] = 1
     embeddings = splice(model.llm.embed(ids.to(device)), visual_rows, visual_index.to(device))
-    tokens = _decode(model, embeddings, mask.to(device), end_id, max_new_tokens).tolist()
+    tokens = _decode(
+        model, embeddings, mask.to(device), end_id, max_new_tokens, repetition_penalty
+    ).tolist()
     return [row[: row.index(end_id)] if end_id in row else row for row in tokens]
 
 
 def _decode(
-    model: VLM, embeddings: torch.Tensor, mask: torch.Tensor, end_id: int, max_new_tokens: int
+    model: VLM,
+    embeddings: torch.Tensor,
+    mask: torch.Tensor,
+    end_id: int,
+    max_new_tokens: int,
+    repetition_penalty: float,
 ) -> torch.Tensor:
     """Greedy tokens [B, <= max_new_tokens], with a KV cache."""
     base = model.llm.model.base_model
@@ -68,7 +78,13 @@ def _decode(
             use_cache=True,
         )
         cache = output.past_key_values
-        token = model.llm.logits(output.last_hidden_state[:, -1]).argmax(-1)
+        logits = model.llm.logits(output.last_hidden_state[:, -1])
+        if repetition_penalty != 1 and produced:
+            said = torch.stack(produced, dim=1)
+            known = logits.gather(1, said)
+            factor = torch.where(known > 0, 1 / repetition_penalty, repetition_penalty)
+            logits = logits.scatter(1, said, known * factor)
+        token = logits.argmax(-1)
         token = torch.where(done, end_id, token)
         produced.append(token)
         done |= token == end_id
