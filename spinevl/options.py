@@ -69,6 +69,13 @@ class Packing(StrEnum):
     off = "off"
 
 
+class History(StrEnum):
+    """Whose earlier answers a conversation goes on from: the file's, or the model's own."""
+
+    given = "given"
+    own = "own"
+
+
 @dataclass
 class PredictOptions:
     """How answers are read off the model."""
@@ -76,6 +83,9 @@ class PredictOptions:
     mode: PredictMode = PredictMode.choice
     batch_size: int = 16
     packing: Packing = Packing.tree
+    max_new_tokens: int | None = None
+    repetition_penalty: float = 1.0
+    history: History = History.given
 
 
 @dataclass
@@ -123,8 +133,11 @@ class Train(Common):
     test_answers: TestAnswers = TestAnswers.none
     records: str | None = None
     suffix: str | None = None
+    checkpoint: str | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     connector: dict[str, Any] = field(default_factory=dict)
+    encoder3d: dict[str, Any] | None = None
+    connector3d: dict[str, Any] | None = None
     llm: dict[str, Any] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
@@ -178,7 +191,6 @@ class Doctor(Run):
     """``spinevl doctor``: what ``run`` would read, and a submission"""
 
     answers: str | None = None
-    checkpoint: str | None = None
 
 
 SCHEMAS: dict[str, type] = {

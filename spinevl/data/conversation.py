@@ -82,6 +82,12 @@ class Conversation:
         """Questions with their answers; the last answer is None where it is waited for."""
         return self._assemble(tuple(rounds))
 
+    def answer_end(self) -> int:
+        """The token that ends an answer."""
+        if self.template == "chat":
+            self.exchange("?", "A")  # a chat template shows its end token
+        return self.end_id
+
     def _assemble_uncached(self, rounds: tuple[tuple[str, str | None], ...]) -> TokenSequence:
         text, answers, end = self._write(rounds)
         symbols: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from spinevl.data.collate import Collator, Group
+from spinevl.data.collate import Collator
+from spinevl.data.dialogue_collate import DialogueCollator
+from spinevl.data.ratio import RatioSampler
 from spinevl.schema.batch import Batch
+from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.record import Record
 
 
@@ -106,69 +109,29 @@ class Steps:
             yield replace(batch, loss_tokens=tokens, loss_targets=max(targets, 1.0))
 
 
-class PatientDataModule(pl.LightningDataModule):
-    """Training and dev batches of whole patients; without packing, training batches of questions.
+class BatchDataModule(pl.LightningDataModule):
+    """What loads batches, whatever they are of.
 
     Args:
-        train, dev: the records of each split.
-        learn: collates training patients, with weights.
-        choose: collates dev patients, every option laid out.
-        batch_patients: patients a training batch.
-        eval_patients: patients a dev batch.
-        seed: of the order of patients.
         num_workers: loader processes; 0 is fastest for images that fit in memory.
         accumulate: batches an optimizer step.
+
+    Attributes:
+        train_batches: training batches an epoch.
     """
 
-    def __init__(
-        self,
-        train: Sequence[Record],
-        dev: Sequence[Record],
-        *,
-        learn: Collator,
-        choose: Collator,
-        batch_patients: int,
-        eval_patients: int,
-        seed: int,
-        num_workers: int = 0,
-        accumulate: int = 1,
-    ) -> None:
+    train_batches: int
+
+    def __init__(self, *, num_workers: int, accumulate: int) -> None:
         super().__init__()
-        self.train_groups = by_patient(train)
-        self.dev_groups = by_patient(dev)
-        self.learn = learn
-        self.choose = choose
-        self.batch_patients = batch_patients
-        self.eval_patients = eval_patients
-        self.seed = seed
         self.num_workers = num_workers
         self.accumulate = accumulate
-        self.train_batches = -(-len(self.train_groups) // batch_patients)
 
-    def train_dataloader(self) -> Steps:
-        """Shuffled patients; the last, smaller batch is kept.
-
-        Without packing, single questions of like length instead, as many a batch.
-        """
-        if self.learn.packing == "off":
-            questions = [[pair] for group in self.train_groups for pair in group]
-            lengths = [self.learn.length(record) for ((_, record),) in questions]
-            batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
-            return Steps(
-                self._loader(questions, self.learn, batch_sampler=batches), self.accumulate
-            )
-        sampler = EpochSampler(len(self.train_groups), seed=self.seed)
-        loader = self._loader(
-            self.train_groups, self.learn, batch_size=self.batch_patients, sampler=sampler
-        )
-        return Steps(loader, self.accumulate)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Dev patients in order."""
-        return self._loader(self.dev_groups, self.choose, batch_size=self.eval_patients)
+    def _steps(self, *args: Any, **kwargs: Any) -> Steps:
+        return Steps(self._loader(*args, **kwargs), self.accumulate)
 
     def _loader(
-        self, groups: Sequence[Group], collate: Collator, **kwargs: Any
+        self, groups: Sequence[Any], collate: Callable[..., Batch], **kwargs: Any
     ) -> DataLoader[Batch]:
         return DataLoader(
             groups,  # type: ignore[arg-type]
@@ -184,3 +147,100 @@ class PatientDataModule(pl.LightningDataModule):
     ) -> Batch:
         """Lightning's hook: a Batch moves itself."""
         return batch.to(device, non_blocking=True)
+
+
+class PatientDataModule(BatchDataModule):
+    """Training and dev batches of whole patients; without packing, training batches of questions.
+
+    Args:
+        train, dev: the records of each split.
+        learn: collates training patients, with weights.
+        choose: collates dev patients, every option laid out.
+        batch_patients: patients a training batch.
+        eval_patients: patients a dev batch.
+        seed: of the order of patients.
+        num_workers, accumulate: see BatchDataModule.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Record],
+        dev: Sequence[Record],
+        *,
+        learn: Collator,
+        choose: Collator,
+        batch_patients: int,
+        eval_patients: int,
+        seed: int,
+        num_workers: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__(num_workers=num_workers, accumulate=accumulate)
+        self.train_groups = by_patient(train)
+        self.dev_groups = by_patient(dev)
+        self.learn = learn
+        self.choose = choose
+        self.batch_patients = batch_patients
+        self.eval_patients = eval_patients
+        self.seed = seed
+        self.train_batches = -(-len(self.train_groups) // batch_patients)
+
+    def train_dataloader(self) -> Steps:
+        """Shuffled patients; the last, smaller batch is kept.
+
+        Without packing, single questions of like length instead, as many a batch.
+        """
+        if self.learn.packing == "off":
+            questions = [[pair] for group in self.train_groups for pair in group]
+            lengths = [self.learn.length(record) for ((_, record),) in questions]
+            batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
+            return self._steps(questions, self.learn, batch_sampler=batches)
+        sampler = EpochSampler(len(self.train_groups), seed=self.seed)
+        return self._steps(
+            self.train_groups, self.learn, batch_size=self.batch_patients, sampler=sampler
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Dev patients in order."""
+        return self._loader(self.dev_groups, self.choose, batch_size=self.eval_patients)
+
+
+class DialogueDataModule(BatchDataModule):
+    """Training and dev batches of conversations.
+
+    Args:
+        train, dev: the conversations of each side; dev may be empty.
+        collate: collates them.
+        sampler: the order of the training conversations.
+        batch_size: conversations a batch.
+        num_workers, accumulate: see BatchDataModule.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Dialogue],
+        dev: Sequence[Dialogue],
+        *,
+        collate: DialogueCollator,
+        sampler: RatioSampler,
+        batch_size: int,
+        num_workers: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__(num_workers=num_workers, accumulate=accumulate)
+        self.train_items = [[pair] for pair in enumerate(train)]
+        self.dev_items = [[pair] for pair in enumerate(dev)]
+        self.collate = collate
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.train_batches = -(-len(sampler) // batch_size)
+
+    def train_dataloader(self) -> Steps:
+        """The sampler's order; the last, smaller batch is kept."""
+        return self._steps(
+            self.train_items, self.collate, batch_size=self.batch_size, sampler=self.sampler
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Dev conversations in order."""
+        return self._loader(self.dev_items, self.collate, batch_size=self.batch_size)

@@ -26,6 +26,20 @@ _DECODING_ERRORS = (
 _EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
 
 
+def load_rgb(path: str | Path) -> np.ndarray:
+    """Any image that Pillow reads, as uint8 [H, W, 3]; an alpha channel is dropped.
+
+    Raises:
+        UserError: missing, or not a whole image.
+    """
+    image = _decoded(path, "an image")
+    if image.mode[0] in "IF":
+        raise _refused(
+            path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first", "an image"
+        )
+    return np.asarray(image.convert("RGB"))
+
+
 def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     """The image at ``path`` as uint8 [H, W].
 
@@ -38,18 +52,7 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     Raises:
         UserError: missing, truncated, of another mode or size.
     """
-    try:
-        content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except FileNotFoundError:
-        raise _refused(path, "no such file", "add it, or see data.missing_images") from None
-    except _DECODING_ERRORS as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise _refused(path, f"no whole image ({reason})", "export it again") from error
-    if image.format == "PNG" and b"IEND" not in content:
-        # Pillow does not miss the end where the pixels are whole; what else was cut, none can say
-        raise _refused(path, "no whole image (its end is cut off)", "export it again")
+    image = _decoded(path, _EXPECTED)
     pixels = np.asarray(image)
     if image.mode[0] in "IF":
         raise _refused(path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first")
@@ -63,5 +66,24 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     return pixels
 
 
-def _refused(path: str | Path, found: str, fix: str) -> UserError:
-    return UserError(Problem(str(path), _EXPECTED, found, fix))
+def _decoded(path: str | Path, expected: str) -> Image.Image:
+    """A whole image file."""
+    try:
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except FileNotFoundError:
+        raise _refused(
+            path, "no such file", "add it, or see data.missing_images", expected
+        ) from None
+    except _DECODING_ERRORS as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise _refused(path, f"no whole image ({reason})", "export it again", expected) from error
+    if image.format == "PNG" and b"IEND" not in content:
+        # Pillow does not miss the end where the pixels are whole; what else was cut, none can say
+        raise _refused(path, "no whole image (its end is cut off)", "export it again", expected)
+    return image
+
+
+def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:
+    return UserError(Problem(str(path), expected, found, fix))

@@ -16,12 +16,14 @@ from spinevl.data.sight import Seen, Sight, Store
 from spinevl.models.checkpoint import DESCRIBED, load_weights, read_config, require_format
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
+from spinevl.models.features import FeatureCache, Features
 from spinevl.models.llm import CausalLM
 from spinevl.models.medmvl import is_medmvl, load_medmvl, parts_of
+from spinevl.models.merge import merge_adapters
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM, visual_rows
 from spinevl.schema.errors import UserError
-from spinevl.schema.picture import MODALITIES, Modality
+from spinevl.schema.picture import MODALITIES, Modality, Picture
 from spinevl.schema.task import Task
 
 Nodes = Mapping[str, Any]
@@ -49,8 +51,12 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
             "encoder3d": encoder3d,
             "connector3d": _connector(node, encoder3d, llm, trusted, where="connector3d"),
         }
-    model = VLM(encoder, connector, llm, **second)
-    tuning = parts["tuning"]
+    return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
+
+
+def tuned(model: VLM, tuning: Nodes) -> VLM:
+    """The model with the node ``tuning`` applied, in place; adapters it has are merged first."""
+    merge_adapters(model)
     apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
     return model
 
@@ -82,6 +88,38 @@ def sights_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, Si
         for modality, (encoder, connector) in model.eyes().items()
         if modality in stores
     }
+
+
+def keep_features(
+    model: VLM,
+    cache: FeatureCache,
+    sights: Mapping[Modality, Sight],
+    pictures: Sequence[Picture],
+    *,
+    autocast: torch.dtype | None = None,
+) -> list[Features]:
+    """Let the sights read features of frozen encoders, encoded here where the cache lacks them.
+
+    Args:
+        model: its encoders in evaluation mode, on the device that they are to run on.
+        cache: the features.
+        sights: of the images.
+        pictures: all that will be shown.
+        autocast: see FeatureCache.features.
+
+    Returns:
+        What was encoded and found; a modality whose features the cache cannot hold has none.
+    """
+    kept = []
+    for modality, (encoder, _) in model.eyes().items():
+        paths = [path for kind, path in pictures if kind == modality]
+        if modality not in sights or not paths:
+            continue
+        load = sights[modality].images.__getitem__
+        features = cache.features(encoder, paths, load=load, autocast=autocast)
+        sights[modality].features = features
+        kept += [features] if features is not None else []
+    return kept
 
 
 def seen_rows(model: VLM, seen: Seen) -> torch.Tensor:

@@ -14,7 +14,7 @@ from spinevl.data.datamodule import by_patient
 from spinevl.data.image_store import ImageStore
 from spinevl.data.layout import Packing
 from spinevl.data.sight import Seen
-from spinevl.inference.assemble import collator_of, seen_rows
+from spinevl.inference.assemble import collator_of, keep_features, seen_rows
 from spinevl.models.features import FeatureCache
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
@@ -35,7 +35,7 @@ class Predictor:
         mode: ``choice`` scores every option text of a closed question, so no unparseable answer
             can occur; ``generate`` decodes greedily. Boxes are always generated.
         batch_patients: patients read at once.
-        max_new_tokens: of a generated answer.
+        max_new_tokens, repetition_penalty: of a generated answer, see greedy.
         images: shared store of decoded images.
         packing: see Collator.
         cache: of the features of a frozen encoder.
@@ -49,6 +49,7 @@ class Predictor:
         mode: Mode = "choice",
         batch_patients: int = 16,
         max_new_tokens: int = 48,
+        repetition_penalty: float = 1.0,
         images: ImageStore | None = None,
         packing: Packing = "tree",
         cache: FeatureCache | None = None,
@@ -58,6 +59,7 @@ class Predictor:
         self.mode = mode
         self.batch_patients = batch_patients
         self.max_new_tokens = max_new_tokens
+        self.repetition_penalty = repetition_penalty
         self.cache = cache
         self.images = images or ImageStore()
         self.collate = collator_of(model, tasks, images=self.images, packing=packing)
@@ -67,11 +69,8 @@ class Predictor:
         """One prediction a question, in the order of the records; separate slices are merged."""
         self.collate.check(records)
         if self.cache is not None:
-            self.collate.sights["image"].features = self.cache.features(
-                self.model.encoder,
-                [path for record in records for path in record.images],
-                load=self.images.__getitem__,
-            )
+            shown = [picture for record in records for picture in pictures(record)]
+            keep_features(self.model, self.cache, self.collate.sights, shown)
         answers: dict[int, Prediction] = {}
         for index, prediction in self._answers(records):
             answers[index] = prediction
@@ -107,16 +106,13 @@ class Predictor:
             self.model,
             prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
             visual_rows=seen_rows(self.model, seen),
-            end_id=self._end_id(pairs[0][1]),
+            end_id=self.conversation.answer_end(),
             max_new_tokens=self.max_new_tokens,
+            repetition_penalty=self.repetition_penalty,
         )
         for (index, record), tokens in zip(pairs, answers, strict=True):
             text = self.model.llm.tokenizer.decode(tokens)
             yield index, text_prediction(record, self.tasks[record.task], text)
-
-    def _end_id(self, record: Record) -> int:
-        self.conversation.exchange(record.prompt, "A")  # a chat template shows its end token
-        return self.conversation.end_id
 
     @property
     def _device(self) -> torch.device:

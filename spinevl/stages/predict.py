@@ -14,7 +14,8 @@ from spinevl.evaluation.metrics import combine
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, feature_cache, load_study
+from spinevl.stages.answer import answer_conversations
+from spinevl.stages.prepare import Study, conversations, feature_cache, load_study
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,15 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.models.checkpoint import read_config
 
-    stored = read_config(Path(cfg.checkpoint))["study"]
+    if source := conversations(cfg):
+        return answer_conversations(cfg, source, out=out)
+    stored = read_config(Path(cfg.checkpoint)).get("study") or {}
     subset = str(cfg.subset)
     study = load_study(cfg, {subset}, stored=stored)
     predictor = load_predictor(cfg, Path(cfg.checkpoint), study)
     predictions = predictor.predict(study.records(subset))
     write_outputs(study, subset, predictions, out=out)
+    return None
 
 
 def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
@@ -49,6 +53,8 @@ def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
         mode=str(cfg.predict.mode),  # type: ignore[arg-type]
         batch_patients=cfg.predict.batch_size,
         packing=str(cfg.predict.packing),  # type: ignore[arg-type]
+        max_new_tokens=cfg.predict.max_new_tokens or 48,
+        repetition_penalty=cfg.predict.repetition_penalty,
         cache=feature_cache(cfg) if frozen else None,
     )
 

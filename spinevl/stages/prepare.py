@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.config import build, build_tasks, cache_dir, official_tasks
+from spinevl.data.conversations import ConversationSource
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
 from spinevl.data.split import Split
@@ -19,6 +20,8 @@ from spinevl.schema.record import Cohort, DataSource, Patient, Record
 from spinevl.schema.task import Task
 
 log = logging.getLogger(__name__)
+
+CONVERSATIONS = "spinevl.data.conversations.ConversationSource"
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,20 @@ def feature_cache(cfg: DictConfig) -> Any:
     return FeatureCache(cache_dir(cfg) / "features", max_bytes=bound)
 
 
+def conversations(cfg: DictConfig) -> ConversationSource | None:
+    """The source of ``data=conversations``; None where the data are patients."""
+    target = str((cfg.get("data") or {}).get("_target_", ""))
+    if target != CONVERSATIONS:
+        return None
+    source: ConversationSource = build(cfg.data)
+    return source
+
+
 def part_nodes(cfg: DictConfig) -> dict[str, Any]:
     """The plain config nodes that a model is assembled from."""
+    names = ("encoder", "connector", "encoder3d", "connector3d", "llm", "tuning")
     return {
-        name: OmegaConf.to_container(cfg[name], resolve=True)
-        for name in ("encoder", "connector", "llm", "tuning")
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in names if cfg.get(name)
     }
 
 

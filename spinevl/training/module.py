@@ -112,12 +112,9 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over what learns; the direct heads learn like the connector."""
-        parts: dict[str, torch.nn.Module] = {
-            "encoder": self.model.encoder,
-            "connector": self.model.connector,
-            "llm": self.model.llm,
-        }
-        groups = parameter_groups(parts, lr=self.lr, weight_decay=self.weight_decay)
+        parts = dict(self.model.named_children())
+        lr = {part: self.lr[part.removesuffix("3d")] for part in parts}  # eyes for volumes alike
+        groups = parameter_groups(parts, lr=lr, weight_decay=self.weight_decay)
         if self.heads is not None:
             groups += parameter_groups(
                 {"heads": self.heads},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from spinevl.models.encoder.base import Encoder, require_size
@@ -63,7 +64,9 @@ class TinyEncoder(Encoder):
         self.norm = nn.LayerNorm(dim)
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 [H, W] -> [1, H, W] of about zero mean and unit variance."""
+        """uint8 [H, W], or [H, W, 3] made grey -> [1, H, W] of about zero mean, unit variance."""
+        if image.ndim == 3:
+            image = np.asarray(Image.fromarray(image).convert("L"))
         require_size(image, self.image_size)
         return (torch.from_numpy(image.astype(np.float32))[None] - 64.0) / 64.0
 

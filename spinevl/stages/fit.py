@@ -1,0 +1,270 @@
+"""Fit a model: what every training does, whatever its data are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from spinevl.config import build
+from spinevl.options import PRECISIONS
+from spinevl.schema.errors import UserError
+from spinevl.schema.files import write_text_atomic
+from spinevl.schema.picture import Modality, Picture
+from spinevl.stages.prepare import feature_cache, part_nodes
+
+if TYPE_CHECKING:
+    import torch
+
+    from spinevl.data.datamodule import BatchDataModule
+    from spinevl.data.sight import Sight
+    from spinevl.models.direct_heads import DirectHeads
+    from spinevl.models.features import Features
+    from spinevl.models.vlm import VLM
+    from spinevl.schema.batch import Batch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training.
+
+    Attributes:
+        model, parts: the model and the nodes that it was assembled from.
+        data: its batches.
+        score: (dev batches, log-probabilities of their sequences) -> the dev score, higher is
+            better.
+        study: what the checkpoint says of its data.
+        heads: direct heads, where there are any.
+        features: of the frozen encoders.
+    """
+
+    model: VLM
+    parts: Mapping[str, Any]
+    data: BatchDataModule
+    score: Callable[[list[Batch], list[torch.Tensor]], float]
+    study: Mapping[str, Any]
+    heads: DirectHeads | None = None
+    features: Sequence[Features] = ()
+
+
+def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
+    """The model that a training starts from, and its nodes: new parts, or those of a checkpoint."""
+    import pytorch_lightning as pl
+
+    from spinevl.inference.assemble import assemble, load_model, tuned
+
+    _quiet()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    trusted = list(cfg.trusted_targets)
+    parts = part_nodes(cfg)
+    if not cfg.checkpoint:
+        return assemble(parts, trusted=trusted), parts
+    model, stored = load_model(Path(cfg.checkpoint), trusted=trusted)
+    return tuned(model, parts["tuning"]), {**stored["parts"], "tuning": parts["tuning"]}
+
+
+def encode_once(
+    cfg: DictConfig,
+    model: VLM,
+    parts: Mapping[str, Any],
+    sights: Mapping[Modality, Sight],
+    pictures: Sequence[Picture],
+) -> list[Features]:
+    """Let the sights read kept features where the encoder is frozen, as it will see them."""
+    import torch
+
+    from spinevl.inference.assemble import keep_features
+
+    cache = feature_cache(cfg)
+    if parts["tuning"]["encoder"] != "frozen" or cache is None:
+        return []
+    device = torch.device("cuda" if _on_gpu(cfg.trainer.accelerator) else "cpu")
+    for encoder, _ in model.eyes().values():
+        encoder.to(device).eval()
+    halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    precision = _precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    return keep_features(model, cache, sights, pictures, autocast=halves.get(precision))
+
+
+def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None:
+    """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under OUT.
+
+    Returns:
+        The best dev score; None where nothing was scored.
+    """
+    import torch
+
+    from spinevl.models.checkpoint import save_checkpoint
+    from spinevl.models.vlm import learns
+    from spinevl.training.callbacks import Clock, DevScore, MetricsFile
+    from spinevl.training.module import Objective, TrainingModule
+
+    options, model, data = cfg.trainer, plan.model, plan.data
+    batches = data.train_batches
+    total_steps = max(1, options.max_epochs * (-(-batches // options.accumulate)))
+    module = TrainingModule(
+        model,
+        plan.heads,
+        objective=Objective(
+            direct_weight=cfg.warmup.weight,
+            warmup_fraction=cfg.warmup.fraction,
+            shift_px=options.shift_px,
+            gain=options.gain,
+        ),
+        lr=dict(cfg.optim.lr),
+        betas=list(cfg.optim.betas),
+        weight_decay=cfg.optim.weight_decay,
+        warmup_ratio=cfg.optim.warmup_ratio,
+        schedule=cfg.optim.schedule,
+        total_steps=total_steps,
+        seed=cfg.seed,
+    )
+    if options.compile:
+        model.llm.compile()
+    module.train()
+    for part in ("encoder", "encoder3d", "llm"):  # what does not learn drops nothing out
+        if hasattr(model, part) and not learns(getattr(model, part)):
+            getattr(model, part).eval()
+    description = {"parts": dict(plan.parts), "study": dict(plan.study)}
+    clock = Clock()
+    dev = DevScore(
+        plan.score,
+        lambda: save_checkpoint(out / "checkpoint", model, config=description),
+    )
+    logger = _logger(cfg)
+    every = max(1, options.max_epochs // max(1, options.dev_checks))
+    trainer = _trainer(
+        accelerator=options.accelerator,
+        devices=1,
+        precision=_precision(options.precision, options.accelerator),
+        max_epochs=options.max_epochs,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip_norm,
+        check_val_every_n_epoch=every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic=True,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=options.progress_bar,
+        logger=logger,
+        log_every_n_steps=min(10, batches),
+        callbacks=[clock, dev, MetricsFile(out / "metrics.csv")],
+    )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stop
+    finally:
+        _close(trainer.loggers)
+    torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
+    write_text_atomic(
+        out / "train.json",
+        json.dumps(
+            {
+                **clock.report(),
+                "peak_memory_bytes": _peak_memory(),
+                "device": str(module.device),
+                "steps": trainer.global_step,
+                "seconds": time.monotonic() - begun,
+                "images_encoded": sum(f.encoded for f in plan.features) if plan.features else None,
+                "images_cached": sum(f.found for f in plan.features) if plan.features else None,
+                "dev_score": dev.best,
+                "dev_score_step": dev.best_step,
+                "dev_history": dev.history,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            },
+            indent=2,
+        ),
+    )
+    score = "nothing to score on dev" if dev.best is None else f"dev score {dev.best:.3f}"
+    log.info("%s (step %d); checkpoint in %s", score, dev.best_step, out / "checkpoint")
+    return dev.best
+
+
+def _precision(name: str, accelerator: str) -> Any:
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
+    import torch
+
+    if str(name) == "auto":
+        half = _on_gpu(accelerator) and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if half else "32-true"
+    precision = PRECISIONS.get(str(name), str(name))
+    if precision not in PRECISIONS.values():
+        raise UserError(
+            f"trainer.precision={name}: expected auto, {', '.join(PRECISIONS.values())}; weights "
+            "are trained in float32"
+        )
+    return precision
+
+
+def _on_gpu(accelerator: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and str(accelerator) != "cpu"
+
+
+def _trainer(**options: Any) -> Any:
+    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _logger(cfg: DictConfig) -> Any:
+    """The logger of the config group, told the job's config; False where none is asked for."""
+    if not cfg.get("logger"):
+        return False
+    try:
+        logger = build(cfg.logger, trusted=list(cfg.trusted_targets))
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        return logger
+    except ModuleNotFoundError as error:
+        kind = str(cfg.logger["_target_"]).rpartition(".")[2]
+        extra = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}.get(kind)
+        fix = f"pip install 'spinevl[{extra}]'" if extra else "install what it needs"
+        raise UserError(f"logger: {kind} lacks a package ({error}); {fix}") from error
+
+
+def _close(loggers: Sequence[Any]) -> None:
+    """End a W&B run with its job: the next job of a sweep would go on in it."""
+    if (wandb := sys.modules.get("wandb")) is not None and loggers and wandb.run is not None:
+        wandb.finish()
+
+
+def _quiet() -> None:
+    """Silence what Lightning says to its developers, not to ours."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,188 @@
+"""Training on conversations and answering them, as commands do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinevl.compose import compose
+from spinevl.schema.errors import UserError
+from spinevl.stages import answer, predict, train
+
+FAST = [
+    "trainer.max_epochs=2",
+    "trainer.dev_checks=1",
+    "trainer.progress_bar=false",
+    "warmup=none",
+    "encoder.image_size=64",
+    "encoder.dim=16",
+    "encoder.widths=[8,8,16]",
+    "llm.width=32",
+    "optim.lr.llm=3e-3",
+]
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[k % 2], "value": text} for k, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of mixed conversations: one image, several, none, one turn and several."""
+    folder = tmp_path_factory.mktemp("conversations")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    records = [
+        {"id": "one", "image": "0.jpg", "conversations": turns("<image>\nCurve?", "Straight.")},
+        {
+            "id": "two",
+            "image": ["1.jpg", "2.jpg"],
+            "task": "report",
+            "conversations": turns("<image><image>\nReport?", "A long one.", "Sure?", "Yes."),
+        },
+        {"id": "text", "conversations": turns("What is MRI?", "A scan.")},
+        {"id": "last", "image": "3.jpg", "conversations": turns("<image>\nC3?", "Normal.")},
+    ]
+    (folder / "all.json").write_text(json.dumps(records))
+    return folder
+
+
+def config(verb: str, folder: Path, *overrides: str) -> Any:
+    return compose(verb, ["data=conversations", f"cache_dir={folder}/cache", *overrides])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    files = [f"data.train={folder}/all.json", f"data.dev={folder}/all.json"]
+    cfg = config("train", folder, *files, *FAST, "data.ratios={report: 2}", "trainer.max_epochs=20")
+    (folder / "train").mkdir()
+    score = train.main(cfg, out=folder / "train")
+    told = json.loads((folder / "train/train.json").read_text())
+    assert score == told["dev_score"]
+    assert told["steps"] == 20 * 2  # five conversations an epoch, four a step
+    assert score > -math.log(1000)  # far above a guess among the tokenizer's tokens
+    return folder / "train/checkpoint"
+
+
+def test_every_kind_of_conversation_is_learned(checkpoint: Path) -> None:
+    rows = (checkpoint.parent / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("loss/answer")
+    losses = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_answers_are_written_as_they_come_and_an_interrupted_run_goes_on(
+    folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        f"data.test={folder}/all.json",
+        f"checkpoint={checkpoint}",
+        "predict.max_new_tokens=8",
+        "predict.batch_size=1",
+    ]
+    cfg = config("predict", folder, *options)
+    out = folder / "answers"
+    out.mkdir()
+    predict.main(cfg, out=out)
+    whole = (out / "conversations.json").read_text()
+    lines = (out / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+
+    # killed in the middle of the third line
+    (out / "conversations.json").unlink()
+    (out / "answers.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
+    asked = []
+    real = answer._predictor
+
+    class Counted:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def predict(self, dialogues: Any) -> Any:
+            asked.extend(one.id for _, one in dialogues)
+            return self.inner.predict(dialogues)
+
+    monkeypatch.setattr(answer, "_predictor", lambda *args: Counted(real(*args)))
+    predict.main(cfg, out=out)
+    assert asked == ["text", "last"]
+    assert (out / "conversations.json").read_text() == whole
+    assert (out / "answers.jsonl").read_text().splitlines() == lines
+
+    # other settings: nothing of it holds
+    asked.clear()
+    predict.main(config("predict", folder, *options, "predict.max_new_tokens=4"), out=out)
+    assert asked == ["one", "two", "text", "last"]
+
+
+def test_answers_stand_in_upstreams_format_beside_the_truth(folder: Path, checkpoint: Path) -> None:
+    options = [f"data.test={folder}/all.json", f"checkpoint={checkpoint}"]
+    out = folder / "format"
+    out.mkdir()
+    predict.main(config("predict", folder, *options, "predict.max_new_tokens=8"), out=out)
+    records = json.loads((folder / "all.json").read_text())
+    given = json.loads((out / "conversations.json").read_text())
+    for record, answered in zip(records, given, strict=True):
+        assert answered["id"] == record["id"]
+        assert answered.get("image") == record.get("image")
+        asked = [turn["from"] for turn in answered["conversations"]]
+        assert asked == [turn["from"] for turn in record["conversations"]]
+        assert answered["answer"] == record["conversations"][-1]["value"]
+        # earlier turns are the file's own
+        assert answered["conversations"][:-1] == record["conversations"][:-1]
+
+
+def test_a_conversation_may_go_on_from_the_models_own_answers(
+    folder: Path, checkpoint: Path
+) -> None:
+    options = [
+        f"data.test={folder}/all.json",
+        f"checkpoint={checkpoint}",
+        "predict.max_new_tokens=8",
+        "predict.history=own",
+    ]
+    out = folder / "own"
+    out.mkdir()
+    predict.main(config("predict", folder, *options), out=out)
+    own = json.loads((out / "conversations.json").read_text())[1]["conversations"]
+    first = {"id": "x", "image": ["1.jpg", "2.jpg"], "conversations": own[:1]}
+    second = {**first, "conversations": own[:3]}
+    (folder / "asked.json").write_text(json.dumps([first, second]))
+    (folder / "again").mkdir()
+    cfg = config("predict", folder, *options[1:3], f"data.test={folder}/asked.json")
+    predict.main(cfg, out=folder / "again")
+    given = json.loads((folder / "again/conversations.json").read_text())
+    assert given[0]["conversations"][1] == own[1]
+    assert given[1]["conversations"][3] == own[3]
+
+
+def test_what_the_llm_cannot_hold_is_refused_before_anything_is_written(
+    folder: Path, checkpoint: Path
+) -> None:
+    long = [{"conversations": turns("word " * 2000)}]
+    (folder / "long.json").write_text(json.dumps(long))
+    (folder / "long").mkdir()
+    cfg = config("predict", folder, f"data.test={folder}/long.json", f"checkpoint={checkpoint}")
+    with pytest.raises(UserError, match=r"record 0 .* at most 1024 tokens"):
+        predict.main(cfg, out=folder / "long")
+    assert not (folder / "long/conversations.json").exists()
+
+
+def test_a_training_starts_from_a_checkpoint(folder: Path, checkpoint: Path) -> None:
+    files = [f"data.train={folder}/all.json", f"data.dev={folder}/all.json"]
+    start = json.loads((checkpoint.parent / "train.json").read_text())["dev_score"]
+    cfg = config(
+        "train", folder, *files, *FAST, f"checkpoint={checkpoint}", "tuning=lora", "optim.lr.llm=0"
+    )
+    # no step moves far from where the first training ended
+    (folder / "more").mkdir()
+    score = train.main(cfg, out=folder / "more")
+    assert score is not None
+    assert abs(score - start) < 0.3
