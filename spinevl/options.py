@@ -179,6 +179,24 @@ class Evaluate(Common):
     missing: Missing = Missing.error
 
 
+class ExportFormat(StrEnum):
+    """MedM-VL's layout, LLaVA's in transformers, or the LLM's adapter in peft's."""
+
+    medmvl = "medmvl"
+    hf = "hf"
+    peft = "peft"
+
+
+@dataclass
+class Export(Common):
+    """``spinevl export``"""
+
+    checkpoint: str | None = None
+    format: ExportFormat = ExportFormat.medmvl
+    license: str = "unknown"
+    output_dir: str | None = None
+
+
 @dataclass
 class Run(Build, Train):
     """``spinevl run``: all of it"""
@@ -198,6 +216,7 @@ SCHEMAS: dict[str, type] = {
     "train": Train,
     "predict": Predict,
     "evaluate": Evaluate,
+    "export": Export,
     "run": Run,
     "doctor": Doctor,
 }

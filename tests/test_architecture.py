@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "models": {"schema"},
     "evaluation": {"schema"},
     "training": {"schema", "models"},
+    "export": {"schema", "models", "evaluation"},
 }
 KNOW_HYDRA = {
     "cli",

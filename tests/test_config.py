@@ -27,7 +27,7 @@ from spinevl.schema.task import Task
 def test_every_verb_composes_with_its_defaults(verb: str) -> None:
     cfg = compose(verb)
     assert list(cfg.trusted_targets) == []
-    if verb != "predict":
+    if "task" in cfg and verb != "predict":
         assert list(build_tasks(cfg)) == ["qd", "sl", "zjppt", "zyzg"]
 
 

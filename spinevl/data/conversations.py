@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ class ConversationSource:
         if problems:
             raise UserError(problems)
         return result
+
+    def sha256(self) -> dict[str, str]:
+        """The sha256 of each file that is named, by subset."""
+        return {
+            subset: hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
+            for subset, file in self.files.items()
+            if file
+        }
 
     def _read(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Dialogue:
         where = f"{path}: record {number}"

@@ -27,13 +27,13 @@ END_TOKENS = {
     "phi3": "<|endoftext|>",
     "llama": "</s>",
 }
-_ENCODERS: dict[str, dict[str, Any]] = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "clip": {"_target_": "spinevl.models.encoder.hf.HFVisionEncoder", "kind": "clip"},
     "siglip": {"_target_": "spinevl.models.encoder.hf.HFVisionEncoder", "kind": "siglip"},
     "m3dclip": {"_target_": "spinevl.models.encoder.m3dclip.M3DClipEncoder"},
     "medmclip": {"_target_": "spinevl.models.encoder.medmclip.MedMClipEncoder"},
 }
-_CONNECTORS: dict[str, dict[str, Any]] = {
+CONNECTORS: dict[str, dict[str, Any]] = {
     "mlp": {"_target_": "spinevl.models.connector.mlp.MLPConnector"},
     "spatial_pooling": {
         "_target_": "spinevl.models.connector.spatial_pooling.SpatialPoolingConnector"
@@ -96,11 +96,11 @@ def _llm(field: Any, folder: Path, where: Path) -> dict[str, Any]:
 
 def _encoder(field: Any, side: str, folder: Path, where: Path) -> dict[str, Any]:
     kind = field(f"encoder_{side}_type")
-    if kind not in _ENCODERS:
+    if kind not in ENCODERS:
         raise UserError(
-            Problem(f"{where}: encoder_{side}_type", ", ".join(_ENCODERS), repr(kind), "mend it")
+            Problem(f"{where}: encoder_{side}_type", ", ".join(ENCODERS), repr(kind), "mend it")
         )
-    node = dict(_ENCODERS[kind])
+    node = dict(ENCODERS[kind])
     if "kind" in node and (side == "image3d" or field("connector_image_type") == "attn_pooling"):
         # a 2D encoder behind attention pooling reads volumes slice by slice
         node["_target_"] = "spinevl.models.encoder.slices.SliceEncoder"
@@ -116,16 +116,16 @@ def _encoder(field: Any, side: str, folder: Path, where: Path) -> dict[str, Any]
 def _connector(field: Any, side: str, where: Path) -> dict[str, Any]:
     kind, name = field(f"connector_{side}_type"), field(f"connector_{side}_name")
     layers = re.fullmatch(r"mlp(\d+)x_gelu", str(name))
-    if kind not in _CONNECTORS or layers is None:
+    if kind not in CONNECTORS or layers is None:
         raise UserError(
             Problem(
                 f"{where}: connector_{side}_type and _name",
-                f"one of {', '.join(_CONNECTORS)}, and mlpNx_gelu",
+                f"one of {', '.join(CONNECTORS)}, and mlpNx_gelu",
                 f"{kind!r} and {name!r}",
                 "mend it",
             )
         )
-    return {**_CONNECTORS[kind], "_partial_": True, "layers": int(layers[1])}
+    return {**CONNECTORS[kind], "_partial_": True, "layers": int(layers[1])}
 
 
 def _source(name: Any, folder: Path) -> str:

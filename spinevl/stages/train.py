@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
+from spinevl.stages.build import fingerprint
 from spinevl.stages.fit import Plan, encode_once, fit, start
 from spinevl.stages.prepare import Study, conversations, load_study, study_config
 
@@ -80,7 +81,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         parts=parts,
         data=data,
         score=_dev_scorer(closed_dev, study),
-        study=study_config(cfg, study),
+        study={**study_config(cfg, study), "fingerprint": fingerprint(study)},
         heads=heads,
         features=features,
     )
@@ -119,7 +120,10 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
             accumulate=options.accumulate,
         ),
         score=_mean_logprob,
-        study={"data": OmegaConf.to_container(cfg.data, resolve=True)},
+        study={
+            "data": OmegaConf.to_container(cfg.data, resolve=True),
+            "fingerprint": {"inputs": source.sha256()},
+        },
         features=features,
     )
     return fit(cfg, plan, out=out, begun=begun)

@@ -1,0 +1,1 @@
+"""A checkpoint in the layouts of other programs."""

@@ -1,0 +1,65 @@
+"""A model's LoRA adapter of its LLM in peft's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spinevl.models.checkpoint import unshared
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError
+
+
+def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[str, Any]) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of the LLM's adapter.
+
+    What else was trained (the connector, an encoder's adapter) goes into ``rest.safetensors``
+    under our names, for an adapter alone is not the model.
+
+    Args:
+        folder: where to.
+        model: with adapters on its LLM.
+        base: the LLM's Hugging Face id or directory, for ``base_model_name_or_path``.
+        lora: the node ``tuning.lora``.
+
+    Raises:
+        UserError: the LLM has no adapter.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    state = unshared(model)
+    adapter = {key: tensor for key, tensor in state.items() if _is_adapter(key, "llm.")}
+    if not adapter:
+        raise UserError("format=peft: the LLM has no LoRA adapter; train with tuning.llm=lora")
+    targets = sorted({key.split(".lora_")[0].rpartition(".")[2] for key in adapter})
+    settings = next(iter(getattr(model.llm.model, "peft_config", {}).values()), None)
+    config = settings or LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        use_rslora=bool(lora.get("rslora", False)),
+        use_dora=bool(lora.get("dora", False)),
+        target_modules=targets,
+    )
+    config.task_type = "CAUSAL_LM"
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    named = {
+        key.replace("llm.model.", "base_model.model.", 1).replace(".default", ""): tensor
+        for key, tensor in adapter.items()
+    }
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    rest = {
+        key: tensor
+        for key, tensor in state.items()
+        if key.startswith("connector") or _is_adapter(key, "encoder")
+    }
+    save_file(rest, folder / "rest.safetensors", metadata={"format": "pt"})
+    model.llm.tokenizer.save_pretrained(folder)
+
+
+def _is_adapter(key: str, part: str) -> bool:
+    return key.startswith(part) and ".lora_" in key

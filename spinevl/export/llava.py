@@ -1,0 +1,81 @@
+"""A model as LLaVA's architecture in transformers: it loads anywhere, without our code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spinevl.models.connector.mlp import MLPConnector
+from spinevl.models.encoder.hf import HFVisionEncoder
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError
+
+IMAGE_TOKEN = "<image>"
+
+
+def write_llava(folder: Path, model: VLM) -> None:
+    """Write a directory that ``LlavaForConditionalGeneration.from_pretrained`` loads.
+
+    The tokenizer gets ``<image>`` as a token of its own, which stands once for every visual token
+    (``image_seq_length`` times for an image) in what the model reads.
+
+    Raises:
+        UserError: a part that LLaVA does not have, before anything is written.
+    """
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    require_llava(model)
+    encoder: Any = model.encoder
+    llm = model.llm.model
+    tokenizer = model.llm.tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    if image_id >= llm.config.vocab_size:
+        llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
+    config = LlavaConfig(
+        vision_config=encoder.vision.config,
+        text_config=llm.config,
+        image_token_index=image_id,
+        image_seq_length=encoder.tokens,
+        projector_hidden_act="gelu",
+        vision_feature_layer=encoder.select_layer,
+        vision_feature_select_strategy="default" if encoder.drops_class_token else "full",
+        tie_word_embeddings=llm.config.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        llava = LlavaForConditionalGeneration(config)
+    projector: Any = model.connector.connector
+    llava.model.vision_tower = encoder.vision
+    llava.model.multi_modal_projector.linear_1 = projector[0]
+    llava.model.multi_modal_projector.linear_2 = projector[2]
+    llava.model.language_model = llm.base_model
+    llava.lm_head = llm.get_output_embeddings()
+    llava.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    encoder.processor.save_pretrained(folder)
+
+
+def require_llava(model: VLM) -> None:
+    """Raise UserError where a model is not what LLaVA's architecture holds."""
+    encoder, connector, head = (
+        model.encoder,
+        model.connector,
+        model.llm.model.get_output_embeddings(),
+    )
+    found = None
+    if len(model.eyes()) > 1 or encoder.modality != "image":
+        found = "an encoder of volumes"
+    elif not isinstance(encoder, HFVisionEncoder) or encoder.kind not in ("clip", "siglip"):
+        found = f"the encoder {getattr(encoder, 'kind', type(encoder).__name__)}"
+    elif not isinstance(connector, MLPConnector) or len(connector.connector) != 3:
+        found = "a connector that is not mlp with two layers"
+    elif isinstance(head, nn.Linear) and head.bias is not None:
+        found = f"a {model.llm.model.config.model_type} LLM, whose output head has a bias"
+    if found:
+        raise UserError(
+            "format=hf writes LLaVA's architecture: an encoder clip or siglip, connector=mlp with "
+            f"two layers, an LLM without a bias on its head; this checkpoint has {found}"
+        )

@@ -1,0 +1,85 @@
+"""Write a checkpoint in the layout of another program, with a model card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from spinevl.schema.errors import Problem, UserError
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, *, out: Path) -> None:
+    """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
+    if not cfg.checkpoint:
+        raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
+    from spinevl.inference.assemble import load_model, stored_tasks
+
+    form = str(cfg.format)
+    folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
+        )
+    source = Path(cfg.checkpoint)
+    model, config = load_model(source, trusted=list(cfg.trusted_targets))
+    tasks = stored_tasks(config) if config["study"].get("task") else {}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    beside.chmod(0o755)
+    try:
+        _write(form, beside, model, config)
+        from spinevl.export.card import card
+
+        text = card(
+            config,
+            tasks=tasks,
+            license_id=cfg.license,
+            metrics=_beside(source, "metrics.json"),
+            training=_beside(source, "train.json"),
+            form=form,
+        )
+        (beside / "README.md").write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    log.info("%s export in %s", form, folder)
+
+
+def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
+    from spinevl.models.merge import merge_adapters
+
+    if form == "peft":
+        from spinevl.export.adapter import write_adapter
+
+        parts = config["parts"]
+        write_adapter(folder, model, base=parts["llm"].get("path"), lora=parts["tuning"]["lora"])
+        return
+    merge_adapters(model)
+    if form == "hf":
+        from spinevl.export.llava import write_llava
+
+        write_llava(folder, model)
+    else:
+        from spinevl.export.medmvl import write_medmvl
+
+        write_medmvl(folder, model)
+
+
+def _beside(checkpoint: Path, name: str) -> Any:
+    """What the run that wrote the checkpoint wrote beside it; None where there is nothing."""
+    file = checkpoint.absolute().parent / name
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

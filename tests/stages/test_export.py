@@ -1,0 +1,175 @@
+"""Checkpoints in other programs' layouts: they say there what they say here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spinevl.compose import compose
+from spinevl.inference.assemble import assemble, load_model, tuned
+from spinevl.models.checkpoint import save_checkpoint
+from spinevl.models.merge import merge_adapters
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError
+from spinevl.stages import export
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
+TUNING = {"encoder": "frozen", "connector": "full", "llm": "lora", "lora": LORA}
+
+
+def run(checkpoint: Path, out: Path, *overrides: str) -> Path:
+    cfg = compose("export", [f"checkpoint={checkpoint}", *overrides])
+    export.main(cfg, out=out)
+    return out / str(cfg.format)
+
+
+def adapted(shared: Path, combo: str, folder: Path) -> VLM:
+    """A golden checkpoint with a LoRA that does something, saved as a training saves it."""
+    model, config = load_model(shared / "goldens" / combo / "checkpoint")
+    torch.manual_seed(0)
+    tuned(model, TUNING)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    parts = {**config["parts"], "tuning": TUNING}
+    save_checkpoint(folder, model.eval(), config={"parts": parts, "study": {}})
+    return model
+
+
+def prompt(model: VLM, *, image_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids with the image's tokens among them, and pixels."""
+    side = model.encoder.vision.config.image_size  # type: ignore[union-attr]
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = [image_id] * model.connector.tokens
+    return torch.tensor([[5, 6, *image, 7, 8, 9, 10]]), pixels
+
+
+@torch.inference_mode()
+def ours(model: VLM, ids: torch.Tensor, pixels: torch.Tensor, image_id: int) -> torch.Tensor:
+    text = model.llm.embed(ids.masked_fill(ids == image_id, 0))
+    text[ids == image_id] = model.visual_tokens(pixels).flatten(0, 1)
+    return model.llm.model(inputs_embeds=text).logits
+
+
+@pytest.mark.parametrize(
+    "combo", ["clip_mlp_qwen2", "clip_mlp_qwen2_tied", "siglip_mlp_llama3", "clipfull_mlp_phi"]
+)
+def test_medmvl_loads_again_bit_equal(shared: Path, tmp_path: Path, combo: str) -> None:
+    golden = shared / "goldens" / combo / "checkpoint"
+    folder = run(golden, tmp_path)
+    before, after = load_model(golden)[0], load_model(folder)[0]
+    for (name, one), other in zip(
+        before.state_dict().items(), after.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    written = load_file(folder / "model.safetensors")
+    for name, tensor in load_file(golden / "model.safetensors").items():
+        assert torch.equal(written.pop(name), tensor), name
+    assert set(written) <= {"llm.lm_head.weight"}  # which a tied checkpoint may lack
+    config = json.loads((folder / "config.json").read_text())
+    original = json.loads((golden / "config.json").read_text())
+    same = set(original) - {"transformers_version", "lvlm_llm_initializer_range"}
+    for key in same - {k for k in same if k.endswith("name_or_path")}:
+        assert config[key] == original[key], key
+
+
+def test_medmvl_merges_adapters(shared: Path, tmp_path: Path) -> None:
+    model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
+    ids, pixels = prompt(model, image_id=11)
+    wanted = ours(model, ids, pixels, 11)
+    again, _ = load_model(run(tmp_path / "checkpoint", tmp_path))
+    assert not [name for name in again.state_dict() if "lora" in name]
+    torch.testing.assert_close(ours(again, ids, pixels, 11), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("combo", ["clip_mlp_qwen2", "clip_mlp_qwen2_tied", "siglip_mlp_llama3"])
+def test_hf_is_a_llava_that_transformers_loads_alone(
+    shared: Path, tmp_path: Path, combo: str
+) -> None:
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+    model = adapted(shared, combo, tmp_path / "checkpoint")
+    folder = run(tmp_path / "checkpoint", tmp_path, "format=hf", "license=apache-2.0")
+    llava, info = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    assert llava.config.image_token_id == image_id
+    assert tokenizer("a<image>b", add_special_tokens=False)["input_ids"].count(image_id) == 1
+    ids, pixels = prompt(model, image_id=image_id)
+    with torch.inference_mode():
+        theirs = llava.eval()(input_ids=ids, pixel_values=pixels).logits
+    wanted = ours(model, ids, pixels, image_id)
+    torch.testing.assert_close(theirs[..., : wanted.shape[-1]], wanted, atol=1e-5, rtol=0)
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nlicense: apache-2.0\n")
+    assert "pipeline_tag: image-text-to-text" in text
+    assert "| llm | HFCausalLM" in text
+
+
+def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
+    folder = run(tmp_path / "checkpoint", tmp_path, "format=peft")
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    base = load_model(shared / "goldens/clip_mlp_qwen2/checkpoint")[0].llm.model
+    with torch.inference_mode():
+        wanted = model.llm.model(ids).logits
+        plain = base(ids).logits
+        theirs = PeftModel.from_pretrained(base, folder).eval()(ids).logits
+    assert (wanted - plain).abs().max() > 0.01
+    torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=0)
+    rest = load_file(folder / "rest.safetensors")
+    assert set(rest) == {name for name in model.state_dict() if name.startswith("connector")}
+
+
+def test_merging_a_checkpoint_changes_no_answer(shared: Path, tmp_path: Path) -> None:
+    model = adapted(shared, "siglip_mlp_llama3", tmp_path / "checkpoint")
+    again, _ = load_model(tmp_path / "checkpoint")
+    assert merge_adapters(again) == 21
+    ids, pixels = prompt(model, image_id=11)
+    torch.testing.assert_close(
+        ours(again, ids, pixels, 11), ours(model, ids, pixels, 11), atol=1e-5, rtol=0
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cfg: Any = compose("train", ["llm.width=32", "encoder.dim=16"])
+    from spinevl.stages.prepare import part_nodes
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    parts = part_nodes(cfg)
+    save_checkpoint(folder, assemble(parts), config={"parts": parts, "study": {}})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("medmvl", r"trained with llm\.conversation=chat"),
+        ("hf", "an encoder clip or siglip, .* has the encoder TinyEncoder"),
+        ("peft", "the LLM has no LoRA adapter"),
+    ],
+)
+def test_what_another_program_lacks_is_refused_and_nothing_is_left(
+    tiny: Path, tmp_path: Path, form: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tiny, tmp_path, f"format={form}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_overwrites_nothing(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").touch()
+    golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
+    with pytest.raises(UserError, match="expected a new or empty folder, found files in it"):
+        run(golden, tmp_path, f"output_dir={tmp_path}/there")
