@@ -78,6 +78,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_xticks([int(x) for x in values], list(values))
         axis.minorticks_off()
+        axis.tick_params(axis="x", labelsize=8)
         axis.set_ylim(0, 1.1 * max(values.values()))
         axis.set_xlabel(name)
     axes[1].set_ylabel("seconds a patient, warm")
