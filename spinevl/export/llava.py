@@ -42,7 +42,7 @@ def write_llava(folder: Path, model: VLM) -> None:
         image_seq_length=encoder.tokens,
         projector_hidden_act="gelu",
         vision_feature_layer=encoder.select_layer,
-        vision_feature_select_strategy="default" if encoder.drops_class_token else "full",
+        vision_feature_select_strategy="default" if encoder.dropped else "full",
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     with torch.device("meta"):

@@ -75,13 +75,18 @@ def read_config(folder: Path) -> dict[str, Any]:
                 "give the checkpoint/ folder that train or run wrote, or MedM-VL's",
             )
         )
+    return read_json_object(folder / CONFIG)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UserError where it does not."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{folder / CONFIG}: not JSON ({error}); the file is damaged") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG}: expected a JSON object; the file is damaged")
-    return config
+        raise UserError(f"{file}: not JSON ({error}); the file is damaged") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object; the file is damaged")
+    return content
 
 
 def require_format(config: Mapping[str, Any], folder: Path) -> None:

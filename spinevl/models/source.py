@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +33,22 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
                 "check the directory" if local else "check the name, or download it beforehand",
             )
         ) from error
+
+
+# what a checkpoint is made of; no code, no pickles
+_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint: a local one, or that of a Hugging Face id, downloaded.
+
+    Raises:
+        UserError: neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return folder  # what is not there is told by who reads it
+    from huggingface_hub import snapshot_download
+
+    with checked_source(name, what="checkpoint"):
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))

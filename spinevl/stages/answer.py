@@ -22,7 +22,9 @@ PROGRESS = "answers.jsonl"
 RESULT = "conversations.json"
 
 
-def answer_conversations(cfg: DictConfig, source: ConversationSource, *, out: Path) -> None:
+def answer_conversations(
+    cfg: DictConfig, checkpoint: Path, source: ConversationSource, *, out: Path
+) -> None:
     """Answer the questions of ``data.SUBSET`` that have no answer yet.
 
     Each batch is added to ``answers.jsonl`` as it is done; ``conversations.json``, in MedM-VL's
@@ -33,7 +35,7 @@ def answer_conversations(cfg: DictConfig, source: ConversationSource, *, out: Pa
     dialogues = source.dialogues(subset, answered=False)
     path = Path(str(source.files[subset])).expanduser()
     records = read_json_list(path, expected=EXPECTED)
-    print_of = _fingerprint(cfg)
+    print_of = _fingerprint(cfg, checkpoint)
     keys = [_key(print_of, record) for record in records]
     done = _done(out / PROGRESS, keys)
     left = [(index, one) for index, one in enumerate(dialogues) if index not in done]
@@ -41,7 +43,7 @@ def answer_conversations(cfg: DictConfig, source: ConversationSource, *, out: Pa
         log.info("%d of %d conversations are answered already", len(done), len(dialogues))
     _rewrite(out / PROGRESS, done, keys)
     if left:
-        predictor = _predictor(cfg, source)
+        predictor = _predictor(cfg, checkpoint, source)
         with (out / PROGRESS).open("a", encoding="utf-8") as file:
             for index, rounds in predictor.predict(left):
                 done[index] = [list(pair) for pair in rounds]
@@ -55,13 +57,13 @@ def answer_conversations(cfg: DictConfig, source: ConversationSource, *, out: Pa
     log.info("answers to %d conversations in %s", len(records), out / RESULT)
 
 
-def _predictor(cfg: DictConfig, source: ConversationSource) -> Any:
+def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) -> Any:
     import torch
 
     from spinevl.inference.assemble import load_model
     from spinevl.inference.dialogues import DialoguePredictor
 
-    model, stored = load_model(Path(cfg.checkpoint), trusted=list(cfg.trusted_targets))
+    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
     return DialoguePredictor(
@@ -75,9 +77,8 @@ def _predictor(cfg: DictConfig, source: ConversationSource) -> Any:
     )
 
 
-def _fingerprint(cfg: DictConfig) -> str:
+def _fingerprint(cfg: DictConfig, folder: Path) -> str:
     """What answers depend on besides the conversation: the checkpoint's files and the settings."""
-    folder = Path(cfg.checkpoint)
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
         for file in sorted(folder.iterdir())

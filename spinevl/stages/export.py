@@ -21,6 +21,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.inference.assemble import load_model, stored_tasks
+    from spinevl.models.source import checkpoint_folder
 
     form = str(cfg.format)
     folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
@@ -28,7 +29,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         raise UserError(
             Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
         )
-    source = Path(cfg.checkpoint)
+    source = checkpoint_folder(cfg.checkpoint)
     model, config = load_model(source, trusted=list(cfg.trusted_targets))
     tasks = stored_tasks(config) if config["study"].get("task") else {}
     folder.parent.mkdir(parents=True, exist_ok=True)

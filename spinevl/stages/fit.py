@@ -64,6 +64,7 @@ def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     import pytorch_lightning as pl
 
     from spinevl.inference.assemble import assemble, load_model, tuned
+    from spinevl.models.source import checkpoint_folder
 
     _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -71,8 +72,12 @@ def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     parts = part_nodes(cfg)
     if not cfg.checkpoint:
         return assemble(parts, trusted=trusted), parts
-    model, stored = load_model(Path(cfg.checkpoint), trusted=trusted)
-    return tuned(model, parts["tuning"]), {**stored["parts"], "tuning": parts["tuning"]}
+    model, stored = load_model(checkpoint_folder(cfg.checkpoint), trusted=trusted)
+    llm = dict(stored["parts"]["llm"])
+    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
+        llm["conversation"] = model.llm.conversation = parts["llm"]["conversation"]
+    changed = {"llm": llm, "tuning": parts["tuning"]}
+    return tuned(model, parts["tuning"]), {**stored["parts"], **changed}
 
 
 def encode_once(

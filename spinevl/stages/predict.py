@@ -25,13 +25,15 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.models.checkpoint import read_config
+    from spinevl.models.source import checkpoint_folder
 
+    checkpoint = checkpoint_folder(cfg.checkpoint)
     if source := conversations(cfg):
-        return answer_conversations(cfg, source, out=out)
-    stored = read_config(Path(cfg.checkpoint)).get("study") or {}
+        return answer_conversations(cfg, checkpoint, source, out=out)
+    stored = read_config(checkpoint).get("study") or {}
     subset = str(cfg.subset)
     study = load_study(cfg, {subset}, stored=stored)
-    predictor = load_predictor(cfg, Path(cfg.checkpoint), study)
+    predictor = load_predictor(cfg, checkpoint, study)
     predictions = predictor.predict(study.records(subset))
     write_outputs(study, subset, predictions, out=out)
     return None

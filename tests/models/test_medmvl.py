@@ -6,6 +6,7 @@ and losses to 2e-6; the tolerance here leaves room for other processors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -86,14 +87,22 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
 
         unique = list(dict.fromkeys(one["files"]))
         pixels, _ = sights[modality](unique)
-        for row, stats in zip(pixels, one["pixels"], strict=False):
-            assert float(row.double().sum()) == pytest.approx(
-                stats["mean"] * row.numel(), rel=1e-4, abs=1e-2
+        if combo == "medmclip_spatial_qwen2":  # z-scored with more digits than are published
+            golden_pixels = tensors[f"c{number}.pixels0_strided"]
+            torch.testing.assert_close(
+                pixels[0][:, ::4, ::8, ::8], golden_pixels, atol=1e-5, rtol=0
             )
+        else:
+            shas = [
+                hashlib.sha256(row.contiguous().numpy().tobytes()).hexdigest() for row in pixels
+            ]
+            wanted = [stats["sha256"] for stats in one["pixels"]]
+            assert shas == list(dict.fromkeys(wanted))
         visual = model.visual_tokens(pixels)
         by_name = dict(zip(unique, visual, strict=True))
         shown = torch.stack([by_name[name] for name in one["files"]])
-        _close(shown, tensors[f"c{number}.connector_out"])
+        kept = tensors[f"c{number}.connector_out"]  # of volumes every eighth token
+        _close(shown[:, :: shown.shape[1] // kept.shape[1]], kept)
 
         whole = _rounds(one["conversations"])
         symbols, rows, learned = _expanded(sights, conversation, whole, pictures)

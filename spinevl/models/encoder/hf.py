@@ -1,4 +1,4 @@
-"""CLIP and SigLIP vision towers from Hugging Face, by id or by local directory."""
+"""CLIP, SigLIP, SigLIP 2 and DINOv2 from Hugging Face, by id or by local directory."""
 
 from __future__ import annotations
 
@@ -13,63 +13,72 @@ from spinevl.models.encoder.base import Encoder
 from spinevl.models.source import checked_source
 from spinevl.schema.errors import UserError
 
+Kind = Literal["clip", "siglip", "siglip2", "dinov2"]
+
+# kind -> (config, model and image processor of transformers); the
+# processors are those of Pillow, for the others need torchvision
+_CLASSES: dict[str, tuple[str, str, str]] = {
+    "clip": ("CLIPVisionConfig", "CLIPVisionModel", "CLIPImageProcessorPil"),
+    "siglip": ("SiglipVisionConfig", "SiglipVisionModel", "SiglipImageProcessorPil"),
+    # at a fixed resolution SigLIP 2 is SigLIP with other weights
+    "siglip2": ("SiglipVisionConfig", "SiglipVisionModel", "SiglipImageProcessorPil"),
+    "dinov2": ("Dinov2Config", "Dinov2Model", "BitImageProcessorPil"),
+}
+
 
 class HFVisionEncoder(Encoder):
     """The hidden states of one layer of a vision transformer.
 
     Args:
         path: Hugging Face id or local directory (config, preprocessor and, where ``pretrained``,
-            safetensors weights).
-        kind: ``clip`` or ``siglip``.
+            safetensors weights); a directory of the whole CLIP or SigLIP will do.
+        kind: ``clip``, ``siglip``, ``siglip2`` (of a fixed resolution) or ``dinov2`` (with or
+            without registers).
         select_layer: which of the hidden states (0 the embeddings, -1 the last layer's).
-        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps all tokens; SigLIP has
-            no class token.
+        select_feature: ``patch`` drops the class token (and registers), ``cls_patch`` keeps all
+            tokens; SigLIP has no class token.
         pretrained: load weights; otherwise initialise at random.
 
     Raises:
-        UserError: an unknown kind or feature, ``patch`` with SigLIP, or nothing loadable there.
+        UserError: an unknown kind or feature, ``patch`` with SigLIP, a NaFlex model, or nothing
+            loadable there.
     """
 
     def __init__(
         self,
         *,
         path: str,
-        kind: Literal["clip", "siglip"],
+        kind: Kind,
         select_layer: int = -2,
         select_feature: Literal["patch", "cls_patch"] = "patch",
         pretrained: bool = True,
     ) -> None:
-        from transformers import (
-            CLIPVisionConfig,
-            CLIPVisionModel,
-            SiglipVisionConfig,
-            SiglipVisionModel,
-        )
-
         super().__init__()
-        if kind not in ("clip", "siglip"):
-            raise UserError(f"encoder.kind={kind}: expected clip or siglip")
+        if kind not in _CLASSES:
+            raise UserError(f"encoder.kind={kind}: expected {', '.join(_CLASSES)}")
         if select_feature not in ("patch", "cls_patch"):
             raise UserError(f"encoder.select_feature={select_feature}: expected patch or cls_patch")
-        if kind == "siglip" and select_feature == "patch":
+        if kind.startswith("siglip") and select_feature == "patch":
             raise UserError(
                 "encoder.select_feature=patch: SigLIP has no class token to drop; use cls_patch"
             )
-        config_class: Any = CLIPVisionConfig if kind == "clip" else SiglipVisionConfig
-        model_class: Any = CLIPVisionModel if kind == "clip" else SiglipVisionModel
         with checked_source(path, what="encoder.path"):
+            config_class, model_class, processor_class = _classes(path, kind)
             config = config_class.from_pretrained(path)
             self.vision = (
                 model_class.from_pretrained(path, config=config, use_safetensors=True)
                 if pretrained
                 else model_class(config)
             )
-            self.processor = _image_processor(path, kind)
+            self.processor = processor_class.from_pretrained(path)
+        self.kind = kind
         self.select_layer = select_layer
-        self.drops_class_token = kind == "clip" and select_feature == "patch"
-        side = config.image_size // config.patch_size
-        self.grid = (side, side)
-        self.tokens = side**2 + (kind == "clip" and not self.drops_class_token)
+        self.select_feature = select_feature
+        special = 0 if kind.startswith("siglip") else 1 + getattr(config, "num_register_tokens", 0)
+        self.dropped = special if select_feature == "patch" else 0
+        side = self._side(config) // config.patch_size
+        self.grid: tuple[int, ...] = (side, side)
+        self.tokens = side**2 + special - self.dropped
         self.dim = config.hidden_size
         layers = config.num_hidden_layers
         if not -layers - 1 <= select_layer <= layers:
@@ -79,8 +88,16 @@ class HFVisionEncoder(Encoder):
             )
         self.depth = select_layer if select_layer >= 0 else layers + 1 + select_layer
 
+    def _side(self, config: Any) -> int:
+        """The side in pixels of what the image processor makes."""
+        if self.kind != "dinov2":
+            return int(config.image_size)
+        # DINOv2 interpolates its positions: the processor, not the weights, decides
+        crop = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
+        return int(crop["height"])
+
     def transform(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 [H, W] -> [3, H, W] through the encoder's own image processor."""
+        """uint8 [H, W] or [H, W, 3] -> [3, H, W] through the encoder's own image processor."""
         rgb = Image.fromarray(image).convert("RGB")
         return self.processor(images=rgb, return_tensors="pt")["pixel_values"][0]
 
@@ -90,11 +107,10 @@ class HFVisionEncoder(Encoder):
         hidden = tower.embeddings(pixel_values)
         if hasattr(tower, "pre_layrnorm"):  # CLIP's; transformers spells it so
             hidden = tower.pre_layrnorm(hidden)
-        for layer in tower.encoder.layers[
-            : self.depth
-        ]:  # layers above the selected one add nothing
+        layers = tower.encoder.layer if self.kind == "dinov2" else tower.encoder.layers
+        for layer in layers[: self.depth]:  # layers above the selected one add nothing
             hidden = layer(hidden, attention_mask=None)
-        return hidden[:, 1:] if self.drops_class_token else hidden
+        return hidden[:, self.dropped :]
 
     def identity(self) -> str:
         """See Encoder; with the tower's config and the image processor's."""
@@ -107,9 +123,19 @@ class HFVisionEncoder(Encoder):
         self.processor.save_pretrained(folder)
 
 
-def _image_processor(path: str, kind: str) -> Any:
-    """The PIL image processor of an encoder; the torchvision ones need another package."""
-    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
+    """The classes of a kind, once the directory is seen to hold it."""
+    import transformers
 
-    processor: Any = CLIPImageProcessorPil if kind == "clip" else SiglipImageProcessorPil
-    return processor.from_pretrained(path)
+    content, _ = transformers.PretrainedConfig.get_config_dict(path)
+    model_type = str(content.get("model_type", ""))
+    names = _CLASSES[kind]
+    if model_type.startswith("siglip2"):
+        raise UserError(
+            f"encoder.path={path}: a NaFlex model, whose images have no fixed number of tokens; "
+            "choose one of a fixed resolution, such as google/siglip2-base-patch16-256"
+        )
+    if model_type == "dinov2_with_registers":
+        names = ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", names[2])
+    config, model, processor = (getattr(transformers, name) for name in names)
+    return config, model, processor

@@ -1,0 +1,137 @@
+"""MedM-CLIP's image tower, a 3D vision transformer; its forward pass is our own code.
+
+Source of the architecture: https://github.com/MSIIP/MedM-VL (MedM-CLIP, ``medm-pretrain``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from spinevl.models.encoder.base import Encoder
+from spinevl.models.encoder.resize import resized
+from spinevl.models.encoder.tower import (
+    load_tower,
+    read_tower_config,
+    require_feature,
+    selected_depth,
+)
+from spinevl.schema.picture import Modality
+
+# of its training volumes after windowing to [0, 255]
+MEAN, STD = 55.698219, 66.194348
+
+
+class VisionTransformer3D(nn.Module):
+    """volume [B, 1, D, H, W] -> the output of layer ``depth`` [B, 1 + tokens, dim].
+
+    Patches are LayerNorm, Linear, LayerNorm; layers are post-norm with ReLU.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int, int],
+        patch: tuple[int, int, int],
+        dim: int,
+        layers: int,
+        heads: int,
+        mlp_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        self.grid = tuple(a // b for a, b in zip(size, patch, strict=True))
+        tokens, values = int(np.prod(self.grid)), int(np.prod(patch))
+        # indices as in the published weights, where 0 was the rearrangement
+        self.to_patch_embedding = nn.Sequential(
+            nn.Identity(), nn.LayerNorm(values), nn.Linear(values, dim), nn.LayerNorm(dim)
+        )
+        self.pos_embedding = nn.Parameter(torch.randn(1, tokens + 1, dim) * 0.02)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.transformer_layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, mlp_dim, dropout, batch_first=True)
+            for _ in range(layers)
+        )
+        # its contrastive head: kept so that a checkpoint goes back whole
+        self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+
+    def forward(self, volume: torch.Tensor, *, depth: int) -> torch.Tensor:
+        """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim] after ``depth`` layers."""
+        frames, height, width = self.patch
+        patches = volume[:, 0]
+        patches = patches.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        patches = patches.unflatten(1, (-1, frames))  # [B, f, pf, h, p1, w, p2]
+        patches = patches.permute(0, 1, 3, 5, 4, 6, 2).flatten(4).flatten(1, 3)
+        hidden = self.to_patch_embedding(patches)
+        hidden = torch.cat([self.cls_token.expand(len(hidden), -1, -1), hidden], dim=1)
+        hidden = hidden + self.pos_embedding
+        for layer in self.transformer_layers[:depth]:
+            hidden = layer(hidden)
+        return hidden
+
+
+class MedMClipEncoder(Encoder):
+    """Features of a layer of MedM-CLIP; volumes are z-scored with its training's mean and std.
+
+    Args:
+        path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
+            safetensors weights.
+        select_layer: which layer's output, 0 the first layer's, -1 the last's.
+        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
+        pretrained: load weights; otherwise initialise at random.
+    """
+
+    modality: Modality = "image3d"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        select_layer: int = -1,
+        select_feature: Literal["patch", "cls_patch"] = "patch",
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        require_feature(select_feature)
+        config = read_tower_config(path)
+        side, patch = config["image_size"], config["image_patch_size"]
+        self.size = (config["frame_size"], side, side)
+        self.vision_encoder = VisionTransformer3D(
+            size=self.size,
+            patch=(config["frame_patch_size"], patch, patch),
+            dim=config["hidden_size"],
+            layers=config["image_num_layers"],
+            heads=config["image_num_heads"],
+            mlp_dim=config["image_mlp_dim"],
+            dropout=config.get("dropout_rate", 0.0),
+        )
+        if pretrained:
+            load_tower(self.vision_encoder, path, prefix="vision_encoder.")
+        self.config = config
+        self.select_layer = select_layer
+        self.select_feature = select_feature
+        self.depth = selected_depth(select_layer, config["image_num_layers"])
+        self.dim = config["hidden_size"]
+        self.grid = self.vision_encoder.grid
+        self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
+
+    def transform(self, image: np.ndarray) -> torch.Tensor:
+        """float32 [D, H, W] in [0, 255] -> [1, D, H, W] of the encoder's size, z-scored."""
+        return (resized(image, self.size)[None] - MEAN) / STD
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""
+        hidden = self.vision_encoder(pixel_values, depth=self.depth)
+        return hidden if self.select_feature == "cls_patch" else hidden[:, 1:]
+
+    def save_description(self, folder: Path) -> None:
+        """Write config.json, so that ``path=folder`` rebuilds this."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")

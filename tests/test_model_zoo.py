@@ -1,0 +1,287 @@
+"""Every encoder behind every connector before every LLM family, tiny, two steps on the CPU.
+
+Every encoder with every connector, and every LLM, run in the default suite; the whole product is
+slow. docs/model_zoo.md is held against what is run here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spinevl.config import CONF_DIR
+from spinevl.data.dialogue_collate import DialogueCollator
+from spinevl.inference.assemble import assemble, conversation_of, sights_of
+from spinevl.manual import options
+from spinevl.models.vlm import VLM
+from spinevl.schema.dialogue import Dialogue
+from spinevl.schema.errors import UserError
+
+DOC = Path(__file__).resolve().parents[1] / "docs" / "model_zoo.md"
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+NORMALISE = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "size": {"height": 32, "width": 32},
+}
+VOLUME = {
+    "frame_size": 32,
+    "frame_patch_size": 4,
+    "image_size": 256,
+    "image_patch_size": 16,
+    "hidden_size": 32,
+    "image_num_heads": 4,
+    "image_num_layers": 2,
+    "image_mlp_dim": 64,
+    "dropout_rate": 0.0,
+}
+# name -> (module.Class, its config.json, its arguments)
+ENCODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "tiny": (
+        "tiny.TinyEncoder",
+        {},
+        {"image_size": 64, "widths": [8, 8, 8], "tokens_per_side": 4, "dim": 32},
+    ),
+    "clip": ("hf.HFVisionEncoder", {"model_type": "clip_vision_model", **TOWER}, {"kind": "clip"}),
+    "siglip": (
+        "hf.HFVisionEncoder",
+        {"model_type": "siglip_vision_model", **TOWER},
+        {"kind": "siglip", "select_feature": "cls_patch"},
+    ),
+    "siglip2": (
+        "hf.HFVisionEncoder",
+        {"model_type": "siglip_vision_model", **TOWER},
+        {"kind": "siglip2", "select_feature": "cls_patch"},
+    ),
+    "dinov2": ("hf.HFVisionEncoder", {"model_type": "dinov2", **TOWER}, {"kind": "dinov2"}),
+    "siglip_slices": (
+        "slices.SliceEncoder",
+        {"model_type": "siglip_vision_model", **TOWER},
+        {"kind": "siglip", "select_feature": "cls_patch", "slices": 4},
+    ),
+    "medmclip": ("medmclip.MedMClipEncoder", {"model_type": "medm-pretrain", **VOLUME}, {}),
+    "m3dclip": ("m3dclip.M3DClipEncoder", {}, {}),
+}
+CONNECTORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlp": ("mlp.MLPConnector", {"layers": 2}),
+    "spatial_pooling": ("spatial_pooling.SpatialPoolingConnector", {"layers": 2}),
+    "attn_pooling": ("attn_pooling.AttnPoolingConnector", {"tokens": 4}),
+    "pixel_shuffle": ("pixel_shuffle.PixelShuffleConnector", {}),
+    "resampler": ("resampler.ResamplerConnector", {"tokens": 4}),
+}
+DECODER = {
+    "vocab_size": 0,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+LLMS: dict[str, dict[str, Any]] = {
+    "qwen2": {"model_type": "qwen2"},
+    "llama": {"model_type": "llama"},
+    "phi": {"model_type": "phi", "num_key_value_heads": 4},
+    "phi3": {"model_type": "phi3", "pad_token_id": 0},
+    "qwen3": {"model_type": "qwen3", "head_dim": 8},
+    "smollm3": {"model_type": "smollm3"},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 4096},
+}
+VOLUMES = ("siglip_slices", "medmclip", "m3dclip")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directories with a config, and a tokenizer or image processor, but no weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("bases")
+    for name, (_, config, _) in ENCODERS.items():
+        (folder / name).mkdir()
+        if config:
+            (folder / name / "config.json").write_text(json.dumps(config))
+            (folder / name / "preprocessor_config.json").write_text(json.dumps(NORMALISE))
+    tiny = str(resources.files("spinevl.models") / "tiny_tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    for name, own in LLMS.items():
+        settings = {**DECODER, **own, "vocab_size": len(tokenizer)}
+        AutoConfig.for_model(**settings).save_pretrained(folder / f"llm_{name}")
+        tokenizer.save_pretrained(folder / f"llm_{name}")
+    return folder
+
+
+def nodes(bases: Path, encoder: str, connector: str, llm: str) -> dict[str, Any]:
+    where, config, arguments = ENCODERS[encoder]
+    path = {"path": str(bases / encoder), "pretrained": False} if config else {}
+    bridge, sizes = CONNECTORS[connector]
+    return {
+        "encoder": {"_target_": f"spinevl.models.encoder.{where}", **path, **arguments},
+        "connector": {
+            "_target_": f"spinevl.models.connector.{bridge}",
+            "_partial_": True,
+            **sizes,
+        },
+        "llm": {
+            "_target_": "spinevl.models.llm.HFCausalLM",
+            "path": str(bases / f"llm_{llm}"),
+            "pretrained": False,
+        },
+        "tuning": {
+            "encoder": "full",
+            "connector": "full",
+            "llm": "full",
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None},
+        },
+    }
+
+
+class Noise:
+    """An image by name: grey values that its name decides."""
+
+    def __init__(self, *, volumes: bool) -> None:
+        self.volumes = volumes
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        rng = np.random.default_rng(len(name))
+        if self.volumes:
+            return rng.integers(0, 255, (8, 32, 32)).astype(np.float32)
+        return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+def two_steps(model: VLM) -> tuple[list[float], Any]:
+    """The losses before, between and after two steps on the same two conversations."""
+    (modality,) = model.eyes()
+    collate = DialogueCollator(
+        conversation=conversation_of(model.llm),
+        sights=sights_of(model, {modality: Noise(volumes=modality == "image3d")}),
+        max_length=model.llm.max_length,
+    )
+    sign = f"<{modality}>"
+    dialogues = [
+        Dialogue("a", "", ((modality, "x"),), ((f"{sign}\nCurve?", "A.normal"),), "a"),
+        Dialogue(
+            "b",
+            "",
+            ((modality, "x"), (modality, "xy")),
+            ((f"{sign} or {sign}?", "The second."), ("Sure?", "Yes.")),
+            "b",
+        ),
+    ]
+    collate.check(dialogues)
+    batch = collate([list(enumerate(dialogues))])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(3):
+        loss = -model(batch).sum() / batch.loss_tokens
+        losses.append(loss.item())
+        if step < 2:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return losses, batch
+
+
+def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
+    torch.manual_seed(0)
+    model = assemble(nodes(bases, encoder, connector, llm)).train()
+    losses, batch = two_steps(model)
+    assert losses[2] < losses[1] < losses[0], losses
+    for part in ("encoder", "connector", "llm"):
+        gradients = [p.grad for p in getattr(model, part).parameters() if p.grad is not None]
+        assert any(float(gradient.abs().sum()) > 0 for gradient in gradients), f"{part} learns not"
+    assert int((batch.visual_index >= 0).sum()) >= 2 * model.connector.tokens
+    pixels = batch.volumes if encoder in VOLUMES else batch.pixel_values
+    assert pixels.ndim == (5 if encoder in VOLUMES else 4)
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_connector_works_behind_every_encoder(
+    bases: Path, encoder: str, connector: str
+) -> None:
+    check(bases, encoder, connector, "qwen2")
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_every_llm_reads_visual_tokens(bases: Path, llm: str) -> None:
+    check(bases, "clip", "mlp", llm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("llm", LLMS)
+@pytest.mark.parametrize("connector", CONNECTORS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_whole_product(bases: Path, encoder: str, connector: str, llm: str) -> None:
+    check(bases, encoder, connector, llm)
+
+
+@pytest.mark.parametrize("connector", ["spatial_pooling", "pixel_shuffle"])
+def test_a_class_token_on_the_grid_is_refused(bases: Path, connector: str) -> None:
+    parts = nodes(bases, "clip", connector, "qwen2")
+    parts["encoder"]["select_feature"] = "cls_patch"
+    with pytest.raises(UserError, match=r"connector: .*encoder\.select_feature=patch"):
+        assemble(parts)
+
+
+def test_two_encoders_see_images_and_volumes_of_one_batch(bases: Path) -> None:
+    torch.manual_seed(0)
+    parts = nodes(bases, "clip", "mlp", "qwen2")
+    volumes = nodes(bases, "siglip_slices", "attn_pooling", "qwen2")
+    parts |= {"encoder3d": volumes["encoder"], "connector3d": volumes["connector"]}
+    model = assemble(parts).train()
+    stores = {"image": Noise(volumes=False), "image3d": Noise(volumes=True)}
+    collate = DialogueCollator(
+        conversation=conversation_of(model.llm),
+        sights=sights_of(model, stores),  # type: ignore[arg-type]
+        max_length=model.llm.max_length,
+    )
+    dialogues = [
+        Dialogue("v", "", (("image3d", "v"),), (("<image3d>?", "A scan."),), "v"),
+        Dialogue(
+            "m",
+            "",
+            (("image3d", "w0"), ("image", "i"), ("image3d", "v")),
+            (("<image3d> <image>?", "Both."), ("<image3d>?", "Again.")),
+            "m",
+        ),
+        Dialogue("t", "", (), (("What?", "Text."),), "t"),
+        Dialogue("i", "", (("image", "i"), ("image", "j0")), (("<image><image>?", "Two."),), "i"),
+    ]
+    together = collate([list(enumerate(dialogues))])
+    assert (len(together.pixel_values), len(together.volumes)) == (2, 2)
+    with torch.inference_mode():
+        mixed = model.eval()(together)
+        alone = torch.cat([model(collate([[(0, one)]])) for one in dialogues])
+    torch.testing.assert_close(mixed, alone, atol=1e-5, rtol=0)
+
+
+def test_the_page_names_every_part() -> None:
+    text = DOC.read_text("utf-8")
+    for group, known in (("encoder", ENCODERS), ("connector", CONNECTORS)):
+        table = text.split(f"## {group.capitalize()}s", 1)[1].split("\n## ", 1)[0]
+        for name in options(group):
+            assert f"`{name}`" in table, f"{group}={name} is not in {DOC}"
+        assert set(re.findall(r"tested as `(\w+)`", table)) <= set(known)
+    for name in options("llm"):
+        assert f"`{name}`" in text, f"llm={name} is not in {DOC}"
+    assert (CONF_DIR / "encoder").is_dir()
