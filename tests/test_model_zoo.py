@@ -1,7 +1,6 @@
 """Every encoder behind every connector before every LLM family, tiny, two steps on the CPU.
 
-Every encoder with every connector, and every LLM, run in the default suite; the whole product is
-slow. docs/model_zoo.md is held against what is run here.
+docs/model_zoo.md is held against what is run here.
 """
 
 from __future__ import annotations
@@ -45,15 +44,24 @@ NORMALISE = {
     "size": {"height": 32, "width": 32},
 }
 VOLUME = {
-    "frame_size": 32,
-    "frame_patch_size": 4,
-    "image_size": 256,
-    "image_patch_size": 16,
+    "frame_size": 8,
+    "frame_patch_size": 2,
+    "image_size": 32,
+    "image_patch_size": 8,
     "hidden_size": 32,
     "image_num_heads": 4,
     "image_num_layers": 2,
     "image_mlp_dim": 64,
     "dropout_rate": 0.0,
+}
+M3D = {
+    "model_type": "m3d_clip",
+    "img_size": [8, 32, 32],
+    "patch_size": [2, 8, 8],
+    "hidden_size": 32,
+    "mlp_dim": 64,
+    "num_layers": 2,
+    "num_heads": 4,
 }
 # name -> (module.Class, its config.json, its arguments)
 ENCODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -80,7 +88,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"kind": "siglip", "select_feature": "cls_patch", "slices": 4},
     ),
     "medmclip": ("medmclip.MedMClipEncoder", {"model_type": "medm-pretrain", **VOLUME}, {}),
-    "m3dclip": ("m3dclip.M3DClipEncoder", {}, {}),
+    "m3dclip": ("m3dclip.M3DClipEncoder", M3D, {}),
 }
 CONNECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp.MLPConnector", {"layers": 2}),
@@ -104,7 +112,7 @@ LLMS: dict[str, dict[str, Any]] = {
     "phi": {"model_type": "phi", "num_key_value_heads": 4},
     "phi3": {"model_type": "phi3", "pad_token_id": 0},
     "qwen3": {"model_type": "qwen3", "head_dim": 8},
-    "smollm3": {"model_type": "smollm3"},
+    "smollm3": {"model_type": "smollm3", "pad_token_id": 0},
     "gemma3": {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 4096},
 }
 VOLUMES = ("siglip_slices", "medmclip", "m3dclip")
@@ -214,24 +222,10 @@ def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
     assert pixels.ndim == (5 if encoder in VOLUMES else 4)
 
 
-@pytest.mark.parametrize("connector", CONNECTORS)
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_connector_works_behind_every_encoder(
-    bases: Path, encoder: str, connector: str
-) -> None:
-    check(bases, encoder, connector, "qwen2")
-
-
-@pytest.mark.parametrize("llm", LLMS)
-def test_every_llm_reads_visual_tokens(bases: Path, llm: str) -> None:
-    check(bases, "clip", "mlp", llm)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("llm", LLMS)
 @pytest.mark.parametrize("connector", CONNECTORS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_whole_product(bases: Path, encoder: str, connector: str, llm: str) -> None:
+def test_two_steps_of_every_combination(bases: Path, encoder: str, connector: str, llm: str) -> None:
     check(bases, encoder, connector, llm)
 
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from spinevl.data.volume import load_volume
 
 # V
 from spinevl.data.conversation import Conversation
 from spinevl.data.sight import Seen, Sight
+from spinevl.data.volume import load_volume
 from spinevl.inference.assemble import conversation_of, load_model, seen_rows, sights_of
 from spinevl.models.generate import greedy
 from spinevl.models.splice import splice

@@ -25,6 +25,16 @@ from spinevl.schema.picture import Modality
 
 # of its training volumes after windowing to [0, 255]
 MEAN, STD = 55.698219, 66.194348
+KEYS = (
+    "image_size",
+    "image_patch_size",
+    "frame_size",
+    "frame_patch_size",
+    "hidden_size",
+    "image_num_layers",
+    "image_num_heads",
+    "image_mlp_dim",
+)
 
 
 class VisionTransformer3D(nn.Module):
@@ -99,7 +109,7 @@ class MedMClipEncoder(Encoder):
     ) -> None:
         super().__init__()
         require_feature(select_feature)
-        config = read_tower_config(path)
+        config = read_tower_config(path, keys=KEYS)
         side, patch = config["image_size"], config["image_patch_size"]
         self.size = (config["frame_size"], side, side)
         self.vision_encoder = VisionTransformer3D(

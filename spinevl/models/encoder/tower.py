@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,13 +12,18 @@ from spinevl.models.source import checked_source, checkpoint_folder
 from spinevl.schema.errors import Problem, UserError
 
 
-def read_tower_config(path: str) -> dict[str, Any]:
-    """The ``config.json`` of an encoder by Hugging Face id or directory."""
+def read_tower_config(path: str, *, keys: Sequence[str]) -> dict[str, Any]:
+    """The ``config.json`` of an encoder by Hugging Face id or directory, with ``keys`` in it."""
     folder = checkpoint_folder(path)
     with checked_source(path, what="encoder.path"):
         if not (folder / "config.json").is_file():
             raise OSError(f"no config.json in {folder}")
-    return read_json_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
+    if missing := [key for key in keys if key not in config]:
+        raise UserError(
+            Problem(f"{folder / 'config.json'}", ", ".join(keys), f"no {missing[0]}", "mend it")
+        )
+    return config
 
 
 def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:

@@ -1,0 +1,179 @@
+"""M3D-CLIP's image tower, a 3D vision transformer; its forward pass is our own code.
+
+Sources: Bai et al. 2024 (arXiv 2404.00578) and the public code at https://github.com/BAAI-DCAI/M3D,
+which builds it from MONAI's ViT. Held against MONAI 1.6.1 with the same weights. Not verified: the
+published weights (GoodBaiBai88/M3D-CLIP), whose names are read as that code would write them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from spinevl.models.encoder.base import Encoder
+from spinevl.models.encoder.resize import resized
+from spinevl.models.encoder.tower import (
+    load_tower,
+    read_tower_config,
+    require_feature,
+    selected_depth,
+)
+from spinevl.schema.picture import Modality
+
+KEYS = ("img_size", "patch_size", "hidden_size", "mlp_dim", "num_layers", "num_heads")
+
+
+class MonaiViT(nn.Module):
+    """volume [B, 1, D, H, W] -> the output of layer ``depth`` [B, 1 + tokens, dim]; pre-norm."""
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, ...],
+        patch: tuple[int, ...],
+        dim: int,
+        layers: int,
+        heads: int,
+        mlp_dim: int,
+    ) -> None:
+        super().__init__()
+        self.grid = tuple(a // b for a, b in zip(size, patch, strict=True))
+        self.patch_embedding = _PatchEmbedding(patch, int(np.prod(self.grid)), dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.ModuleList(_Block(dim, heads, mlp_dim) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, volume: torch.Tensor, *, depth: int) -> torch.Tensor:
+        """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim]; the last layer's output is normed."""
+        hidden = self.patch_embedding(volume)
+        hidden = torch.cat([self.cls_token.expand(len(hidden), -1, -1), hidden], dim=1)
+        for block in self.blocks[:depth]:
+            hidden = block(hidden)
+        return self.norm(hidden) if depth == len(self.blocks) else hidden
+
+
+class _PatchEmbedding(nn.Module):
+    def __init__(self, patch: tuple[int, ...], tokens: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        # index as in the published weights, where 0 was the rearrangement
+        self.patch_embeddings = nn.Sequential(nn.Identity(), nn.Linear(int(np.prod(patch)), dim))
+        self.position_embeddings = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """[B, 1, D, H, W] -> [B, tokens, dim]"""
+        depth, height, width = self.patch
+        cells = volume[:, 0].unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        cells = cells.unflatten(1, (-1, depth))  # [B, f, p1, h, p2, w, p3]
+        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return self.patch_embeddings(cells) + self.position_embeddings
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.mlp = _MLP(dim, mlp_dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = _Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[B, L, dim] -> [B, L, dim]"""
+        hidden = hidden + self.attn(self.norm1(hidden))
+        return hidden + self.mlp(self.norm2(hidden))
+
+
+class _MLP(nn.Module):
+    def __init__(self, dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, mlp_dim)
+        self.linear2 = nn.Linear(mlp_dim, dim)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[B, L, dim] -> [B, L, dim]"""
+        return self.linear2(functional.gelu(self.linear1(hidden)))
+
+
+class _Attention(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.out_proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[B, L, dim] -> [B, L, dim]"""
+        query, key, value = (
+            self.qkv(hidden).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        read = functional.scaled_dot_product_attention(query, key, value)
+        return self.out_proj(read.transpose(1, 2).flatten(2))
+
+
+class M3DClipEncoder(Encoder):
+    """Features of a layer of M3D-CLIP; each volume is scaled to [0, 1] by its own range.
+
+    Args:
+        path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
+            safetensors weights.
+        select_layer: which layer's output, 0 the first layer's, -1 the last's after the final
+            norm, as M3D takes it.
+        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
+        pretrained: load weights; otherwise initialise at random.
+    """
+
+    modality: Modality = "image3d"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        select_layer: int = -1,
+        select_feature: Literal["patch", "cls_patch"] = "patch",
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        require_feature(select_feature)
+        config = read_tower_config(path, keys=KEYS)
+        depth, height, width = config["img_size"]
+        self.size = (int(depth), int(height), int(width))
+        self.vision_encoder = MonaiViT(
+            size=self.size,
+            patch=tuple(config["patch_size"]),
+            dim=config["hidden_size"],
+            layers=config["num_layers"],
+            heads=config["num_heads"],
+            mlp_dim=config["mlp_dim"],
+        )
+        if pretrained:
+            load_tower(self.vision_encoder, path, prefix="vision_encoder.")
+        self.config = config
+        self.select_layer = select_layer
+        self.select_feature = select_feature
+        self.depth = selected_depth(select_layer, config["num_layers"])
+        self.dim = config["hidden_size"]
+        self.grid = self.vision_encoder.grid
+        self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
+
+    def transform(self, image: np.ndarray) -> torch.Tensor:
+        """float32 [D, H, W] -> [1, D, H, W] of the encoder's size in [0, 1]."""
+        low, high = float(image.min()), float(image.max())
+        scaled = (image - low) / max(high - low, 1e-8)
+        return resized(scaled, self.size)[None]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""
+        hidden = self.vision_encoder(pixel_values, depth=self.depth)
+        return hidden if self.select_feature == "cls_patch" else hidden[:, 1:]
+
+    def save_description(self, folder: Path) -> None:
+        """Write config.json, so that ``path=folder`` rebuilds this."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,92 @@
+"""Volumes, read and refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spinevl.data.volume import load_volume
+from spinevl.schema.errors import UserError
+
+
+def saved(tmp_path: Path, volume: np.ndarray) -> Path:
+    np.save(tmp_path / "v.npy", volume)
+    return tmp_path / "v.npy"
+
+
+def test_hounsfield_units_are_windowed_to_grey_values(tmp_path: Path) -> None:
+    hu = np.array([[[-2000, -1000, -999, 0, 1000, 3000]]], np.int16)
+    wanted = [[[0, 0, 0.1275, 127.5, 255, 255]]]
+    read = load_volume(saved(tmp_path, hu), crop=False)
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, wanted, atol=1e-4)
+    narrow = load_volume(saved(tmp_path, hu), window=(0, 1000), crop=False)
+    np.testing.assert_allclose(narrow, [[[0, 0, 0, 0, 255, 255]]], atol=1e-4)
+
+
+def test_air_around_the_body_is_cut_off_and_nothing_else(tmp_path: Path) -> None:
+    hu = np.full((6, 7, 8), -1024, np.int16)
+    hu[2:5, 1:6, 3:7] = 100
+    hu[3, 3, 4] = -1024  # air inside stays
+    assert load_volume(saved(tmp_path, hu)).shape == (3, 5, 4)
+    empty = np.full((2, 3, 4), -1024, np.int16)
+    assert load_volume(saved(tmp_path, empty)).shape == (2, 3, 4)
+
+
+def test_a_leading_axis_of_one_is_dropped(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).uniform(1, 255, (1, 3, 4, 5))
+    np.testing.assert_allclose(load_volume(saved(tmp_path, grey), window=None), grey[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        (np.zeros((4, 4)), r"found shape \[4, 4\]"),
+        (np.zeros((2, 4, 4, 4)), r"found shape \[2, 4, 4, 4\]"),
+        (np.zeros((0, 4, 4)), r"found shape \[0, 4, 4\]"),
+        (np.full((2, 2, 2), np.nan), "values that are not finite"),
+        (np.array([[["a"]]]), "an array of <U1"),
+    ],
+)
+def test_what_is_no_volume_is_named(tmp_path: Path, volume: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=rf"v\.npy: expected a volume .*{message}"):
+        load_volume(saved(tmp_path, volume))
+
+
+def test_values_outside_grey_need_a_window(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"found values from -5 to 9; set data\.window"):
+        load_volume(saved(tmp_path, np.array([[[-5.0, 9.0]]])), window=None)
+
+
+def test_missing_truncated_pickled_and_other_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.npy: .* no such file"):
+        load_volume(tmp_path / "gone.npy")
+    whole = saved(tmp_path, np.zeros((4, 4, 4))).read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-9])
+    with pytest.raises(UserError, match=r"cut\.npy: .* no whole array"):
+        load_volume(tmp_path / "cut.npy")
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"pickled\.npy: .* no whole array"):
+        load_volume(tmp_path / "pickled.npy")
+    (tmp_path / "scan.dcm").touch()
+    with pytest.raises(UserError, match=r"found a \.dcm file"):
+        load_volume(tmp_path / "scan.dcm")
+
+
+def test_nifti_is_brought_to_one_orientation_without_mirroring(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    body = np.random.default_rng(0).integers(1, 255, (3, 4, 5)).astype(np.float32)  # x, y, z
+    nibabel.Nifti1Image(body, np.eye(4)).to_filename(tmp_path / "ras.nii.gz")
+    read = load_volume(tmp_path / "ras.nii.gz", window=None)
+    np.testing.assert_allclose(read, body.transpose(2, 1, 0))
+    # the same body stored from right to left: the file says so, and it reads the same
+    flipped = np.diag([-1.0, 1, 1, 1])
+    nibabel.Nifti1Image(body[::-1], flipped).to_filename(tmp_path / "las.nii.gz")
+    np.testing.assert_allclose(load_volume(tmp_path / "las.nii.gz", window=None), read)
+    content = gzip.decompress((tmp_path / "ras.nii.gz").read_bytes())
+    (tmp_path / "cut.nii").write_bytes(content[:-20])
+    with pytest.raises(UserError, match=r"cut\.nii: .* no whole NIfTI"):
+        load_volume(tmp_path / "cut.nii")
