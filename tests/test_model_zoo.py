@@ -225,7 +225,9 @@ def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
 @pytest.mark.parametrize("llm", LLMS)
 @pytest.mark.parametrize("connector", CONNECTORS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_two_steps_of_every_combination(bases: Path, encoder: str, connector: str, llm: str) -> None:
+def test_two_steps_of_every_combination(
+    bases: Path, encoder: str, connector: str, llm: str
+) -> None:
     check(bases, encoder, connector, llm)
 
 
