@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,10 @@ from spinevl.models.source import checked_source
 from spinevl.models.tree_attention import Tree
 from spinevl.schema.errors import UserError
 
-Template = Literal["medmvl", "chat"]
+Template = Literal["medmvl", "chat", "pretrain"]
+
+# what templates that write today's date get to write: a prompt must not change with the day
+_DATE = "26 Jul 2024"
 
 
 class CausalLM(nn.Module):
@@ -25,10 +30,19 @@ class CausalLM(nn.Module):
         tokenizer: its fast tokenizer.
         conversation: the conversation template it is trained with.
         end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
+        max_length: a bound on the sequences, in tokens.
 
     Attributes:
-        dim: width of an embedding.
-        max_length: the longest sequence it takes, in tokens.
+        dim: width of an embedding. Visual tokens stand beside what ``embed`` gives: Gemma
+            multiplies its table by sqrt(dim) in there, and its own projector, too, learns to
+            write at that scale.
+        max_length: the longest sequence it takes, in tokens: what was asked for, and never more
+            than its positions or its sliding window, beyond which a token would not see its
+            whole sequence. With LongRoPE the frequencies of a whole batch change where one
+            sequence is longer than the original positions; so those are the bound.
+
+    Raises:
+        UserError: a decoder that packed sequences, or hidden states alone, do not do justice to.
     """
 
     def __init__(
@@ -47,6 +61,11 @@ class CausalLM(nn.Module):
                 "plain attention alone (recurrent layers, sinks, soft caps or code of its own), so "
                 "questions cannot share a row; choose another model"
             )
+        if not _has_plain_head(model):
+            raise UserError(
+                f"llm: {model.config.model_type} scales or caps its logits after the output head, "
+                "which is read alone here; choose another model"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = conversation
@@ -57,6 +76,9 @@ class CausalLM(nn.Module):
         self.max_length = min(max_length or positions, positions)
         if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
             self.max_length = min(self.max_length, int(config.sliding_window))
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            self.max_length = min(self.max_length, int(rope["original_max_position_embeddings"]))
 
     def use_tree_attention(self) -> None:
         """Compute attention over prefix trees; generation goes on as before."""
@@ -86,15 +108,28 @@ class CausalLM(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
+@torch.no_grad()
+def _has_plain_head(model: Any) -> bool:
+    """Whether logits are the output head of the hidden states and no more, tried on two tokens."""
+    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    ours = model.get_output_embeddings()(model.base_model(ids).last_hidden_state)
+    theirs = model(ids).logits
+    model.train(training)
+    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
+
+
 class HFCausalLM(CausalLM):
     """A causal LM by Hugging Face id or local directory.
 
     Args:
         path: id or directory with config, tokenizer and, where ``pretrained``, safetensors.
-        conversation: ``chat`` or ``medmvl``.
+        conversation: ``chat``, ``medmvl`` or ``pretrain``.
         pretrained: load weights; otherwise initialise at random.
         end_token: see CausalLM.
         max_length: see CausalLM.
+        chat_template_options: what the chat template is told, such as ``enable_thinking: false``.
         trust_remote_code: run code that comes with the model. Off unless asked by name.
     """
 
@@ -106,6 +141,7 @@ class HFCausalLM(CausalLM):
         pretrained: bool = True,
         end_token: str | None = None,
         max_length: int | None = None,
+        chat_template_options: Mapping[str, bool | int | str] | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -127,6 +163,7 @@ class HFCausalLM(CausalLM):
                 f"llm.path={path}: its tokenizer has no fast version, and answers are found by "
                 "token offsets; convert it to tokenizer.json"
             )
+        _settle_template(tokenizer, chat_template_options or {})
         super().__init__(
             model,
             tokenizer,
@@ -134,6 +171,32 @@ class HFCausalLM(CausalLM):
             end_token=end_token,
             max_length=max_length,
         )
+
+
+def _settle_template(tokenizer: Any, options: Mapping[str, bool | int | str]) -> None:
+    """Write ``options``, and a date that stays, at the head of the tokenizer's chat template.
+
+    There, unlike in the caller's hand, they go into every checkpoint with the tokenizer, so that
+    whoever asks the model later asks in the text that it was trained with.
+
+    Raises:
+        ValueError: options for a tokenizer without a chat template.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        if options:
+            raise ValueError(
+                f"chat_template_options={dict(options)}: this tokenizer has no chat template; "
+                "leave them out"
+            )
+        return
+    head = "".join(
+        f"{{% set {name} = {json.dumps(value)} +%}}" for name, value in sorted(options.items())
+    )
+    if "strftime_now" in template:
+        head += f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro +%}}"
+    if not template.startswith(head):
+        tokenizer.chat_template = head + template
 
 
 class TinyLLM(CausalLM):
