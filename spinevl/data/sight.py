@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,14 +11,18 @@ import numpy as np
 import torch
 
 from spinevl.data.conversation import TokenSequence
+from spinevl.schema.errors import Problem, UserError, collected
 from spinevl.schema.picture import MODALITIES, Modality, Picture
 
 
 class Store(Protocol):
     """Decoded images by path."""
 
+    load: Callable[[str], np.ndarray]
+    """Decodes a file. Raises UserError where it can't."""
+
     def __getitem__(self, path: str) -> np.ndarray:
-        """The image at ``path``. Raises UserError where it can't be decoded."""
+        """The image at ``path``, decoded or kept."""
 
 
 @dataclass
@@ -97,6 +102,27 @@ class Seen:
                     at += self.sights[kind].tokens
         code = np.maximum(-1 - symbols, 0)
         return np.where(symbols < 0, starts[code // self.stride] + code % self.stride, -1)
+
+
+def check_images(pictures: Iterable[Picture], sights: Mapping[Modality, Sight]) -> None:
+    """Decode every image once, several at a time, so that a bad one is told before training.
+
+    Raises:
+        UserError: with every image that cannot be decoded.
+    """
+    unique = list(dict.fromkeys(pictures))
+    problems: list[Problem | str] = []
+
+    def decode(picture: Picture) -> None:
+        modality, path = picture
+        with collected(problems):
+            sights[modality].images.load(path)
+
+    with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
+        for _ in pool.map(decode, unique):
+            pass
+    if problems:
+        raise UserError(problems)
 
 
 def length(

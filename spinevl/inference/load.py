@@ -10,6 +10,7 @@ from spinevl.data.cervai import CervAISource
 from spinevl.data.records import build_records
 from spinevl.inference.assemble import load_model, stored_tasks
 from spinevl.inference.predictor import Mode, Predictor
+from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Record
 from spinevl.schema.task import Task
@@ -38,6 +39,8 @@ class SpineModel:
             UserError: an image that is missing or unusable.
         """
         study = self.config["study"]
+        if not self.tasks:
+            raise UserError("this checkpoint was trained for no study; use spinevl predict")
         records: list[Record] = []
         for root, ids in _patients(paths):
             source = CervAISource(test_images=str(root))
@@ -83,7 +86,7 @@ def load(
 
     model, config = load_model(Path(checkpoint), trusted=trusted_targets)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = stored_tasks(config)
+    tasks = stored_tasks(config) if config["study"].get("task") else {}
     predictor = Predictor(model, tasks=tasks, mode=mode, batch_patients=batch_patients)
     return SpineModel(predictor, tasks, config)
 

@@ -35,7 +35,7 @@ def answer_conversations(
     dialogues = source.dialogues(subset, answered=False)
     path = Path(str(source.files[subset])).expanduser()
     records = read_json_list(path, expected=EXPECTED)
-    print_of = _fingerprint(cfg, checkpoint)
+    print_of = _fingerprint(cfg, checkpoint, window=source.window)
     keys = [_key(print_of, record) for record in records]
     done = _done(out / PROGRESS, keys)
     left = [(index, one) for index, one in enumerate(dialogues) if index not in done]
@@ -77,7 +77,7 @@ def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) ->
     )
 
 
-def _fingerprint(cfg: DictConfig, folder: Path) -> str:
+def _fingerprint(cfg: DictConfig, folder: Path, *, window: Any) -> str:
     """What answers depend on besides the conversation: the checkpoint's files and the settings."""
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
@@ -85,7 +85,7 @@ def _fingerprint(cfg: DictConfig, folder: Path) -> str:
         if file.is_file()
     ]
     options = (cfg.predict.max_new_tokens, cfg.predict.repetition_penalty, str(cfg.predict.history))
-    return repr((files, options, str(cfg.data.get("window"))))
+    return repr((files, options, window))
 
 
 def _key(fingerprint: str, record: Any) -> str:

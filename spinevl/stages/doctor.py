@@ -8,12 +8,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from spinevl.config import build_tasks
+from spinevl.data.conversations import ConversationSource
 from spinevl.data.json_file import read_json_list
 from spinevl.data.labels import read_template
 from spinevl.evaluation.answers import read_answers
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, load_study, part_nodes, run_subsets
+from spinevl.stages.prepare import Study, conversations, load_study, part_nodes, run_subsets
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
 _TINY_PATIENTS_PER_SECOND = 15.0
@@ -23,6 +24,9 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     """Print what is fine; raise with every problem otherwise. Writes nothing."""
     if cfg.answers:
         check_submission(cfg)
+        return
+    if source := conversations(cfg):
+        check_conversations(cfg, source)
         return
     subsets = run_subsets(cfg)
     study = load_study(cfg, subsets)
@@ -37,6 +41,25 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         )
     for line in _check_model(cfg, study, records["train"]):
         print(line)
+
+
+def check_conversations(cfg: DictConfig, source: ConversationSource) -> None:
+    """Read every file that is named, decode its images, and fit all of it to the model."""
+    from spinevl.data.sight import check_images
+    from spinevl.inference.dialogues import dialogue_collator
+    from spinevl.stages.fit import start
+
+    named = [subset for subset, file in source.files.items() if file]
+    if not named:
+        raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
+    read = {one: source.dialogues(one, answered=one != "test") for one in named}
+    model, _ = start(cfg)
+    collate = dialogue_collator(model, window=source.window)
+    for subset, dialogues in read.items():
+        collate.check(dialogues)
+        pictures = {picture for one in dialogues for picture in one.pictures}
+        check_images(pictures, collate.sights)
+        print(f"ok  {subset}: {len(dialogues)} conversations, {len(pictures)} images")
 
 
 def check_submission(cfg: DictConfig) -> None:

@@ -28,9 +28,9 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     from spinevl.models.source import checkpoint_folder
 
     checkpoint = checkpoint_folder(cfg.checkpoint)
-    if source := conversations(cfg):
-        return answer_conversations(cfg, checkpoint, source, out=out)
     stored = read_config(checkpoint).get("study") or {}
+    if source := conversations(cfg, stored):
+        return answer_conversations(cfg, checkpoint, source, out=out)
     subset = str(cfg.subset)
     study = load_study(cfg, {subset}, stored=stored)
     predictor = load_predictor(cfg, checkpoint, study)

@@ -105,13 +105,19 @@ def load_study(
         UserError: with every problem found.
     """
     stored = stored or {}
+    if conversations(cfg, stored):
+        raise UserError(
+            "data=conversations: train, predict and doctor take conversations; this asks patients, "
+            "so choose data=cervai or data=phantom"
+        )
+    _require(cfg, stored, subsets)
     tasks = build_tasks(cfg) if cfg.get("task") else _stored_tasks(stored)
     known = official_tasks()
     templates = _templates(cfg, stored)
     check_templates(templates, tasks, where=_prompts_name(cfg))
     sag_image = tuple(cfg.get("sag_image") or stored["sag_image"])
     sag_type = cfg.get("sag_type") or stored["sag_type"]
-    source: DataSource = build(_data_node(cfg, stored), trusted=list(cfg.trusted_targets))
+    source: DataSource = build(cfg.get("data") or stored["data"], trusted=list(cfg.trusted_targets))
     cohort = source.load(
         tasks=tasks,
         known_tasks=known,
@@ -140,6 +146,26 @@ def load_study(
         suffix=cfg.get("suffix"),
     )
     return replace(study, split=_split_of_records(study)) if folder else study
+
+
+def _require(cfg: DictConfig, stored: Mapping[str, Any], subsets: Collection[str]) -> None:
+    """Raise UserError for what neither the config nor the checkpoint says of the study."""
+    examples = {
+        "data": "data=cervai",
+        "task": "'task=[qd,sl,zjppt,zyzg]'",
+        "prompts": "prompts=en",
+        "sag_image": "'sag_image=[6]'",
+        "sag_type": "sag_type=joint",
+    }
+    if {"train", "dev"} & set(subsets) and not cfg.get("records"):
+        examples["split"] = "split=stratified"
+    known = {**stored, "prompts": stored.get("templates")}
+    missing = [name for name in examples if not cfg.get(name) and not known.get(name)]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)}: the checkpoint does not say, for no study trained it; add "
+            + " ".join(examples[name] for name in missing)
+        )
 
 
 def _split_of_records(study: Study) -> Split:
@@ -189,12 +215,19 @@ def feature_cache(cfg: DictConfig) -> Any:
     return FeatureCache(cache_dir(cfg) / "features", max_bytes=bound)
 
 
-def conversations(cfg: DictConfig) -> ConversationSource | None:
-    """The source of ``data=conversations``; None where the data are patients."""
-    target = str((cfg.get("data") or {}).get("_target_", ""))
-    if target != CONVERSATIONS:
+def conversations(
+    cfg: DictConfig, stored: Mapping[str, Any] | None = None
+) -> ConversationSource | None:
+    """The source of ``data=conversations``; None where the data are patients.
+
+    Args:
+        cfg: the job's config.
+        stored: the study of a checkpoint, which says what the config leaves at null.
+    """
+    node = cfg.get("data") or (stored or {}).get("data") or {}
+    if str(node.get("_target_", "")) != CONVERSATIONS:
         return None
-    source: ConversationSource = build(cfg.data)
+    source: ConversationSource = build(node)
     return source
 
 
@@ -221,13 +254,6 @@ def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
     }
 
 
-def _data_node(cfg: DictConfig, stored: Mapping[str, Any]) -> Any:
-    node = cfg.get("data") or stored.get("data")
-    if not node:
-        raise UserError("data is not set: choose data=cervai or data=phantom")
-    return node
-
-
 def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
     """A data or split node whose files are found from any working directory."""
     paths = ("labels", "boxes", "train_images", "test_images", "test_labels", "train", "dev")
@@ -238,8 +264,6 @@ def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stored_tasks(stored: Mapping[str, Any]) -> dict[str, Task]:
-    if "task" not in stored:
-        raise UserError("task is not set: name the tasks, such as 'task=[qd,sl,zjppt,zyzg]'")
     return {name: build(node) for name, node in stored["task"].items()}
 
 

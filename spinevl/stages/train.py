@@ -92,6 +92,7 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
     """Train on every answer of some conversations; dev is scored by its mean log-probability."""
     from spinevl.data.datamodule import DialogueDataModule
     from spinevl.data.ratio import RatioSampler
+    from spinevl.data.sight import check_images
     from spinevl.inference.dialogues import dialogue_collator
 
     begun = time.monotonic()
@@ -103,6 +104,8 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
     collate.check([*train_set, *dev_set])
     shown = [one for dialogue in (*train_set, *dev_set) for one in dialogue.pictures]
     features = encode_once(cfg, model, parts, collate.sights, shown)
+    if not features:  # what is kept has been decoded
+        check_images(shown, collate.sights)
     try:
         sampler = RatioSampler([one.task for one in train_set], ratios=source.ratios, seed=cfg.seed)
     except ValueError as error:

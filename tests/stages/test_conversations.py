@@ -13,7 +13,7 @@ from PIL import Image
 
 from spinevl.compose import compose
 from spinevl.schema.errors import UserError
-from spinevl.stages import answer, predict, train
+from spinevl.stages import answer, build, doctor, predict, train
 
 FAST = [
     "trainer.max_epochs=2",
@@ -186,3 +186,58 @@ def test_a_training_starts_from_a_checkpoint(folder: Path, checkpoint: Path) -> 
     score = train.main(cfg, out=folder / "more")
     assert score is not None
     assert abs(score - start) < 0.3
+
+
+def test_a_bad_image_is_told_before_training(folder: Path) -> None:
+    whole = (folder / "0.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no image")
+    records = [
+        {"image": name, "conversations": turns("<image>?", "A.")}
+        for name in ("0.jpg", "cut.jpg", "text.jpg")
+    ]
+    (folder / "bad.json").write_text(json.dumps(records))
+    (folder / "bad").mkdir()
+    cfg = config("train", folder, f"data.train={folder}/bad.json", *FAST)
+    with pytest.raises(UserError) as caught:
+        train.main(cfg, out=folder / "bad")
+    assert sorted(Path(p.split(":")[0]).name for p in caught.value.problems) == [
+        "cut.jpg",
+        "text.jpg",
+    ]
+    assert list((folder / "bad").iterdir()) == []
+
+
+def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [f"data.train={folder}/all.json", f"data.test={folder}/all.json"]
+    doctor.main(config("doctor", folder, *files, *FAST), out=folder)
+    assert capsys.readouterr().out.splitlines() == [
+        "ok  train: 4 conversations, 4 images",
+        "ok  test: 4 conversations, 4 images",
+    ]
+    with pytest.raises(UserError, match="name a JSON file"):
+        doctor.main(config("doctor", folder, *FAST), out=folder)
+
+
+def test_what_asks_patients_refuses_conversations(folder: Path) -> None:
+    cfg = config("build", folder, f"data.train={folder}/all.json")
+    with pytest.raises(UserError, match="choose data=cervai or data=phantom"):
+        build.main(cfg, out=folder)
+
+
+def test_a_checkpoint_of_conversations_knows_that_it_is_one(folder: Path, checkpoint: Path) -> None:
+    cfg = compose("predict", [f"checkpoint={checkpoint}"])
+    with pytest.raises(UserError, match=r"data\.test is not set: name a JSON file"):
+        predict.main(cfg, out=folder)
+
+
+def test_a_foreign_checkpoint_is_told_the_study(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
+    with pytest.raises(UserError, match=r"data, task, prompts, sag_image, sag_type: .* add data="):
+        predict.main(compose("predict", [f"checkpoint={golden}"]), out=tmp_path)
+    study = ["data=phantom", "task=[qd,sl,zjppt,zyzg]", "prompts=en", "sag_image=[6]"]
+    numbers = ["data.n_train=4", "data.n_dev=2", "data.n_test=2", f"cache_dir={tmp_path}/cache"]
+    options = [*study, *numbers, "sag_type=joint", f"checkpoint={golden}"]
+    predict.main(compose("predict", options), out=tmp_path)
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert len(answers) == 2
