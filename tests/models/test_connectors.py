@@ -116,6 +116,8 @@ def test_the_resampler_reads_features_and_latents_alike() -> None:
         (PixelShuffleConnector, {"scale": 3}, r"connector\.scale=3 does not divide .* 6 x 8"),
         (AttnPoolingConnector, {"tokens": 0}, r"connector\.tokens=0: expected 1 or more"),
         (AttnPoolingConnector, {"heads": 3}, r"connector\.heads=3 does not divide"),
+        (AttnPoolingConnector, {"heads": 0}, r"connector\.heads=0 does not divide"),
+        (ResamplerConnector, {"heads": 0}, r"connector\.heads=0 does not divide"),
         (ResamplerConnector, {"layers": 0}, "layers=0: expected 1 or more"),
         (MLPConnector, {"layers": 0}, r"connector\.layers=0: expected 1 or more"),
     ],

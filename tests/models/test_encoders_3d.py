@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from spinevl.models.encoder.m3dclip import M3DClipEncoder, MonaiViT
 from spinevl.models.encoder.medmclip import MedMClipEncoder
+from spinevl.models.encoder.resize import foreground
 from spinevl.schema.errors import UserError
 
 M3D = {
@@ -33,18 +34,44 @@ MEDM = {
     "image_num_heads": 4,
     "image_mlp_dim": 32,
 }
-# MONAI 1.6.1, ViT(proj_type="perceptron", classification=True) with the weights drawn below
+# MONAI 1.3.2, ViT(proj_type="perceptron", classification=True) with the weights drawn below, each
+# layer's output before the last norm
 FIRST_LAYER = [
     [-0.328937292098999, -0.4119822680950165, 0.4179409146308899, -0.5847116112709045],
     [-0.4947938024997711, 0.9037470817565918, 3.8566670417785645, -2.576566696166992],
     [3.551793336868286, -0.278234601020813, -3.2402236461639404, -1.0534651279449463],
     [1.7143217325210571, -0.34003347158432007, -1.617411732673645, -1.3906688690185547],
 ]
-NORMED_LAST_LAYER = [
-    [-0.004399686120450497, 0.1416875272989273, 0.040119513869285583, -0.08239097893238068],
-    [-0.027458973228931427, 0.11929130554199219, 0.2039424479007721, -0.147988960146904],
-    [-0.23910745978355408, 0.13538627326488495, -0.22486691176891327, -0.2635704278945923],
-    [-0.16903284192085266, 0.13642334938049316, -0.18180149793624878, -0.17986859381198883],
+LAST_LAYER = [
+    [-0.24669599533081055, -0.20450016856193542, 0.15368393063545227, -0.9755315780639648],
+    [-0.42089977860450745, 1.0454347133636475, 3.5366227626800537, -3.0696330070495605],
+    [3.5985493659973145, -0.20499813556671143, -3.4017691612243652, -1.4443576335906982],
+    [1.714905858039856, -0.1370725929737091, -1.914562702178955, -1.6890742778778076],
+]
+# MONAI 1.3.2, CropForeground() and Resize((8, 16, 16), mode="bilinear") of head() as each scales it
+MEDM_PIXELS = [
+    [
+        [1.0535535, 1.1640235, 0.7391383],
+        [2.0458078, 0.6775005, 1.8268740],
+        [1.9040614, 1.2898368, 0.3849493],
+    ],
+    [
+        [1.1285574, 1.2927874, 0.6201115],
+        [1.0897683, 0.9549077, 0.8620673],
+        [1.5671887, 0.5783237, 2.1285608],
+    ],
+]
+M3D_PIXELS = [
+    [
+        [0.5270483, 0.5577731, 0.4396009],
+        [0.8030217, 0.4224577, 0.7421301],
+        [0.7635981, 0.5927653, 0.3241285],
+    ],
+    [
+        [0.5479090, 0.5935859, 0.3089221],
+        [0.5371206, 0.4996122, 0.4737908],
+        [0.6677041, 0.3948739, 0.8234987],
+    ],
 ]
 
 
@@ -58,9 +85,37 @@ def test_m3dclip_is_monais_vit() -> None:
     vit.load_state_dict(state)
     volume = torch.randn(1, 1, 8, 16, 16, generator=generator)
     with torch.inference_mode():
-        for depth, wanted in ((1, FIRST_LAYER), (2, NORMED_LAST_LAYER)):
+        for depth, wanted in ((1, FIRST_LAYER), (2, LAST_LAYER)):
             ours = vit.eval()(volume, depth=depth)[0, ::5, :4]
             torch.testing.assert_close(ours, torch.tensor(wanted), atol=1e-5, rtol=0)
+
+
+def head() -> np.ndarray:
+    """Something bright in dim noise, [10, 20, 24] in [0, 255]."""
+    volume = np.random.default_rng(0).integers(0, 50, (10, 20, 24)).astype(np.float32)
+    volume[2:8, 3:17, 5:22] += np.random.default_rng(1).integers(20, 190, (6, 14, 17))
+    return volume
+
+
+def test_each_cuts_off_what_it_takes_for_air(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    medm = MedMClipEncoder(path=str(folder(tmp_path / "a", MEDM)), pretrained=False)
+    m3d = M3DClipEncoder(path=str(folder(tmp_path / "b", M3D)), pretrained=False)
+    dark = np.where(head() < 60, 0, head()).astype(np.float32)
+    for pixels, wanted in (
+        (medm.transform(head()), MEDM_PIXELS),  # cuts below its training mean, 55.7
+        (m3d.transform(dark), M3D_PIXELS),  # cuts at the volume's own lowest value
+    ):
+        ours = pixels[0, ::5, ::7, ::7]
+        torch.testing.assert_close(ours, torch.tensor(wanted), atol=1e-5, rtol=0)
+
+
+def test_all_air_stays_as_it_is() -> None:
+    assert foreground(np.zeros((2, 3, 4))).shape == (2, 3, 4)
+    body = np.zeros((6, 7, 8))
+    body[2, 1, 3] = body[4, 5, 6] = 1
+    assert foreground(body).shape == (3, 5, 4)
 
 
 def folder(tmp_path: Path, config: dict[str, Any]) -> Path:
@@ -107,7 +162,7 @@ def test_layers_above_the_selected_one_do_nothing(tmp_path: Path, kind: Any, con
 
 
 def test_inputs_are_scaled_as_each_was_trained(tmp_path: Path) -> None:
-    volume = np.random.default_rng(0).uniform(20, 220, (8, 16, 16)).astype(np.float32)
+    volume = np.random.default_rng(0).uniform(60, 220, (8, 16, 16)).astype(np.float32)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     m3d = M3DClipEncoder(path=str(folder(tmp_path / "a", M3D)), pretrained=False)

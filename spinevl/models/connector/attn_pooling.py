@@ -37,7 +37,7 @@ class AttnPoolingConnector(Connector):
         self.tokens = in_grid[-2] * in_grid[-1] if tokens is None else tokens
         if self.tokens < 1:
             raise ValueError(f"connector.tokens={tokens}: expected 1 or more")
-        if in_dim % heads:
+        if heads < 1 or in_dim % heads:
             raise ValueError(f"connector.heads={heads} does not divide the encoder's {in_dim}")
         self.query = nn.Parameter(torch.randn(self.tokens, in_dim) * in_dim**-0.5)
         self.attn = nn.MultiheadAttention(in_dim, heads, batch_first=True)

@@ -39,7 +39,7 @@ class ResamplerConnector(Connector):
         super().__init__()
         if tokens < 1 or layers < 1:
             raise ValueError(f"connector.tokens={tokens}, layers={layers}: expected 1 or more")
-        if in_dim % heads:
+        if heads < 1 or in_dim % heads:
             raise ValueError(f"connector.heads={heads} does not divide the encoder's {in_dim}")
         self.tokens = tokens
         self.latents = nn.Parameter(torch.randn(tokens, in_dim) * 0.02)

@@ -1,8 +1,10 @@
 """M3D-CLIP's image tower, a 3D vision transformer; its forward pass is our own code.
 
 Sources: Bai et al. 2024 (arXiv 2404.00578) and the public code at https://github.com/BAAI-DCAI/M3D,
-which builds it from MONAI's ViT. Held against MONAI 1.6.1 with the same weights. Not verified: the
+which builds it from MONAI's ViT. Held against MONAI 1.3 with the same weights. Not verified: the
 published weights (GoodBaiBai88/M3D-CLIP), whose names are read as that code would write them.
+Features are those MedM-VL takes: a layer's output before the final norm, the last layer's too.
+M3D-LaMed takes the last layer's after it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from spinevl.models.encoder.base import Encoder
-from spinevl.models.encoder.resize import resized
+from spinevl.models.encoder.resize import foreground, resized
 from spinevl.models.encoder.tower import (
     load_tower,
     read_tower_config,
@@ -47,15 +49,16 @@ class MonaiViT(nn.Module):
         self.patch_embedding = _PatchEmbedding(patch, int(np.prod(self.grid)), dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.blocks = nn.ModuleList(_Block(dim, heads, mlp_dim) for _ in range(layers))
+        # its contrastive head's: kept so that a checkpoint goes back whole
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, volume: torch.Tensor, *, depth: int) -> torch.Tensor:
-        """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim]; the last layer's output is normed."""
+        """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim] after ``depth`` layers, not normed."""
         hidden = self.patch_embedding(volume)
         hidden = torch.cat([self.cls_token.expand(len(hidden), -1, -1), hidden], dim=1)
         for block in self.blocks[:depth]:
             hidden = block(hidden)
-        return self.norm(hidden) if depth == len(self.blocks) else hidden
+        return hidden
 
 
 class _PatchEmbedding(nn.Module):
@@ -122,8 +125,7 @@ class M3DClipEncoder(Encoder):
     Args:
         path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
             safetensors weights.
-        select_layer: which layer's output, 0 the first layer's, -1 the last's after the final
-            norm, as M3D takes it.
+        select_layer: which layer's output, 0 the first layer's, -1 the last's.
         select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
         pretrained: load weights; otherwise initialise at random.
     """
@@ -165,7 +167,7 @@ class M3DClipEncoder(Encoder):
         """float32 [D, H, W] -> [1, D, H, W] of the encoder's size in [0, 1]."""
         low, high = float(image.min()), float(image.max())
         scaled = (image - low) / max(high - low, 1e-8)
-        return resized(scaled, self.size)[None]
+        return resized(foreground(scaled), self.size)[None]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spinevl.models.encoder.base import Encoder
-from spinevl.models.encoder.resize import resized
+from spinevl.models.encoder.resize import foreground, resized
 from spinevl.models.encoder.tower import (
     load_tower,
     read_tower_config,
@@ -132,8 +132,11 @@ class MedMClipEncoder(Encoder):
         self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
-        """float32 [D, H, W] in [0, 255] -> [1, D, H, W] of the encoder's size, z-scored."""
-        return (resized(image, self.size)[None] - MEAN) / STD
+        """float32 [D, H, W] in [0, 255] -> [1, D, H, W] of the encoder's size, z-scored.
+
+        What surrounds the values above ``MEAN`` is cut off first, as in its training.
+        """
+        return resized(foreground((image - MEAN) / STD), self.size)[None]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""

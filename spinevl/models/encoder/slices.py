@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spinevl.models.encoder.hf import HFVisionEncoder
-from spinevl.models.encoder.resize import resized
+from spinevl.models.encoder.resize import foreground, resized
 from spinevl.schema.picture import Modality
 
 
@@ -38,7 +38,7 @@ class SliceEncoder(HFVisionEncoder):
         """float32 [D, H, W] in [0, 255] -> [3, slices, H, W]."""
         side = self._side(self.vision.config)
         # cut to whole grey values and not rounded, as upstream does
-        grey = resized(image, (self.slices, side, side)).numpy().astype(np.uint8)
+        grey = resized(foreground(image), (self.slices, side, side)).numpy().astype(np.uint8)
         return torch.stack([super(SliceEncoder, self).transform(one) for one in grey], dim=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
