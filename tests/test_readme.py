@@ -21,6 +21,14 @@ SMALLER = {
     "run -m": [*SMALL, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
     "run experiment=phantom_full": [*SMALL, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
     "build data=cervai": ["split.n_train=12"],
+    "run encoder=siglip": [
+        *SMALL,
+        *("data.n_train=12", "data.n_dev=4", "data.n_test=4"),
+        *("encoder.path=siglip", "encoder.pretrained=false"),
+        *("llm.path=qwen", "llm.pretrained=false"),
+    ],
+    "predict checkpoint=MedM": ["predict.max_new_tokens=4"],
+    "train checkpoint=MedM": SMALL,
 }
 
 
@@ -48,12 +56,63 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = ("qd", "sl", "zjppt", "zyzg", "positioning")
     prompts = dict.fromkeys(tasks, "[image]A question about [object]? [options]")
     (folder / "templates.json").write_text(json.dumps(prompts))
+    _stand_ins(folder)
     return folder
 
 
+def _stand_ins(folder: Path) -> None:
+    """Small models under the names of the page's large ones, and two questions."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from spinevl.export.medmvl import write_medmvl
+    from spinevl.inference.assemble import assemble
+
+    tokenizer = AutoTokenizer.from_pretrained(README.parent / "spinevl/models/tiny_tokenizer")
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    config = AutoConfig.for_model("qwen2", vocab_size=len(tokenizer) + 8, **sizes, **heads)
+    for part in (tokenizer, config):
+        part.save_pretrained(folder / "qwen")
+    tower = {"num_attention_heads": 4, "image_size": 64, "patch_size": 16}
+    AutoConfig.for_model("siglip_vision_model", **sizes, **tower).save_pretrained(folder / "siglip")
+    processor = {"do_resize": True, "size": {"height": 64, "width": 64}, "do_normalize": True}
+    processor |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True}
+    (folder / "siglip/preprocessor_config.json").write_text(json.dumps(processor))
+    nodes = {
+        "encoder": {
+            "_target_": "spinevl.models.encoder.hf.HFVisionEncoder",
+            "path": str(folder / "siglip"),
+            "kind": "siglip",
+            "select_layer": -1,
+            "select_feature": "cls_patch",
+            "pretrained": False,
+        },
+        "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector", "_partial_": True},
+        "llm": {
+            "_target_": "spinevl.models.llm.HFCausalLM",
+            "path": str(folder / "qwen"),
+            "conversation": "medmvl",
+            "end_token": "<|im_end|>",
+            "pretrained": False,
+        },
+        "tuning": {
+            **dict.fromkeys(("encoder", "connector", "llm"), "full"),
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None},
+        },
+    }
+    (folder / "MedM-VL-2D-3B-en").mkdir()
+    write_medmvl(folder / "MedM-VL-2D-3B-en", assemble(nodes))
+    image = next((folder / "images").rglob("6.png")).relative_to(folder / "images")
+    turns = [{"from": "human", "value": "<image>\nCurve?"}, {"from": "gpt", "value": "Straight."}]
+    question = {"id": "1", "image": str(image), "conversations": turns}
+    (folder / "questions.json").write_text(json.dumps([question, {**question, "id": "2"}]))
+
+
 def run(folder: Path, *arguments: str) -> None:
+    cache = [] if arguments[0] == "export" else [f"cache_dir={folder}/cache"]
     done = subprocess.run(
-        [sys.executable, "-m", "spinevl", *arguments, f"cache_dir={folder}/cache"],
+        [sys.executable, "-m", "spinevl", *arguments, *cache],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -73,13 +132,14 @@ def test_a_command_of_the_page(study: Path, command: str) -> None:
     _, *arguments = shlex.split(command, comments=True)
     text = " ".join(arguments)
     smaller = next((more for start, more in SMALLER.items() if text.startswith(start)), [])
-    if "answers=outputs/predict/answers.json" in arguments:  # after the line above it on the page
-        assert (study / "outputs/predict/answers.json").is_file()
+    for needed in ("outputs/predict/answers.json", "outputs/siglip/checkpoint"):
+        if any(one.endswith(f"={needed}") for one in arguments):  # of the line above on the page
+            assert (study / needed).exists()
     run(study, *arguments, *smaller)
 
 
 def test_the_python_of_the_page(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (block,) = re.findall(r"```python\n(import spinevl\n.*?)```", README.read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(study)
     said: list[tuple[object, ...]] = []
     exec(block, {"print": lambda *values: said.append(values)})

@@ -26,14 +26,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from spinevl.models.encoder.base import ALIKE_IMAGES, Encoder, encode_alike
+from spinevl.models.encoder.base import ALIKE, Encoder, encode_alike
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 
 log = logging.getLogger(__name__)
 
 _SEGMENT_IMAGES = 1024
-_BATCH_IMAGES = 4 * ALIKE_IMAGES
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,7 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
     digest = hashlib.sha256()
     device = next(encoder.parameters()).device.type
     kind = type(encoder)
-    modules = [one.__module__ for one in kind.__mro__ if issubclass(one, Encoder)]
-    sources = [inspect.getsource(sys.modules[name]) for name in modules]
+    sources = [inspect.getsource(sys.modules[name]) for name in _modules(kind)]
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
     for part in (kind.__qualname__, device, str(autocast), encoder.identity(), *sources, *versions):
         digest.update(part.encode() + b"\0")
@@ -174,6 +172,19 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def _modules(kind: type[Encoder]) -> list[str]:
+    """The modules of an encoder's class and its bases, and of the encoder package they import."""
+    own = [one.__module__ for one in kind.__mro__ if issubclass(one, Encoder)]
+    package = Encoder.__module__.rpartition(".")[0]
+    used = {
+        home
+        for name in own
+        for value in vars(sys.modules[name]).values()
+        if str(home := getattr(value, "__module__", "")).startswith(f"{package}.")
+    }
+    return list(dict.fromkeys([*own, *sorted(used)]))
 
 
 @torch.inference_mode()
@@ -270,8 +281,9 @@ def _encoded(
     load: Callable[[str], np.ndarray],
     autocast: torch.dtype | None,
 ) -> Iterator[np.ndarray]:
-    for start in range(0, len(paths), _BATCH_IMAGES):
-        images = [load(path) for path in paths[start : start + _BATCH_IMAGES]]
+    together = 4 * ALIKE[encoder.modality]
+    for start in range(0, len(paths), together):
+        images = [load(path) for path in paths[start : start + together]]
         yield encode(encoder, images, autocast=autocast)
 
 

@@ -41,7 +41,10 @@ CONNECTORS: dict[str, dict[str, Any]] = {
     "attn_pooling": {"_target_": "spinevl.models.connector.attn_pooling.AttnPoolingConnector"},
 }
 # what a 3D encoder's checkpoint holds besides its image tower
-_UNUSED = re.compile(r"encoder_image3d\.encoder\.(text_encoder\..*|logit_scale)")
+_UNUSED = re.compile(
+    r"encoder_image3d\.encoder\."
+    r"((text_encoder|language_encoder|mm_vision_proj|mm_language_proj)\..*|logit_scale)"
+)
 
 
 def is_medmvl(config: Any) -> bool:

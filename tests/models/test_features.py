@@ -13,8 +13,9 @@ import torch
 from filelock import FileLock
 
 from spinevl.models.encoder.base import encode_alike
+from spinevl.models.encoder.medmclip import MedMClipEncoder
 from spinevl.models.encoder.tiny import TinyEncoder
-from spinevl.models.features import FeatureCache, Features, encode, encoder_key
+from spinevl.models.features import FeatureCache, Features, _modules, encode, encoder_key
 from spinevl.schema.errors import UserError
 
 PATHS = [f"p{k}" for k in range(7)]
@@ -201,3 +202,10 @@ def test_encode_is_the_forward() -> None:
         expected = encoder()(torch.stack([encoder().transform(load(p)) for p in PATHS]))
     ours = encode(encoder(), [load(p) for p in PATHS])
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
+
+
+def test_features_depend_on_the_code_that_their_encoder_uses() -> None:
+
+    package = "spinevl.models.encoder"
+    used = {f"{package}.{name}" for name in ("base", "medmclip", "resize", "tower")}
+    assert set(_modules(MedMClipEncoder)) == used

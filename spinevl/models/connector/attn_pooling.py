@@ -39,7 +39,7 @@ class AttnPoolingConnector(Connector):
             raise ValueError(f"connector.tokens={tokens}: expected 1 or more")
         if heads < 1 or in_dim % heads:
             raise ValueError(f"connector.heads={heads} does not divide the encoder's {in_dim}")
-        self.query = nn.Parameter(torch.randn(self.tokens, in_dim) * in_dim**-0.5)
+        self.query = nn.Parameter(torch.randn(self.tokens, in_dim))
         self.attn = nn.MultiheadAttention(in_dim, heads, batch_first=True)
         self.connector = mlp(in_dim, out_dim, layers=layers)
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from spinevl.schema.picture import Modality
 
-ALIKE_IMAGES = 16
+# encoded together: images, and volumes, of which one fills any device
+ALIKE = {"image": 16, "image3d": 1}
 
 
 class Encoder(nn.Module, ABC):
@@ -66,11 +67,12 @@ def encode_alike(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
     """pixel_values [U, ...] -> features [U, tokens, dim], the same bits in any company.
 
     A convolution may round otherwise for another number of images. So a frozen encoder, whose
-    features may be kept, always sees ``ALIKE_IMAGES`` at a time; the last ones are padded.
+    features may be kept, always sees ``ALIKE`` at a time; the last ones are padded.
     """
     parts = []
-    for chunk in pixel_values.split(ALIKE_IMAGES):
-        padding = chunk[:1].expand(ALIKE_IMAGES - len(chunk), *chunk.shape[1:])
+    together = ALIKE[encoder.modality]
+    for chunk in pixel_values.split(together):
+        padding = chunk[:1].expand(together - len(chunk), *chunk.shape[1:])
         parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])
     return torch.cat(parts)
 
