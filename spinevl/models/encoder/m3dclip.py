@@ -9,29 +9,19 @@ M3D-LaMed takes the last layer's after it.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from spinevl.models.encoder.base import Encoder
 from spinevl.models.encoder.resize import foreground, resized
-from spinevl.models.encoder.tower import (
-    load_tower,
-    read_tower_config,
-    require_feature,
-    selected_depth,
-)
-from spinevl.schema.picture import Modality
-
-KEYS = ("img_size", "patch_size", "hidden_size", "mlp_dim", "num_layers", "num_heads")
+from spinevl.models.encoder.tower import Tower, TowerEncoder
 
 
-class MonaiViT(nn.Module):
+class MonaiViT(Tower):
     """volume [B, 1, D, H, W] -> the output of layer ``depth`` [B, 1 + tokens, dim]; pre-norm."""
 
     def __init__(
@@ -119,33 +109,16 @@ class _Attention(nn.Module):
         return self.out_proj(read.transpose(1, 2).flatten(2))
 
 
-class M3DClipEncoder(Encoder):
-    """Features of a layer of M3D-CLIP; each volume is scaled to [0, 1] by its own range.
+class M3DClipEncoder(TowerEncoder):
+    """Features of M3D-CLIP; each volume is scaled to [0, 1] by its own range."""
 
-    Args:
-        path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
-            safetensors weights.
-        select_layer: which layer's output, 0 the first layer's, -1 the last's.
-        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
-        pretrained: load weights; otherwise initialise at random.
-    """
+    keys = ("num_layers", "hidden_size", "img_size", "patch_size", "mlp_dim", "num_heads")
 
-    modality: Modality = "image3d"
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        select_layer: int = -1,
-        select_feature: Literal["patch", "cls_patch"] = "patch",
-        pretrained: bool = True,
-    ) -> None:
-        super().__init__()
-        require_feature(select_feature)
-        config = read_tower_config(path, keys=KEYS)
+    def tower(self, config: Mapping[str, Any]) -> Tower:
+        """See TowerEncoder."""
         depth, height, width = config["img_size"]
         self.size = (int(depth), int(height), int(width))
-        self.vision_encoder = MonaiViT(
+        return MonaiViT(
             size=self.size,
             patch=tuple(config["patch_size"]),
             dim=config["hidden_size"],
@@ -153,29 +126,9 @@ class M3DClipEncoder(Encoder):
             heads=config["num_heads"],
             mlp_dim=config["mlp_dim"],
         )
-        if pretrained:
-            load_tower(self.vision_encoder, path, prefix="vision_encoder.")
-        self.config = config
-        self.select_layer = select_layer
-        self.select_feature = select_feature
-        self.depth = selected_depth(select_layer, config["num_layers"])
-        self.dim = config["hidden_size"]
-        self.grid = self.vision_encoder.grid
-        self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
         """float32 [D, H, W] -> [1, D, H, W] of the encoder's size in [0, 1]."""
         low, high = float(image.min()), float(image.max())
         scaled = (image - low) / max(high - low, 1e-8)
         return resized(foreground(scaled), self.size)[None]
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""
-        hidden = self.vision_encoder(pixel_values, depth=self.depth)
-        return hidden if self.select_feature == "cls_patch" else hidden[:, 1:]
-
-    def save_description(self, folder: Path) -> None:
-        """Write config.json, so that ``path=folder`` rebuilds this."""
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.config, indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")

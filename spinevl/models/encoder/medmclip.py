@@ -5,39 +5,21 @@ Source of the architecture: https://github.com/MSIIP/MedM-VL (MedM-CLIP, ``medm-
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from spinevl.models.encoder.base import Encoder
 from spinevl.models.encoder.resize import foreground, resized
-from spinevl.models.encoder.tower import (
-    load_tower,
-    read_tower_config,
-    require_feature,
-    selected_depth,
-)
-from spinevl.schema.picture import Modality
+from spinevl.models.encoder.tower import Tower, TowerEncoder
 
 # of its training volumes after windowing to [0, 255]
 MEAN, STD = 55.698219, 66.194348
-KEYS = (
-    "image_size",
-    "image_patch_size",
-    "frame_size",
-    "frame_patch_size",
-    "hidden_size",
-    "image_num_layers",
-    "image_num_heads",
-    "image_mlp_dim",
-)
 
 
-class VisionTransformer3D(nn.Module):
+class VisionTransformer3D(Tower):
     """volume [B, 1, D, H, W] -> the output of layer ``depth`` [B, 1 + tokens, dim].
 
     Patches are LayerNorm, Linear, LayerNorm; layers are post-norm with ReLU.
@@ -86,33 +68,25 @@ class VisionTransformer3D(nn.Module):
         return hidden
 
 
-class MedMClipEncoder(Encoder):
-    """Features of a layer of MedM-CLIP; volumes are z-scored with its training's mean and std.
+class MedMClipEncoder(TowerEncoder):
+    """Features of MedM-CLIP; volumes are z-scored with its training's mean and std."""
 
-    Args:
-        path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
-            safetensors weights.
-        select_layer: which layer's output, 0 the first layer's, -1 the last's.
-        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
-        pretrained: load weights; otherwise initialise at random.
-    """
+    keys = (
+        "image_num_layers",
+        "hidden_size",
+        "image_size",
+        "image_patch_size",
+        "frame_size",
+        "frame_patch_size",
+        "image_num_heads",
+        "image_mlp_dim",
+    )
 
-    modality: Modality = "image3d"
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        select_layer: int = -1,
-        select_feature: Literal["patch", "cls_patch"] = "patch",
-        pretrained: bool = True,
-    ) -> None:
-        super().__init__()
-        require_feature(select_feature)
-        config = read_tower_config(path, keys=KEYS)
+    def tower(self, config: Mapping[str, Any]) -> Tower:
+        """See TowerEncoder."""
         side, patch = config["image_size"], config["image_patch_size"]
         self.size = (config["frame_size"], side, side)
-        self.vision_encoder = VisionTransformer3D(
+        return VisionTransformer3D(
             size=self.size,
             patch=(config["frame_patch_size"], patch, patch),
             dim=config["hidden_size"],
@@ -121,15 +95,6 @@ class MedMClipEncoder(Encoder):
             mlp_dim=config["image_mlp_dim"],
             dropout=config.get("dropout_rate", 0.0),
         )
-        if pretrained:
-            load_tower(self.vision_encoder, path, prefix="vision_encoder.")
-        self.config = config
-        self.select_layer = select_layer
-        self.select_feature = select_feature
-        self.depth = selected_depth(select_layer, config["image_num_layers"])
-        self.dim = config["hidden_size"]
-        self.grid = self.vision_encoder.grid
-        self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
         """float32 [D, H, W] in [0, 255] -> [1, D, H, W] of the encoder's size, z-scored.
@@ -137,14 +102,3 @@ class MedMClipEncoder(Encoder):
         What surrounds the values above ``MEAN`` is cut off first, as in its training.
         """
         return resized(foreground((image - MEAN) / STD), self.size)[None]
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""
-        hidden = self.vision_encoder(pixel_values, depth=self.depth)
-        return hidden if self.select_feature == "cls_patch" else hidden[:, 1:]
-
-    def save_description(self, folder: Path) -> None:
-        """Write config.json, so that ``path=folder`` rebuilds this."""
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.config, indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")

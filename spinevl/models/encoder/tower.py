@@ -1,18 +1,104 @@
-"""What the encoders with a forward pass of our own share: their config, weights and layers."""
+"""A 3D encoder with a forward pass of our own: its config, weights and layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
 from torch import nn
 
 from spinevl.models.checkpoint import read_json_object, read_tensors
+from spinevl.models.encoder.base import Encoder
 from spinevl.models.source import checked_source, checkpoint_folder
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.picture import Modality
 
 
-def read_tower_config(path: str, *, keys: Sequence[str]) -> dict[str, Any]:
+class Tower(nn.Module):
+    """volume [B, 1, D, H, W] -> hidden states; the class token comes first.
+
+    Attributes:
+        grid: patches along (slices, rows, columns).
+    """
+
+    grid: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, volume: torch.Tensor, *, depth: int) -> torch.Tensor:
+        """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim] after ``depth`` layers."""
+
+
+class TowerEncoder(Encoder):
+    """Features of a layer of a tower, which lies under ``vision_encoder`` as published.
+
+    Args:
+        path: Hugging Face id or directory with ``config.json`` and, where ``pretrained``,
+            safetensors weights.
+        select_layer: which layer's output, 0 the first layer's, -1 the last's.
+        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
+        pretrained: load weights; otherwise initialise at random.
+
+    Raises:
+        UserError: a layer or feature that is not there, a config without a size, or weights that
+            are missing or do not fit.
+    """
+
+    modality: Modality = "image3d"
+    keys: ClassVar[tuple[str, ...]]
+    """What its ``config.json`` must hold; the number of layers first, then ``hidden_size``."""
+
+    size: tuple[int, int, int]
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        select_layer: int = -1,
+        select_feature: Literal["patch", "cls_patch"] = "patch",
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        if select_feature not in ("patch", "cls_patch"):
+            raise UserError(f"encoder.select_feature={select_feature}: expected patch or cls_patch")
+        self.config = _config(path, self.keys)
+        layers = self.config[self.keys[0]]
+        if not -layers <= select_layer < layers:
+            raise UserError(
+                f"encoder.select_layer={select_layer}: expected {-layers} to {layers - 1} "
+                f"for this encoder of {layers} layers"
+            )
+        self.vision_encoder = self.tower(self.config)
+        if pretrained:
+            load_tower(self.vision_encoder, path, prefix="vision_encoder.")
+        self.select_layer = select_layer
+        self.select_feature = select_feature
+        self.depth = select_layer % layers + 1  # hidden states have no entry of the embeddings
+        self.dim = self.config["hidden_size"]
+        self.grid = self.vision_encoder.grid
+        self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
+
+    @abstractmethod
+    def tower(self, config: Mapping[str, Any]) -> Tower:
+        """The tower of a config; sets ``size``, that of the volumes it reads."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """pixel_values [U, 1, D, H, W] -> [U, tokens, dim]."""
+        hidden = self.vision_encoder(pixel_values, depth=self.depth)
+        return hidden if self.select_feature == "cls_patch" else hidden[:, 1:]
+
+    def save_description(self, folder: Path) -> None:
+        """Write config.json, so that ``path=folder`` rebuilds this."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _config(path: str, keys: tuple[str, ...]) -> dict[str, Any]:
     """The ``config.json`` of an encoder by Hugging Face id or directory, with ``keys`` in it."""
     folder = checkpoint_folder(path)
     with checked_source(path, what="encoder.path"):
@@ -49,19 +135,3 @@ def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:
             )
         )
     tower.load_state_dict({key: stored[key].float() for key in wanted})
-
-
-def require_feature(select_feature: str) -> None:
-    """Raise UserError where ``select_feature`` is neither ``patch`` nor ``cls_patch``."""
-    if select_feature not in ("patch", "cls_patch"):
-        raise UserError(f"encoder.select_feature={select_feature}: expected patch or cls_patch")
-
-
-def selected_depth(select_layer: int, layers: int) -> int:
-    """How many layers to compute where hidden states have no entry of the embeddings."""
-    if not -layers <= select_layer < layers:
-        raise UserError(
-            f"encoder.select_layer={select_layer}: expected {-layers} to {layers - 1} "
-            f"for this encoder of {layers} layers"
-        )
-    return select_layer % layers + 1
