@@ -140,4 +140,4 @@ class DialoguePredictor:
             repetition_penalty=self.repetition_penalty,
         )
         decode = self.model.llm.tokenizer.decode
-        return [decode(tokens, skip_special_tokens=True).strip() for tokens in answers]
+        return [decode(tokens, skip_special_tokens=True).strip(" \n") for tokens in answers]

@@ -241,3 +241,17 @@ def test_a_foreign_checkpoint_is_told_the_study(shared: Path, tmp_path: Path) ->
     predict.main(compose("predict", options), out=tmp_path)
     answers = json.loads((tmp_path / "answers.json").read_text())
     assert len(answers) == 2
+
+
+def test_answers_are_those_of_upstreams_inference(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "goldens/clip_mlp_qwen2"
+    options = [
+        f"data.test={golden}/inference_cli_input.json",
+        f"data.images={shared}/goldens/data",
+        f"checkpoint={golden}/checkpoint",
+        "predict.batch_size=2",
+        "predict.max_new_tokens=16",
+    ]
+    predict.main(config("predict", tmp_path, *options), out=tmp_path)
+    given = json.loads((tmp_path / "conversations.json").read_text())
+    assert given == json.loads((golden / "inference_cli_output_bs2.json").read_text())
