@@ -139,7 +139,9 @@ def test_a_command_of_the_page(study: Path, command: str) -> None:
 
 
 def test_the_python_of_the_page(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"```python\n(import spinevl\n.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(import spinevl\n.*?)```", README.read_text("utf-8"), re.DOTALL
+    )
     monkeypatch.chdir(study)
     said: list[tuple[object, ...]] = []
     exec(block, {"print": lambda *values: said.append(values)})
