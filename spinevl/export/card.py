@@ -30,7 +30,7 @@ def card(
         form: ``hf``, ``medmvl`` or ``peft``.
     """
     parts, study = config["parts"], config.get("study") or {}
-    bases = [node["path"] for name, node in parts.items() if name != "tuning" and "path" in node]
+    bases = [base for name, node in parts.items() if name != "tuning" if (base := origin(node))]
     front = [
         "---",
         f"license: {license_id}",
@@ -67,7 +67,12 @@ def card(
 
 
 def _kind(node: Mapping[str, Any]) -> str:
-    return f"{str(node['_target_']).rpartition('.')[2]} {node.get('path', '')}".strip()
+    return f"{str(node['_target_']).rpartition('.')[2]} {origin(node) or ''}".strip()
+
+
+def origin(node: Mapping[str, Any]) -> str | None:
+    """Where a part came from: a Hugging Face id, a directory or a Python package."""
+    return node.get("path") or node.get("package")
 
 
 def _data(study: Mapping[str, Any]) -> str:

@@ -62,9 +62,10 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
 
     if form == "peft":
         from spinevl.export.adapter import write_adapter
+        from spinevl.export.card import origin
 
         parts = config["parts"]
-        write_adapter(folder, model, base=parts["llm"].get("path"), lora=parts["tuning"]["lora"])
+        write_adapter(folder, model, base=origin(parts["llm"]), lora=parts["tuning"]["lora"])
         return
     merge_adapters(model)
     if form == "hf":
