@@ -66,7 +66,7 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("data.n_trian=5", "unknown key 'data.n_trian'; did you mean data.n_train? valid: data.n"),
         ("+foo=1", "unknown key 'foo'; valid: "),
         ("+trainer.foo=1", "unknown key 'trainer.foo'; valid: accelerator,"),
-        ("encoder=tniy", "encoder=tniy: no such option; did you mean tiny? valid: clip, siglip"),
+        ("encoder=tniy", "encoder=tniy: no such option; did you mean tiny? valid: clip, dinov2"),
         ("task=[qdd]", "task=qdd: no such option; did you mean qd? valid: positioning, qd, sl, "),
         ("task=[qd,qd]", "task names qd more than once"),
         ("task=[]", "task=[]: name at least one task of "),

@@ -257,7 +257,7 @@ def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
         (["run", "task=[qd,nope]"], "zyzg"),
         (["run", "sag_image=[4]"], "5, 6, 7"),
         (["predict", "checkpoint=nowhere"], "nowhere"),
-        (["predict", "checkpoint=nowhere", "data.n_test=3"], "data=cervai|phantom"),
+        (["predict", "checkpoint=nowhere", "data.n_test=3"], "data=cervai|conversations|phantom"),
         (["run", "data=cervai", "data.labels=missing.json"], "missing.json"),
         (["run", *SMALL, "trainer.accelerator=gpu"], "trainer: "),
         (["run", "cache_dir=/proc/nowhere"], "cache_dir=/proc/nowhere"),
