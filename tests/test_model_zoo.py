@@ -17,7 +17,7 @@ import torch
 
 from spinevl.config import CONF_DIR
 from spinevl.data.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import assemble, conversation_of, sights_of
+from spinevl.inference.assemble import assemble, check_eyes, conversation_of, sights_of
 from spinevl.manual import options
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
@@ -281,3 +281,19 @@ def test_the_page_names_every_part() -> None:
     for name in options("llm"):
         assert f"`{name}`" in text, f"llm={name} is not in {DOC}"
     assert (CONF_DIR / "encoder").is_dir()
+
+
+def test_parts_that_do_not_fit_are_told_before_any_weight_or_image_is_read(bases: Path) -> None:
+    parts = nodes(bases, "clip", "pixel_shuffle", "qwen2")
+    check_eyes(parts, shows="image")
+    parts["encoder"]["pretrained"] = True  # there are no weights, and none are read
+    check_eyes(parts, shows="image")
+    parts["connector"]["scale"] = 3
+    with pytest.raises(UserError, match=r"connector: connector\.scale=3 does not divide .* 4 x 4"):
+        check_eyes(parts)
+    volumes = nodes(bases, "medmclip", "mlp", "qwen2")
+    check_eyes(volumes, shows="image3d")
+    with pytest.raises(UserError, match="it reads <image3d>, and the data show <image>"):
+        check_eyes(volumes, shows="image")
+    both = {**nodes(bases, "clip", "mlp", "qwen2"), "encoder3d": volumes["encoder"]}
+    check_eyes(both, shows="image")

@@ -87,10 +87,7 @@ class Collator:
     def check(self, records: Sequence[Record]) -> None:
         """Raise UserError for every record whose sequence is too long or lacks an image."""
         if "image" not in self.sights:
-            raise UserError(
-                "encoder: it reads volumes (image3d), and the data show 2D images; choose a 2D "
-                "encoder such as encoder=clip"
-            )
+            raise UserError("the model reads volumes (image3d), and the data show 2D images")
         problems = [problem for record in records if (problem := self._problem(record)) is not None]
         if problems:
             raise UserError(problems)

@@ -37,7 +37,7 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     """
     encoder = build(parts["encoder"], trusted=trusted)
     llm = build(parts["llm"], trusted=trusted)
-    connector = _connector(parts["connector"], encoder, llm, trusted)
+    connector = _connector(parts["connector"], encoder, llm.dim, trusted)
     second: dict[str, Any] = {}
     if parts.get("encoder3d"):
         encoder3d = build(parts["encoder3d"], trusted=trusted)
@@ -49,9 +49,41 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
         node = parts.get("connector3d") or parts["connector"]
         second = {
             "encoder3d": encoder3d,
-            "connector3d": _connector(node, encoder3d, llm, trusted, where="connector3d"),
+            "connector3d": _connector(node, encoder3d, llm.dim, trusted, where="connector3d"),
         }
     return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
+
+
+def check_eyes(parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()) -> None:
+    """Raise UserError where a connector cannot stand behind its encoder; nothing is loaded.
+
+    The parts are built without weights or memory, so that a mistake is told before any image is
+    read. What cannot be built so is left for ``assemble`` to judge.
+
+    Args:
+        parts: the nodes.
+        shows: what the data show; some encoder must read it.
+        trusted: see assemble.
+    """
+    seen: set[Modality] = set()
+    for suffix in ("", "3d"):
+        node = parts.get(f"encoder{suffix}")
+        if not node:
+            continue
+        bare = {**node, "pretrained": False} if "pretrained" in node else node
+        bridge = parts.get(f"connector{suffix}") or parts["connector"]
+        try:
+            with torch.device("meta"):
+                encoder = build(bare, trusted=trusted)
+                seen.add(encoder.modality)
+                _connector(bridge, encoder, encoder.dim, trusted, where=f"connector{suffix}")
+        except (NotImplementedError, RuntimeError, TypeError):
+            return
+    if shows and shows not in seen:
+        raise UserError(
+            f"encoder: it reads <{seen.pop()}>, and the data show <{shows}>; choose an encoder of "
+            "theirs (docs/model_zoo.md)"
+        )
 
 
 def tuned(model: VLM, tuning: Nodes) -> VLM:
@@ -62,12 +94,12 @@ def tuned(model: VLM, tuning: Nodes) -> VLM:
 
 
 def _connector(
-    node: Any, encoder: Encoder, llm: CausalLM, trusted: Sequence[str], *, where: str = "connector"
+    node: Any, encoder: Encoder, out_dim: int, trusted: Sequence[str], *, where: str = "connector"
 ) -> Connector:
     try:
         connector: Connector = build(node, trusted=trusted)(
             in_dim=encoder.dim,
-            out_dim=llm.dim,
+            out_dim=out_dim,
             in_tokens=encoder.tokens,
             in_grid=encoder.grid,
         )

@@ -59,6 +59,19 @@ class Plan:
     features: Sequence[Features] = ()
 
 
+def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
+    """Raise UserError for parts that do not fit each other or the data, before the data are read.
+
+    Args:
+        cfg: the job's config; the parts of a checkpoint have fitted before.
+        shows: what the data show.
+    """
+    if not cfg.checkpoint:
+        from spinevl.inference.assemble import check_eyes
+
+        check_eyes(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
+
+
 def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     """The model that a training starts from, and its nodes: new parts, or those of a checkpoint."""
     import pytorch_lightning as pl

@@ -17,6 +17,7 @@ from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
 from spinevl.stages.build import environment, fingerprint, write_records
 from spinevl.stages.evaluate import write_metrics
+from spinevl.stages.fit import check_parts
 from spinevl.stages.predict import load_predictor, swapped, write_outputs
 from spinevl.stages.prepare import Study, load_study, run_subsets
 from spinevl.stages.train import train
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, *, out: Path) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
     subsets = run_subsets(cfg)
+    check_parts(cfg, shows="image")
     study = load_study(cfg, subsets)
     log.info("%s", study.cohort.name)
     asked = str(cfg.type_dataset)

@@ -14,13 +14,15 @@ from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
 from spinevl.stages.build import fingerprint
-from spinevl.stages.fit import Plan, encode_once, fit, start
+from spinevl.stages.fit import Plan, check_parts, encode_once, fit, start
 from spinevl.stages.prepare import Study, conversations, load_study, study_config
 
 
 def main(cfg: DictConfig, *, out: Path) -> float | None:
     """Train, and return the best dev score."""
-    if source := conversations(cfg):
+    source = conversations(cfg)
+    check_parts(cfg, shows=None if source else "image")
+    if source:
         return train_on_conversations(cfg, source, out=out)
     study = load_study(cfg, {"train", "dev"})
     assert study.split is not None

@@ -11,10 +11,17 @@ from PIL import Image
 
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.source import checked_source
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problem, UserError
 
 Kind = Literal["clip", "siglip", "siglip2", "dinov2"]
 
+# kind -> what its config.json may call itself, the whole model or its vision tower
+_MODEL_TYPES: dict[str, tuple[str, ...]] = {
+    "clip": ("clip", "clip_vision_model"),
+    "siglip": ("siglip", "siglip_vision_model"),
+    "siglip2": ("siglip", "siglip_vision_model"),
+    "dinov2": ("dinov2", "dinov2_with_registers"),
+}
 # kind -> (config, model and image processor of transformers); the
 # processors are those of Pillow, for the others need torchvision
 _CLASSES: dict[str, tuple[str, str, str]] = {
@@ -40,8 +47,9 @@ class HFVisionEncoder(Encoder):
         pretrained: load weights; otherwise initialise at random.
 
     Raises:
-        UserError: an unknown kind or feature, ``patch`` with SigLIP, a NaFlex model, or nothing
-            loadable there.
+        UserError: an unknown kind or feature, ``patch`` with SigLIP, a model of another kind or
+            without a fixed resolution, nothing loadable there, or weights that are missing or do
+            not fit.
     """
 
     def __init__(
@@ -66,9 +74,7 @@ class HFVisionEncoder(Encoder):
             config_class, model_class, processor_class = _classes(path, kind)
             config = config_class.from_pretrained(path)
             self.vision = (
-                model_class.from_pretrained(path, config=config, use_safetensors=True)
-                if pretrained
-                else model_class(config)
+                _pretrained(model_class, path, config) if pretrained else model_class(config)
             )
             self.processor = processor_class.from_pretrained(path)
         self.kind = kind
@@ -76,9 +82,10 @@ class HFVisionEncoder(Encoder):
         self.select_feature = select_feature
         special = 0 if kind.startswith("siglip") else 1 + getattr(config, "num_register_tokens", 0)
         self.dropped = special if select_feature == "patch" else 0
-        side = self._side(config) // config.patch_size
-        self.grid: tuple[int, ...] = (side, side)
-        self.tokens = side**2 + special - self.dropped
+        self.side = self._side(config, path)
+        cells = self.side // config.patch_size
+        self.grid: tuple[int, ...] = (cells, cells)
+        self.tokens = cells**2 + special - self.dropped
         self.dim = config.hidden_size
         layers = config.num_hidden_layers
         if not -layers - 1 <= select_layer <= layers:
@@ -88,18 +95,41 @@ class HFVisionEncoder(Encoder):
             )
         self.depth = select_layer if select_layer >= 0 else layers + 1 + select_layer
 
-    def _side(self, config: Any) -> int:
+    def _side(self, config: Any, path: str) -> int:
         """The side in pixels of what the image processor makes."""
         if self.kind != "dinov2":
             return int(config.image_size)
         # DINOv2 interpolates its positions: the processor, not the weights, decides
-        crop = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
-        return int(crop["height"])
+        made = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
+        if made.height is None or made.height != made.width:
+            raise UserError(
+                Problem(
+                    f"encoder.path={path}",
+                    "an image processor that makes squares of one size",
+                    f"{dict(made)}",
+                    "set do_center_crop and crop_size in its preprocessor_config.json",
+                )
+            )
+        return int(made.height)
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 [H, W] or [H, W, 3] -> [3, H, W] through the encoder's own image processor."""
+        """uint8 [H, W] or [H, W, 3] -> [3, H, W] through the encoder's own image processor.
+
+        Raises:
+            UserError: the processor makes images of another size than the tower reads.
+        """
         rgb = Image.fromarray(image).convert("RGB")
-        return self.processor(images=rgb, return_tensors="pt")["pixel_values"][0]
+        pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"][0]
+        if pixels.shape[1:] != (self.side, self.side):
+            raise UserError(
+                Problem(
+                    "encoder.path",
+                    f"an image processor that makes {self.side} x {self.side} pixels",
+                    f"{pixels.shape[2]} x {pixels.shape[1]}",
+                    "mend size or crop_size in its preprocessor_config.json",
+                )
+            )
+        return pixels
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 3, H, W] -> [U, tokens, dim]."""
@@ -135,7 +165,54 @@ def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
             f"encoder.path={path}: a NaFlex model, whose images have no fixed number of tokens; "
             "choose one of a fixed resolution, such as google/siglip2-base-patch16-256"
         )
+    if model_type not in _MODEL_TYPES[kind]:
+        # the names of the weights overlap: loaded as another kind, parts would stay random
+        right = [other for other, types in _MODEL_TYPES.items() if model_type in types]
+        raise UserError(
+            Problem(
+                f"encoder.path={path}",
+                f"a config.json of model_type {' or '.join(_MODEL_TYPES[kind])}",
+                model_type or "none",
+                f"set encoder.kind={right[0]}" if right else "choose another path",
+            )
+        )
     if model_type == "dinov2_with_registers":
         names = ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", names[2])
     config, model, processor = (getattr(transformers, name) for name in names)
     return config, model, processor
+
+
+def _pretrained(model_class: Any, path: str, config: Any) -> Any:
+    """The model with its weights, every one of them found, in float32 however they are stored."""
+    from safetensors import SafetensorError
+
+    where = f"encoder.path={path}"
+    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
+    pickles = [file.name for file in files if file.suffix in (".bin", ".pt", ".pth")]
+    if pickles and not any(file.suffix == ".safetensors" for file in files):
+        found = f"only {pickles[0]}, a pickle, which is not read"
+        raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
+    try:
+        model, report = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise UserError(
+            f"{where}: not a whole safetensors file ({error}); copy it again"
+        ) from error
+    wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if wrong:
+        raise UserError(
+            Problem(
+                where,
+                f"weights of {len(model.state_dict())} names",
+                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
+                "check that the weights belong to its config.json",
+            )
+        )
+    return model

@@ -30,15 +30,14 @@ class SliceEncoder(HFVisionEncoder):
         if slices < 1:
             raise ValueError(f"encoder.slices={slices}: expected 1 or more")
         self.slices = slices
-        self.slice_tokens = self.tokens
-        self.tokens = slices * self.slice_tokens
+        self.tokens *= slices
         self.grid = (slices, *self.grid)
 
     def transform(self, image: np.ndarray) -> torch.Tensor:
         """float32 [D, H, W] in [0, 255] -> [3, slices, H, W]."""
-        side = self._side(self.vision.config)
+        size = (self.slices, self.side, self.side)
         # cut to whole grey values and not rounded, as upstream does
-        grey = resized(foreground(image), (self.slices, side, side)).numpy().astype(np.uint8)
+        grey = resized(foreground(image), size).numpy().astype(np.uint8)
         return torch.stack([super(SliceEncoder, self).transform(one) for one in grey], dim=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
