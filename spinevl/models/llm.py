@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from spinevl.models import tree_attention
-from spinevl.models.source import checked_source
+from spinevl.models.source import checked_source, pretrained_model
 from spinevl.models.tree_attention import Tree
 from spinevl.schema.errors import UserError
 
@@ -149,14 +149,11 @@ class HFCausalLM(CausalLM):
         with checked_source(path, what="llm.path"):
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-            kwargs: dict[str, Any] = {
-                "trust_remote_code": trust_remote_code,
-                "dtype": torch.float32,
-            }
+            code = {"trust_remote_code": trust_remote_code}
             model = (
-                AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **kwargs)
+                pretrained_model(AutoModelForCausalLM, path, what="llm.path", **code)
                 if pretrained
-                else AutoModelForCausalLM.from_config(config, **kwargs)
+                else AutoModelForCausalLM.from_config(config, dtype=torch.float32, **code)
             )
         if not tokenizer.is_fast:
             raise UserError(

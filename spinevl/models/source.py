@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from spinevl.schema.errors import Problem, UserError
 
@@ -52,3 +53,50 @@ def checkpoint_folder(name: str) -> Path:
 
     with checked_source(name, what="checkpoint"):
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+
+
+def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
+    """A model of transformers with its weights, every one found, in float32 however stored.
+
+    Args:
+        model_class: what has ``from_pretrained``.
+        path: a Hugging Face id or directory.
+        what: the config key that names it.
+        options: others of ``from_pretrained``.
+
+    Raises:
+        UserError: only a pickle, a damaged file, or weights missing or of another shape.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    where = f"{what}={path}"
+    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
+    pickles = [file.name for file in files if file.suffix in (".bin", ".pt", ".pth")]
+    if pickles and not any(file.suffix == ".safetensors" for file in files):
+        found = f"only {pickles[0]}, a pickle, which is not read"
+        raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
+    try:
+        model, report = model_class.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise UserError(
+            f"{where}: not a whole safetensors file ({error}); copy it again"
+        ) from error
+    wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if wrong:
+        raise UserError(
+            Problem(
+                where,
+                f"weights of {len(model.state_dict())} names",
+                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
+                "check that the weights belong to its config.json",
+            )
+        )
+    return model

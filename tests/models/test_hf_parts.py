@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from spinevl.data.blocks import attention_blocks
 from spinevl.data.tree import pack
 from spinevl.inference.assemble import assemble, load_model
 from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.encoder.hf import HFVisionEncoder
+from spinevl.models.llm import HFCausalLM
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
@@ -208,3 +210,16 @@ def test_layers_above_the_selected_one_are_not_computed(
         for layer in encoder.vision.encoder.layers[encoder.depth :]:
             layer.forward = None  # called, it would fail
         assert torch.equal(encoder(pixels), ours)
+
+
+def test_an_llm_that_lacks_a_weight_is_refused_not_left_random(
+    shared: Path, tmp_path: Path
+) -> None:
+    source = shared / "goldens/models/llm_qwen2"
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"llm\.path=.* 1 missing .* model\.layers\.1\.mlp\.up_pro"):
+        HFCausalLM(path=str(tmp_path), conversation="medmvl")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from spinevl.models.encoder.base import Encoder
-from spinevl.models.source import checked_source
+from spinevl.models.source import checked_source, pretrained_model
 from spinevl.schema.errors import Problem, UserError
 
 Kind = Literal["clip", "siglip", "siglip2", "dinov2"]
@@ -74,7 +74,9 @@ class HFVisionEncoder(Encoder):
             config_class, model_class, processor_class = _classes(path, kind)
             config = config_class.from_pretrained(path)
             self.vision = (
-                _pretrained(model_class, path, config) if pretrained else model_class(config)
+                pretrained_model(model_class, path, what="encoder.path", config=config)
+                if pretrained
+                else model_class(config)
             )
             self.processor = processor_class.from_pretrained(path)
         self.kind = kind
@@ -180,39 +182,3 @@ def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
         names = ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", names[2])
     config, model, processor = (getattr(transformers, name) for name in names)
     return config, model, processor
-
-
-def _pretrained(model_class: Any, path: str, config: Any) -> Any:
-    """The model with its weights, every one of them found, in float32 however they are stored."""
-    from safetensors import SafetensorError
-
-    where = f"encoder.path={path}"
-    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
-    pickles = [file.name for file in files if file.suffix in (".bin", ".pt", ".pth")]
-    if pickles and not any(file.suffix == ".safetensors" for file in files):
-        found = f"only {pickles[0]}, a pickle, which is not read"
-        raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
-    try:
-        model, report = model_class.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, with their names
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise UserError(
-            f"{where}: not a whole safetensors file ({error}); copy it again"
-        ) from error
-    wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if wrong:
-        raise UserError(
-            Problem(
-                where,
-                f"weights of {len(model.state_dict())} names",
-                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
-                "check that the weights belong to its config.json",
-            )
-        )
-    return model
