@@ -17,8 +17,10 @@ import torch
 
 from spinevl.config import CONF_DIR
 from spinevl.data.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import assemble, check_eyes, conversation_of, sights_of
+from spinevl.export.medmvl import write_medmvl
+from spinevl.inference.assemble import assemble, check_eyes, conversation_of, load_model, sights_of
 from spinevl.manual import options
+from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
@@ -297,3 +299,25 @@ def test_parts_that_do_not_fit_are_told_before_any_weight_or_image_is_read(bases
         check_eyes(volumes, shows="image")
     both = {**nodes(bases, "clip", "mlp", "qwen2"), "encoder3d": volumes["encoder"]}
     check_eyes(both, shows="image")
+
+
+def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
+    bases: Path, tmp_path: Path
+) -> None:
+    parts = nodes(bases, "clip", "mlp", "qwen2")
+    volumes = nodes(bases, "medmclip", "spatial_pooling", "qwen2")
+    parts |= {"encoder3d": volumes["encoder"], "connector3d": volumes["connector"]}
+    end = "<|im_end|>"
+    parts["llm"] |= {"conversation": "medmvl", "end_token": end}
+    model = assemble(parts)
+    save_checkpoint(tmp_path / "ours", model, config={"parts": parts, "study": {}})
+    model.llm.tokenizer.add_special_tokens({"eos_token": end})
+    (tmp_path / "theirs").mkdir()
+    write_medmvl(tmp_path / "theirs", model)
+    for folder in ("ours", "theirs"):
+        again, _ = load_model(tmp_path / folder)
+        assert set(again.eyes()) == {"image", "image3d"}
+        for (name, one), other in zip(
+            model.state_dict().items(), again.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other), name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from spinevl.data.conversations import EXPECTED, ConversationSource
 from spinevl.data.json_file import read_json_list
 from spinevl.schema.files import write_text_atomic
+from spinevl.schema.picture import Picture
 from spinevl.stages.prepare import feature_cache
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ def answer_conversations(
     path = Path(str(source.files[subset])).expanduser()
     records = read_json_list(path, expected=EXPECTED)
     print_of = _fingerprint(cfg, checkpoint, window=source.window)
-    keys = [_key(print_of, record) for record in records]
+    keys = [
+        _key(print_of, record, one.pictures) for record, one in zip(records, dialogues, strict=True)
+    ]
     done = _done(out / PROGRESS, keys)
     left = [(index, one) for index, one in enumerate(dialogues) if index not in done]
     if done:
@@ -79,18 +82,21 @@ def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) ->
 
 def _fingerprint(cfg: DictConfig, folder: Path, *, window: Any) -> str:
     """What answers depend on besides the conversation: the checkpoint's files and the settings."""
-    files = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-    ]
+    files = [(file.name, *_stamp(file)) for file in sorted(folder.iterdir()) if file.is_file()]
     options = (cfg.predict.max_new_tokens, cfg.predict.repetition_penalty, str(cfg.predict.history))
     return repr((files, options, window))
 
 
-def _key(fingerprint: str, record: Any) -> str:
-    text = fingerprint + json.dumps(record, sort_keys=True, ensure_ascii=False)
+def _key(fingerprint: str, record: Any, pictures: Sequence[Picture]) -> str:
+    files = [(path, *_stamp(Path(path))) for _, path in pictures]
+    text = fingerprint + repr(files) + json.dumps(record, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file's last change."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _done(file: Path, keys: list[str]) -> dict[int, list[list[str]]]:

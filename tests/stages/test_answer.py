@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_answers_are_written_as_they_come_and_an_interrupted_run_goes_on(
     assert asked == ["text", "last"]
     assert (out / "conversations.json").read_text() == whole
     assert (out / "answers.jsonl").read_text().splitlines() == lines
+
+    # an image that changed is looked at again
+    asked.clear()
+    os.utime(folder / "3.jpg")
+    predict.main(cfg, out=out)
+    assert asked == ["last"]
 
     # other settings: nothing of it holds
     asked.clear()
