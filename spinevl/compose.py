@@ -63,6 +63,7 @@ def check(
     problems = [*_stray_keys(cfg), *_slice_problems(cfg), *_task_problems(cfg, overrides)]
     problems += [f"{key} must be given: {key}=VALUE" for key in _missing(cfg)]
     problems += _value_problems(cfg)
+    problems += _overridden_parts(cfg, overrides)
     for group, choice in (choices or {}).items():
         problems += _unlike_default(cfg, group, choice)
     if (suffix := cfg.get("suffix")) and not re.fullmatch(r"[A-Za-z0-9._-]+", suffix):
@@ -95,6 +96,8 @@ _RANGES: dict[str, tuple[bool, float, float | None]] = {
     "optim.weight_decay": (False, 0, None),
     "optim.warmup_ratio": (False, 0, 1),
     "feature_cache.max_gb": (False, 0, None),
+    "predict.max_new_tokens": (True, 1, None),
+    "predict.repetition_penalty": (False, 0.01, None),
 }
 _VALUES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("cosine", "constant"),
@@ -124,6 +127,19 @@ def _value_problems(cfg: DictConfig) -> list[str]:
         if value is not None and str(value) not in names:
             problems.append(f"{key}={value}: expected {', '.join(names)}")
     return problems
+
+
+def _overridden_parts(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Parts asked for beside a checkpoint, which brings its own."""
+    if not cfg.get("checkpoint"):
+        return []
+    given = [one.partition("=")[0].lstrip("+~").partition("@")[0] for one in overrides]
+    parts = ("encoder", "connector", "llm", "encoder3d", "connector3d")
+    return [
+        f"{key}: the parts come from checkpoint={cfg.checkpoint}; drop one of the two"
+        for key in given
+        if key.partition(".")[0] in parts and key != "llm.conversation"
+    ]
 
 
 def _missing(cfg: DictConfig) -> list[str]:

@@ -21,15 +21,18 @@ from spinevl.options import SCHEMAS
 _PAGE = """\
 spinevl {verb}: {purpose}
 
-== Groups (group=option; quote lists for the shell: 'task=[qd,sl]') ==
-
-{groups}
-
-== Config (key=value, key.key=value) ==
+{groups}== Config (key=value, key.key=value) ==
 
 {config}
 Flags: --cfg job, --info, -m (sweep), --config-dir DIR (your own configs), --hydra-help (the rest).
 docs/cli.md says what the keys mean."""
+
+_GROUPS = """\
+== Groups (group=option; quote lists for the shell: 'task=[qd,sl]') ==
+
+{groups}
+
+"""
 
 
 def page(verb: str, arguments: Sequence[str]) -> str:
@@ -39,8 +42,9 @@ def page(verb: str, arguments: Sequence[str]) -> str:
     groups = {name: options(name, *([own] if own else [])) for name in groups_of(verb)}
     lines = [f"{name}: {', '.join(found)}" for name, found in groups.items() if found]
     cfg = compose(verb, args.overrides, config_dir=own, complete=False)
+    listed = _GROUPS.format(groups="\n".join(lines)) if lines else ""
     return _PAGE.format(
-        verb=verb, purpose=VERBS[verb], groups="\n".join(lines), config=OmegaConf.to_yaml(cfg)
+        verb=verb, purpose=VERBS[verb], groups=listed, config=OmegaConf.to_yaml(cfg)
     )
 
 

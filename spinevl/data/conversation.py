@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from spinevl.schema.conversation import MEDMVL_SYSTEM
 from spinevl.schema.errors import UserError
 
 PLACEHOLDER = re.compile("<image(?:3d)?>")
 Template = Literal["medmvl", "chat", "pretrain"]
 Rounds = Sequence[tuple[str, str | None]]
-
-MEDMVL_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-)
 
 
 @dataclass(frozen=True)

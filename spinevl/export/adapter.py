@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.models.checkpoint import unshared
+from spinevl.models.merge import drop_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
+
+BASE = "base_model"
 
 
 def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[str, Any]) -> None:
@@ -20,7 +23,9 @@ def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[s
     Args:
         folder: where to.
         model: with adapters on its LLM.
-        base: the LLM's Hugging Face id or directory, for ``base_model_name_or_path``.
+        base: the Hugging Face id or directory that holds the very LLM that was adapted, for
+            ``base_model_name_or_path``; None where none does: it is then written to
+            ``base_model/`` beside the adapter.
         lora: the node ``tuning.lora``.
 
     Raises:
@@ -44,7 +49,7 @@ def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[s
         target_modules=targets,
     )
     config.task_type = "CAUSAL_LM"
-    config.base_model_name_or_path = base
+    config.base_model_name_or_path = base or BASE
     config.inference_mode = True
     config.save_pretrained(str(folder))
     named = {
@@ -59,6 +64,10 @@ def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[s
     }
     save_file(rest, folder / "rest.safetensors", metadata={"format": "pt"})
     model.llm.tokenizer.save_pretrained(folder)
+    if base is None:
+        drop_adapters(model.llm)
+        model.llm.model.save_pretrained(folder / BASE)
+        model.llm.tokenizer.save_pretrained(folder / BASE)
 
 
 def _is_adapter(key: str, part: str) -> bool:

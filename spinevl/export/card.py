@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from spinevl.evaluation.table import as_markdown, rows
 from spinevl.schema.task import Task
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_USAGE = {
+    "hf": """```python
+from PIL import Image
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+model = LlavaForConditionalGeneration.from_pretrained("THIS_FOLDER")
+processor = LlavaProcessor.from_pretrained("THIS_FOLDER")
+question = [{"type": "image"}, {"type": "text", "text": "How is the curvature?"}]
+turns = [{"role": "user", "content": question}]
+text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+inputs = processor(images=Image.open("image.png").convert("RGB"), text=text, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens=32)[0, inputs["input_ids"].shape[1] :]
+print(processor.tokenizer.decode(answer, skip_special_tokens=True))
+```""",
+    "medmvl": "`spinevl predict checkpoint=THIS_FOLDER data=conversations data.test=questions.json`, "
+    "or MedM-VL's own scripts with this folder as the working directory.",
+    "peft": """The adapter of the language model alone. Where the folder has `base_model/`, that is
+the language model it belongs to. `rest.safetensors` holds the connector and any adapter of the
+encoder, under spinevl's names.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("BASE_MODEL")
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+```""",
+}
 
 
 def card(
@@ -30,18 +61,20 @@ def card(
         form: ``hf``, ``medmvl`` or ``peft``.
     """
     parts, study = config["parts"], config.get("study") or {}
-    bases = [base for name, node in parts.items() if name != "tuning" if (base := origin(node))]
+    nodes = [node for name, node in parts.items() if name != "tuning"]
+    # the hub knows ids, not folders of the machine that trained
+    bases = [path for node in nodes if _HUB_ID.fullmatch(path := str(node.get("path") or ""))]
     front = [
         "---",
         f"license: {license_id}",
         *(["base_model:", *(f"- {json.dumps(base)}" for base in bases)] if bases else []),
         f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
-        "tags: [medical-imaging, mri, spine, vision-language]",
+        "tags: [medical-imaging, vision-language]",
         "---",
     ]
     sections = [
-        "# A vision-language model for spine MRI",
+        "# A medical vision-language model",
         "Trained with spinevl. Not a medical device: for research, never for decisions about a "
         "patient.",
         "## Parts",
@@ -56,13 +89,13 @@ def card(
             ]
         ),
         "## Training data",
-        _data(study),
+        _data(study, config.get("parent")),
     ]
     if training:
         told = ("steps", "parameters", "trained_parameters", "dev_score", "device")
-        facts = [[name, str(training[name])] for name in told if name in training]
+        facts = [[name, str(training[name])] for name in told if training.get(name) is not None]
         sections += ["## Training", as_markdown([["what", "value"], *facts])]
-    sections += ["## Scores", _scores(metrics, tasks)]
+    sections += ["## Scores", _scores(metrics, tasks), "## How to load it", _USAGE[form]]
     return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -75,11 +108,13 @@ def origin(node: Mapping[str, Any]) -> str | None:
     return node.get("path") or node.get("package")
 
 
-def _data(study: Mapping[str, Any]) -> str:
+def _data(study: Mapping[str, Any], parent: str | None) -> str:
     facts = []
     if study.get("cohort"):
         note = ": rendered images, no clinical evidence" if study.get("synthetic") else ""
         facts.append(["cohort", f"{study['cohort']}{note}"])
+    if parent:
+        facts.append(["started from", parent])
     if study.get("task"):
         facts.append(["tasks", ", ".join(study["task"])])
     inputs = (study.get("fingerprint") or {}).get("inputs") or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.vlm import VLM
+from spinevl.schema.conversation import MEDMVL_SYSTEM
 from spinevl.schema.errors import UserError
 
 IMAGE_TOKEN = "<image>"
@@ -25,7 +27,7 @@ def write_llava(folder: Path, model: VLM) -> None:
     Raises:
         UserError: a part that LLaVA does not have, before anything is written.
     """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     require_llava(model)
     encoder: Any = model.encoder
@@ -54,8 +56,34 @@ def write_llava(folder: Path, model: VLM) -> None:
     llava.model.language_model = llm.base_model
     llava.lm_head = llm.get_output_embeddings()
     llava.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
+    if model.llm.conversation == "medmvl":
+        tokenizer.chat_template = _medmvl_template(model.llm.end_token or tokenizer.eos_token)
+    LlavaProcessor(
+        image_processor=encoder.processor,
+        tokenizer=tokenizer,
+        patch_size=encoder.vision.config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=encoder.dropped,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(folder)
+
+
+def _medmvl_template(end_token: str) -> str:
+    """MedM-VL's conversation as a chat template; the system's sentence comes first."""
+    content = (
+        "{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}"
+        "{% for part in m['content'] %}"
+        "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] | trim }}{% endif %}"
+        "{% endfor %}{% endif %}"
+    )
+    return (
+        f"{{{{ {json.dumps(MEDMVL_SYSTEM)} }}}}"
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        f"USER: {content} ASSISTANT:"
+        "{% else %}"
+        f" {content}{{{{ {json.dumps(end_token)} }}}}"
+        "{% endif %}{% endfor %}"
+    )
 
 
 def require_llava(model: VLM) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.files import readable
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -46,6 +47,7 @@ def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> N
                 getattr(model, part).save_description(beside / part)
         text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
         (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
+        readable(beside)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -14,7 +14,7 @@ from torch import nn
 from spinevl.models import tree_attention
 from spinevl.models.source import checked_source, pretrained_model
 from spinevl.models.tree_attention import Tree
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problem, UserError
 
 Template = Literal["medmvl", "chat", "pretrain"]
 
@@ -154,6 +154,16 @@ class HFCausalLM(CausalLM):
                 pretrained_model(AutoModelForCausalLM, path, what="llm.path", **code)
                 if pretrained
                 else AutoModelForCausalLM.from_config(config, dtype=torch.float32, **code)
+            )
+        if not tokenizer("Which curvature?", add_special_tokens=False)["input_ids"]:
+            # transformers makes an empty one up where the files are missing
+            raise UserError(
+                Problem(
+                    f"llm.path={path}",
+                    "a tokenizer beside the config (tokenizer.json or its older files)",
+                    "none that reads a word",
+                    "add its files",
+                )
             )
         if not tokenizer.is_fast:
             raise UserError(

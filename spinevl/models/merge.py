@@ -1,6 +1,8 @@
-"""Merge LoRA adapters into the weights that they adapt."""
+"""LoRA adapters merged into the weights that they adapt, or taken off."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
@@ -14,15 +16,29 @@ def merge_adapters(model: nn.Module) -> int:
     Raises:
         ValueError: an adapter holds numbers that are not finite.
     """
+    adapted = _adapted(model)
+    for _, layer in adapted:
+        layer.merge(safe_merge=True)
+    _unwrap(model, adapted)
+    return len(adapted)
+
+
+def drop_adapters(model: nn.Module) -> None:
+    """Replace every adapted layer by its base layer as it was before, in place."""
+    _unwrap(model, _adapted(model))
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
     if not any(name.endswith(".base_layer") for name, _ in model.named_modules()):
-        return 0  # peft takes seconds to import
+        return []  # peft takes seconds to import
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [
+    return [
         (name, layer) for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)
     ]
+
+
+def _unwrap(model: nn.Module, adapted: list[tuple[str, Any]]) -> None:
     for name, layer in adapted:
-        layer.merge(safe_merge=True)
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, layer.get_base_layer())
-    return len(adapted)

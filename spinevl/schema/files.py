@@ -14,9 +14,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(beside).chmod(0o666 & ~umask)  # mkstemp makes files private
+        Path(beside).chmod(0o666 & ~_umask())  # mkstemp makes files private
         Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
@@ -26,3 +24,16 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8; see write_bytes_atomic."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def readable(folder: Path) -> None:
+    """Give the files of a folder the rights of any new file; safetensors makes them private."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

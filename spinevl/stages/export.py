@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.files import readable
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
             form=form,
         )
         (beside / "README.md").write_text(text, encoding="utf-8")
+        readable(beside)
         if folder.exists():
             folder.rmdir()
         beside.rename(folder)
@@ -62,10 +64,11 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
 
     if form == "peft":
         from spinevl.export.adapter import write_adapter
-        from spinevl.export.card import origin
 
         parts = config["parts"]
-        write_adapter(folder, model, base=origin(parts["llm"]), lora=parts["tuning"]["lora"])
+        # trained from a checkpoint, the LLM is no longer the one that its path names
+        published = None if config.get("parent") else parts["llm"].get("path")
+        write_adapter(folder, model, base=published, lora=parts["tuning"]["lora"])
         return
     merge_adapters(model)
     if form == "hf":

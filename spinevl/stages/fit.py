@@ -46,6 +46,7 @@ class Plan:
         score: (dev batches, log-probabilities of their sequences) -> the dev score, higher is
             better.
         study: what the checkpoint says of its data.
+        measure: what ``score`` is, for the log.
         heads: direct heads, where there are any.
         features: of the frozen encoders.
     """
@@ -55,6 +56,7 @@ class Plan:
     data: BatchDataModule
     score: Callable[[list[Batch], list[torch.Tensor]], float]
     study: Mapping[str, Any]
+    measure: str = "dev score"
     heads: DirectHeads | None = None
     features: Sequence[Features] = ()
 
@@ -155,7 +157,11 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
     for part in ("encoder", "encoder3d", "llm"):  # what does not learn drops nothing out
         if hasattr(model, part) and not learns(getattr(model, part)):
             getattr(model, part).eval()
-    description = {"parts": dict(plan.parts), "study": dict(plan.study)}
+    description = {
+        "parts": dict(plan.parts),
+        "study": dict(plan.study),
+        "parent": str(cfg.checkpoint) if cfg.checkpoint else None,
+    }
     clock = Clock()
     dev = DevScore(
         plan.score,
@@ -211,7 +217,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
             indent=2,
         ),
     )
-    score = "nothing to score on dev" if dev.best is None else f"dev score {dev.best:.3f}"
+    score = "nothing to score on dev" if dev.best is None else f"{plan.measure} {dev.best:.3f}"
     log.info("%s (step %d); checkpoint in %s", score, dev.best_step, out / "checkpoint")
     return dev.best
 
@@ -273,6 +279,8 @@ def _close(loggers: Sequence[Any]) -> None:
 def _quiet() -> None:
     """Silence what Lightning says to its developers, not to ours."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*DataLoader.* across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):

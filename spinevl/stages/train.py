@@ -125,6 +125,7 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
             accumulate=options.accumulate,
         ),
         score=_mean_logprob,
+        measure="dev log-probability a token",
         study={
             "data": OmegaConf.to_container(cfg.data, resolve=True),
             "fingerprint": {"inputs": source.sha256()},

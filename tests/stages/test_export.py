@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from spinevl.compose import compose
-from spinevl.inference.assemble import assemble, load_model, tuned
+from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
 from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
+from spinevl.schema.files import _umask
 from spinevl.stages import export
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
@@ -91,7 +94,7 @@ def test_medmvl_merges_adapters(shared: Path, tmp_path: Path) -> None:
 def test_hf_is_a_llava_that_transformers_loads_alone(
     shared: Path, tmp_path: Path, combo: str
 ) -> None:
-    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
     model = adapted(shared, combo, tmp_path / "checkpoint")
     folder = run(tmp_path / "checkpoint", tmp_path, "format=hf", "license=apache-2.0")
@@ -107,6 +110,21 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
         theirs = llava.eval()(input_ids=ids, pixel_values=pixels).logits
     wanted = ours(model, ids, pixels, image_id)
     torch.testing.assert_close(theirs[..., : wanted.shape[-1]], wanted, atol=1e-5, rtol=0)
+    # the processor writes what we write
+    processor = LlavaProcessor.from_pretrained(folder)
+    grey = Image.fromarray(np.full((50, 40), 90, np.uint8)).convert("RGB")
+    content = [{"type": "image"}, {"type": "text", "text": "How is C3?"}]
+    written = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    made = processor(images=grey, text=written, return_tensors="pt")
+    sequence = conversation_of(model.llm).prompt("<image>\nHow is C3?")
+    spelled = []
+    for symbol in sequence.symbols:
+        spelled += [symbol] if symbol >= 0 else [image_id] * model.connector.tokens
+    assert made["input_ids"][0].tolist() == spelled
+    assert torch.equal(made["pixel_values"][0], model.encoder.transform(np.asarray(grey)))
+    assert oct((folder / "model.safetensors").stat().st_mode & 0o777) == oct(0o666 & ~_umask())
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "pipeline_tag: image-text-to-text" in text
@@ -115,6 +133,7 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
 
 def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None:
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM
 
     model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
     folder = run(tmp_path / "checkpoint", tmp_path, "format=peft")
@@ -126,6 +145,14 @@ def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None
         theirs = PeftModel.from_pretrained(base, folder).eval()(ids).logits
     assert (wanted - plain).abs().max() > 0.01
     torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=0)
+    # trained from a checkpoint, the adapter brings the LLM that it belongs to
+    config = json.loads((tmp_path / "checkpoint/config.json").read_text())
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config | {"parent": "there"}))
+    whole = run(tmp_path / "checkpoint", tmp_path / "child", "format=peft")
+    own = AutoModelForCausalLM.from_pretrained(whole / "base_model")
+    with torch.inference_mode():
+        torch.testing.assert_close(own.eval()(ids).logits, plain, atol=1e-5, rtol=0)
+    assert "| started from | there |" in (whole / "README.md").read_text()
     rest = load_file(folder / "rest.safetensors")
     assert set(rest) == {name for name in model.state_dict() if name.startswith("connector")}
 
