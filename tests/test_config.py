@@ -66,6 +66,11 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("data.n_trian=5", "unknown key 'data.n_trian'; did you mean data.n_train? valid: data.n"),
         ("+foo=1", "unknown key 'foo'; valid: "),
         ("+trainer.foo=1", "unknown key 'trainer.foo'; valid: accelerator,"),
+        ("predict.repetition_penalty=0", "predict.repetition_penalty=0.0: expected 0.01 or more"),
+        (
+            "predict.max_new_tokens=0",
+            "predict.max_new_tokens=0: expected a whole number, 1 or more",
+        ),
         ("encoder=tniy", "encoder=tniy: no such option; did you mean tiny? valid: clip, dinov2"),
         ("task=[qdd]", "task=qdd: no such option; did you mean qd? valid: positioning, qd, sl, "),
         ("task=[qd,qd]", "task names qd more than once"),
@@ -202,3 +207,10 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
 def test_the_config_folder_is_absolute() -> None:
     assert CONF_DIR.is_absolute()
     assert (CONF_DIR / "run.yaml").is_file()
+
+
+def test_parts_beside_a_checkpoint_are_refused() -> None:
+    compose("train", ["checkpoint=somewhere", "tuning=lora", "llm.conversation=medmvl"])
+    for override in ("encoder=siglip", "llm.max_length=4", "encoder@encoder3d=medmclip"):
+        with pytest.raises(UserError, match="the parts come from checkpoint=somewhere; drop one"):
+            compose("train", ["checkpoint=somewhere", override])

@@ -25,8 +25,8 @@ inputs = processor(images=Image.open("image.png").convert("RGB"), text=text, ret
 answer = model.generate(**inputs, max_new_tokens=32)[0, inputs["input_ids"].shape[1] :]
 print(processor.tokenizer.decode(answer, skip_special_tokens=True))
 ```""",
-    "medmvl": "`spinevl predict checkpoint=THIS_FOLDER data=conversations data.test=questions.json`, "
-    "or MedM-VL's own scripts with this folder as the working directory.",
+    "medmvl": "`spinevl predict checkpoint=THIS_FOLDER data=conversations data.test=FILE.json`, or "
+    "MedM-VL's own scripts with this folder as the working directory.",
     "peft": """The adapter of the language model alone. Where the folder has `base_model/`, that is
 the language model it belongs to. `rest.safetensors` holds the connector and any adapter of the
 encoder, under spinevl's names.

@@ -223,3 +223,13 @@ def test_an_llm_that_lacks_a_weight_is_refused_not_left_random(
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"llm\.path=.* 1 missing .* model\.layers\.1\.mlp\.up_pro"):
         HFCausalLM(path=str(tmp_path), conversation="medmvl")
+
+
+def test_an_llm_without_a_tokenizer_is_refused_not_given_an_empty_one(
+    shared: Path, tmp_path: Path
+) -> None:
+    source = shared / "goldens/models/llm_qwen2"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    with pytest.raises(UserError, match=r"llm\.path=.*tokenizer"):
+        HFCausalLM(path=str(tmp_path), conversation="medmvl")
