@@ -115,6 +115,9 @@ def resolve(target: str, *, trusted: Sequence[str] = (), where: str = "") -> Cal
             f"{_at(where)}{target} is really {home}.{getattr(found, '__qualname__', '?')}, "
             f"which is not allowed; if you trust it: 'trusted_targets=[{home.split('.')[0]}]'"
         )
+    if not isinstance(found, type) and not _under(home, trusted):
+        # a function of ours could do more than build an object, and configs travel
+        raise UserError(f"{_at(where)}{target} is no class; only objects are built")
     return found
 
 

@@ -211,6 +211,6 @@ def test_the_config_folder_is_absolute() -> None:
 
 def test_parts_beside_a_checkpoint_are_refused() -> None:
     compose("train", ["checkpoint=somewhere", "tuning=lora", "llm.conversation=medmvl"])
-    for override in ("encoder=siglip", "llm.max_length=4", "encoder@encoder3d=medmclip"):
+    for override in ("encoder=siglip", "llm.width=4", "encoder@encoder3d=medmclip"):
         with pytest.raises(UserError, match="the parts come from checkpoint=somewhere; drop one"):
             compose("train", ["checkpoint=somewhere", override])

@@ -88,6 +88,10 @@ class Collator:
         """Raise UserError for every record whose sequence is too long or lacks an image."""
         if "image" not in self.sights:
             raise UserError("the model reads volumes (image3d), and the data show 2D images")
+        if self.conversation.template == "pretrain":
+            raise UserError(
+                "llm.conversation=pretrain: it drops the question; choose chat or medmvl"
+            )
         problems = [problem for record in records if (problem := self._problem(record)) is not None]
         if problems:
             raise UserError(problems)

@@ -63,7 +63,14 @@ class Conversation:
         self.tokenizer = tokenizer
         self.template = template
         self.end_token = end_token or tokenizer.eos_token
-        self.end_id = int(tokenizer.convert_tokens_to_ids(self.end_token))
+        found = tokenizer.convert_tokens_to_ids(self.end_token)
+        unknown = found == tokenizer.unk_token_id and self.end_token != tokenizer.unk_token
+        if found is None or unknown:
+            raise UserError(
+                f"llm.end_token={self.end_token}: not one token of this tokenizer; answers would "
+                "never end"
+            )
+        self.end_id = int(found)
         self._assemble = lru_cache(maxsize=65536)(self._assemble_uncached)
 
     def prompt(self, question: str) -> TokenSequence:
@@ -151,7 +158,7 @@ class Conversation:
         for question, answer in rounds:
             turns.append({"role": "user", "content": question})
             prompt = self._chat(turns, waits=True)
-            if not prompt.startswith(text):
+            if not prompt.startswith(text[:end]):
                 raise UserError(
                     "llm.conversation=chat: this tokenizer's chat template rewrites earlier turns; "
                     "use llm.conversation=medmvl"
@@ -194,7 +201,8 @@ def _without_images(
 ) -> list[tuple[int, int]]:
     """The places of the symbols that end in (start, stop] of the text, in runs of tokens."""
     runs: list[tuple[int, int]] = []
-    for place in range(bisect_right(ends, start), bisect_right(ends, stop)):
+    first = max(1, bisect_right(ends, start))  # nothing comes before a first token to predict it
+    for place in range(first, bisect_right(ends, stop)):
         if symbols[place] < 0:
             continue
         if runs and runs[-1][1] == place:

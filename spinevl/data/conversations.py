@@ -39,15 +39,17 @@ class ConversationSource:
         window: Sequence[float] | None = (-1000.0, 1000.0),
         ratios: Mapping[str, float] | None = None,
     ) -> None:
-        if window is not None and (len(window) != 2 or not window[0] < window[1]):
-            raise ValueError(f"data.window={list(window)}: expected two numbers, low < high")
+        if window is not None and not _is_window(window):
+            raise ValueError(f"data.window={window}: expected two numbers [low, high], low < high")
         self.files = {"train": train, "dev": dev, "test": test}
         self.images = Path(images).expanduser().absolute() if images else None
         self.window = None if window is None else (float(window[0]), float(window[1]))
+        if ratios is not None and not isinstance(ratios, Mapping):
+            raise ValueError(f"data.ratios={ratios}: expected {{task: number}}")
         self.ratios = dict(ratios or {})
         for task, ratio in self.ratios.items():
-            if not ratio >= 0:
-                raise ValueError(f"data.ratios.{task}={ratio}: expected 0 or more")
+            if not isinstance(ratio, (int, float)) or not ratio >= 0:
+                raise ValueError(f"data.ratios.{task}={ratio}: expected a number, 0 or more")
 
     def dialogues(self, subset: str, *, answered: bool) -> list[Dialogue]:
         """The conversations of ``train``, ``dev`` or ``test``, checked; images are there.
@@ -127,6 +129,13 @@ class ConversationSource:
         if not path.is_file():
             raise _problem(where, f"the file {name} under {root}", "none", "add it")
         return str(path)
+
+
+def _is_window(window: Any) -> bool:
+    if not isinstance(window, (list, tuple)) or len(window) != 2:
+        return False
+    low, high = window
+    return isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high
 
 
 def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:

@@ -48,7 +48,11 @@ class DialogueCollator:
             symbols, learned = seen.expand(sequence, dialogue.pictures)
             sequences.append(Sequenced(number, -1, symbols, learned, 1.0))
         return lay_out(
-            sequences, seen, packing=self.packing, questions=[index for index, _ in items]
+            sequences,
+            seen,
+            packing=self.packing,
+            questions=[index for index, _ in items],
+            still=frozenset(seen.paths("image")),  # an answer may name a place
         )
 
     def length(self, dialogue: Dialogue) -> int:
@@ -70,6 +74,14 @@ class DialogueCollator:
                 f"images of {', '.join(self.sights)} alone, which the encoder reads",
                 f"<{blind.pop()}>",
                 "choose another encoder, or add encoder3d",
+            )
+        waits = dialogue.rounds[-1][1] is None
+        if not waits and not self.conversation.dialogue(dialogue.rounds).learned:
+            return Problem(
+                dialogue.where,
+                "an answer with a token to learn behind something to learn it from",
+                "none",
+                "lengthen it or show an image",
             )
         longest = self.length(dialogue)
         if longest > self.max_length:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -81,4 +82,5 @@ class RatioSampler(Sampler[int]):
             yield items[order[step]]
 
     def _generator(self, stream: int, lap: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + stream) * 1_000_003 + lap)
+        digest = hashlib.sha256(f"{self.seed} {stream} {lap}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -39,6 +39,7 @@ def pack(
     Returns:
         The packed row; a place attends to its ancestors and itself.
     """
+    assert all(start >= 1 for spans in learned for start, _ in spans)
     symbols: list[int] = []
     parents: list[int] = []
     children: list[dict[int, int]] = []

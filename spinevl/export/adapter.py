@@ -14,7 +14,14 @@ from spinevl.schema.errors import UserError
 BASE = "base_model"
 
 
-def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[str, Any]) -> None:
+def write_adapter(
+    folder: Path,
+    model: VLM,
+    *,
+    base: str | None,
+    lora: Mapping[str, Any],
+    encoder_trained: bool,
+) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of the LLM's adapter.
 
     What else was trained (the connector, an encoder's adapter) goes into ``rest.safetensors``
@@ -27,6 +34,7 @@ def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[s
             ``base_model_name_or_path``; None where none does: it is then written to
             ``base_model/`` beside the adapter.
         lora: the node ``tuning.lora``.
+        encoder_trained: whether the encoder's own weights were trained.
 
     Raises:
         UserError: the LLM has no adapter.
@@ -60,7 +68,8 @@ def write_adapter(folder: Path, model: VLM, *, base: str | None, lora: Mapping[s
     rest = {
         key: tensor
         for key, tensor in state.items()
-        if key.startswith("connector") or _is_adapter(key, "encoder")
+        if key.startswith("connector")
+        or (key.startswith("encoder") and (encoder_trained or _is_adapter(key, "encoder")))
     }
     save_file(rest, folder / "rest.safetensors", metadata={"format": "pt"})
     model.llm.tokenizer.save_pretrained(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def _fields(model: VLM) -> dict[str, Any]:
             f"format=medmvl: the model was trained with llm.conversation={llm.conversation}, and "
             "MedM-VL would ask it in its own words; train with llm.conversation=medmvl"
         )
+    for pair in model.eyes().values():
+        _require_standard(*pair, alone=len(model.eyes()) == 1)
     fields: dict[str, Any] = {
         "llm_type": _llm_type(model),
         "llm_name_or_path": "llm",
@@ -93,6 +96,27 @@ def _fields(model: VLM) -> dict[str, Any]:
         fields |= {f"encoder_{side}_{name}": value for name, value in names.items()}
         fields |= {f"connector_{side}_{name}": value for name, value in bridge.items()}
     return fields
+
+
+def _require_standard(encoder: Any, connector: Any, *, alone: bool) -> None:
+    """Raise UserError for settings that MedM-VL's config has no field for, and would change."""
+    kind = type(connector).__name__
+    slices = hasattr(encoder, "slices")
+    wrong = None
+    if slices and encoder.slices != 32:
+        wrong = f"encoder.slices={encoder.slices}, not 32"
+    elif getattr(connector, "pool", 2) != 2:
+        wrong = f"connector.pool={connector.pool}, not 2"
+    elif kind == "AttnPoolingConnector" and connector.attn.num_heads != 8:
+        wrong = f"connector.heads={connector.attn.num_heads}, not 8"
+    elif kind == "AttnPoolingConnector" and connector.tokens != math.prod(encoder.grid[-2:]):
+        wrong = f"connector.tokens={connector.tokens}, not null"
+    elif slices != (kind == "AttnPoolingConnector") and (slices or hasattr(encoder, "vision")):
+        wrong = "attn_pooling without slices, or slices without attn_pooling"
+    elif slices and not alone:
+        wrong = "slices beside another encoder"
+    if wrong:
+        raise UserError(f"format=medmvl: MedM-VL would read this checkpoint otherwise: {wrong}")
 
 
 def _llm_type(model: VLM) -> str:

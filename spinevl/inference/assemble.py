@@ -35,13 +35,13 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     ``encoder3d`` and ``connector3d`` beside them add eyes for volumes. Sizes are asked from the
     parts: a connector is told its widths, never configured with them.
     """
-    encoder = build(parts["encoder"], trusted=trusted)
-    llm = build(parts["llm"], trusted=trusted)
+    encoder = _part(parts["encoder"], Encoder, trusted, where="encoder")
+    llm = _part(parts["llm"], CausalLM, trusted, where="llm")
     connector = _connector(parts["connector"], encoder, llm.dim, trusted)
     second: dict[str, Any] = {}
     if parts.get("encoder3d"):
-        encoder3d = build(parts["encoder3d"], trusted=trusted)
-        if {encoder.modality, encoder3d.modality} != {"image", "image3d"}:
+        encoder3d = _part(parts["encoder3d"], Encoder, trusted, where="encoder3d")
+        if (encoder.modality, encoder3d.modality) != ("image", "image3d"):
             raise UserError(
                 f"encoder3d: encoder reads {encoder.modality} and encoder3d "
                 f"{encoder3d.modality}; expected image and image3d"
@@ -91,6 +91,14 @@ def tuned(model: VLM, tuning: Nodes) -> VLM:
     merge_adapters(model)
     apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
     return model
+
+
+def _part(node: Any, kind: type[Any], trusted: Sequence[str], *, where: str) -> Any:
+    """The part that a node describes, which must be of its kind."""
+    part = build(node, trusted=trusted)
+    if not isinstance(part, kind):
+        raise UserError(f"{where}: {node['_target_']} is no {kind.__name__}")
+    return part
 
 
 def _connector(
@@ -216,13 +224,26 @@ def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[
         load_medmvl(folder, model)
         return model.eval(), {"parts": parts, "study": {}}
     require_format(config, folder)
-    parts = {name: dict(node) for name, node in config["parts"].items() if node}
+    parts = _stored_parts(config, folder)
     for part in DESCRIBED:
         if "path" in parts.get(part, {}):
             parts[part] |= {"path": str(folder / part), "pretrained": False}
     model = assemble(parts, trusted=trusted)
     load_weights(folder, model)
     return model.eval(), config
+
+
+def _stored_parts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The nodes of a checkpoint; what only a person may switch on is off."""
+    nodes = config.get("parts")
+    needed = {"encoder", "connector", "llm", "tuning"}
+    if not isinstance(nodes, Mapping) or needed - set(nodes) or "study" not in config:
+        raise UserError(f"{folder / 'config.json'}: no parts or no study; the file is damaged")
+    parts = {name: dict(node) for name, node in nodes.items() if node}
+    for node in parts.values():
+        if "trust_remote_code" in node:
+            node["trust_remote_code"] = False
+    return parts
 
 
 def stored_tasks(config: Mapping[str, Any]) -> dict[str, Task]:

@@ -85,11 +85,39 @@ class DialoguePredictor:
             UserError: before anything is answered, for conversations that do not fit the model.
         """
         self.collate.check([dialogue for _, dialogue in dialogues])
+        self._check([dialogue for _, dialogue in dialogues])
         if self.cache is not None:
             shown = [picture for _, dialogue in dialogues for picture in dialogue.pictures]
             keep_features(self.model, self.cache, self.collate.sights, shown)
         for start in range(0, len(dialogues), self.batch_size):
             yield from self._batch(dialogues[start : start + self.batch_size])
+
+    def _check(self, dialogues: Sequence[Dialogue]) -> None:
+        """Refuse what could not be answered, all before the first answer."""
+        if self.collate.conversation.template == "pretrain":
+            raise UserError(
+                "checkpoint: trained with llm.conversation=pretrain, it hears no question; train "
+                "it further with llm.conversation=medmvl or chat"
+            )
+        problems = []
+        for one in dialogues:
+            if self.own_history and any(PLACEHOLDER.search(a) for _, a in one.rounds if a):
+                problems.append(
+                    f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
+                    "use predict.history=given"
+                )
+            room = self.collate.length(one) + self.max_new_tokens
+            if room > self.collate.max_length:
+                problems.append(self._too_long(one, room - self.max_new_tokens))
+        if problems:
+            raise UserError(problems)
+
+    def _too_long(self, dialogue: Dialogue, tokens: int) -> str:
+        return (
+            f"{dialogue.where}: {tokens} tokens and predict.max_new_tokens={self.max_new_tokens} "
+            f"are more than the {self.collate.max_length} that the LLM takes; lower "
+            "predict.max_new_tokens or shorten the conversation"
+        )
 
     def _batch(
         self, dialogues: Sequence[tuple[int, Dialogue]]
@@ -120,16 +148,15 @@ class DialoguePredictor:
         seen = Seen(self.collate.sights)
         prompts = []
         for dialogue, said, turn in waiting:
-            # what a model says is text, whatever it looks like
-            before = [(question, PLACEHOLDER.sub("", answer)) for question, answer in said]
+            before = [
+                # what a model says is text, whatever it looks like
+                (question, PLACEHOLDER.sub("", answer) if self.own_history else answer)
+                for question, answer in said
+            ]
             rounds = [*before, (dialogue.rounds[turn][0], None)]
             symbols, _ = seen.expand(conversation.dialogue(rounds), dialogue.pictures)
             if len(symbols) + self.max_new_tokens > self.collate.max_length:
-                raise UserError(
-                    f"{dialogue.where}: {len(symbols)} tokens and predict.max_new_tokens="
-                    f"{self.max_new_tokens} are more than the {self.collate.max_length} that the "
-                    "LLM takes; lower predict.max_new_tokens or shorten the conversation"
-                )
+                raise UserError(self._too_long(dialogue, len(symbols)))
             prompts.append(np.array(symbols))
         answers = greedy(
             self.model,

@@ -39,6 +39,8 @@ def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _unwrap(model: nn.Module, adapted: list[tuple[str, Any]]) -> None:
+    for module in model.modules():  # peft's note of what is no longer there
+        vars(module).pop("peft_config", None)
     for name, layer in adapted:
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, layer.get_base_layer())

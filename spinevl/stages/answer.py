@@ -47,8 +47,9 @@ def answer_conversations(
     _rewrite(out / PROGRESS, done, keys)
     if left:
         predictor = _predictor(cfg, checkpoint, source)
+        answers = predictor.predict(left)
         with (out / PROGRESS).open("a", encoding="utf-8") as file:
-            for index, rounds in predictor.predict(left):
+            for index, rounds in answers:
                 done[index] = [list(pair) for pair in rounds]
                 file.write(_line(index, keys[index], done[index]))
                 file.flush()
@@ -82,7 +83,7 @@ def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) ->
 
 def _fingerprint(cfg: DictConfig, folder: Path, *, window: Any) -> str:
     """What answers depend on besides the conversation: the checkpoint's files and the settings."""
-    files = [(file.name, *_stamp(file)) for file in sorted(folder.iterdir()) if file.is_file()]
+    files = [(file.name, *_stamp(file)) for file in sorted(folder.rglob("*")) if file.is_file()]
     options = (cfg.predict.max_new_tokens, cfg.predict.repetition_penalty, str(cfg.predict.history))
     return repr((files, options, window))
 

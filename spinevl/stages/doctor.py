@@ -14,7 +14,7 @@ from spinevl.data.labels import read_template
 from spinevl.evaluation.answers import read_answers
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
-from spinevl.stages.prepare import Study, conversations, load_study, part_nodes, run_subsets
+from spinevl.stages.prepare import Study, conversations, load_study, run_subsets
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
 _TINY_PATIENTS_PER_SECOND = 15.0
@@ -48,11 +48,14 @@ def check_conversations(cfg: DictConfig, source: ConversationSource) -> None:
     from spinevl.data.sight import check_images
     from spinevl.inference.dialogues import dialogue_collator
     from spinevl.stages.fit import start
+    from spinevl.stages.train import train_sampler
 
     named = [subset for subset, file in source.files.items() if file]
     if not named:
         raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
     read = {one: source.dialogues(one, answered=one != "test") for one in named}
+    if "train" in read:
+        train_sampler(source, read["train"], seed=cfg.seed)
     model, _ = start(cfg)
     collate = dialogue_collator(model, window=source.window)
     for subset, dialogues in read.items():
@@ -104,10 +107,10 @@ def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> li
     """Build the model, lay out every training question, and estimate time and memory."""
     from spinevl.data.image_store import ImageStore
     from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import assemble, collator_of
+    from spinevl.inference.assemble import collator_of
+    from spinevl.stages.fit import start
 
-    parts = part_nodes(cfg)
-    model = assemble(parts, trusted=list(cfg.trusted_targets))
+    model, _ = start(cfg)
     weights = LossWeights(records, study.tasks)
     collate = collator_of(model, study.tasks, images=ImageStore(), weights=weights)
     collate.check(records)

@@ -26,7 +26,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
 
     form = str(cfg.format)
     folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise UserError(
             Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
         )
@@ -44,8 +44,8 @@ def main(cfg: DictConfig, *, out: Path) -> None:
             config,
             tasks=tasks,
             license_id=cfg.license,
-            metrics=_beside(source, "metrics.json"),
-            training=_beside(source, "train.json"),
+            metrics=_beside(source, "metrics.json", key="controls"),
+            training=_beside(source, "train.json", key="trained_parameters"),
             form=form,
         )
         (beside / "README.md").write_text(text, encoding="utf-8")
@@ -68,7 +68,13 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
         parts = config["parts"]
         # trained from a checkpoint, the LLM is no longer the one that its path names
         published = None if config.get("parent") else parts["llm"].get("path")
-        write_adapter(folder, model, base=published, lora=parts["tuning"]["lora"])
+        write_adapter(
+            folder,
+            model,
+            base=published,
+            lora=parts["tuning"]["lora"],
+            encoder_trained=parts["tuning"]["encoder"] == "full",
+        )
         return
     merge_adapters(model)
     if form == "hf":
@@ -81,10 +87,11 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
         write_medmvl(folder, model)
 
 
-def _beside(checkpoint: Path, name: str) -> Any:
-    """What the run that wrote the checkpoint wrote beside it; None where there is nothing."""
+def _beside(checkpoint: Path, name: str, *, key: str) -> Any:
+    """What the run that wrote the checkpoint wrote beside it, known by a key; None without."""
     file = checkpoint.absolute().parent / name
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) and key in content else None

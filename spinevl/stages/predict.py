@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.data.conversations import ConversationSource
 from spinevl.evaluation.answers import answers_of, write_answers, write_predictions
 from spinevl.evaluation.metrics import combine
 from spinevl.schema.errors import UserError
@@ -30,6 +31,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     checkpoint = checkpoint_folder(cfg.checkpoint)
     stored = read_config(checkpoint).get("study") or {}
     if source := conversations(cfg, stored):
+        _same_window(source, stored)
         return answer_conversations(cfg, checkpoint, source, out=out)
     subset = str(cfg.subset)
     study = load_study(cfg, {subset}, stored=stored)
@@ -37,6 +39,19 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     predictions = predictor.predict(study.records(subset))
     write_outputs(study, subset, predictions, out=out)
     return None
+
+
+def _same_window(source: ConversationSource, stored: Mapping[str, Any]) -> None:
+    """Refuse volumes windowed otherwise than those that the checkpoint was trained on."""
+    data = stored.get("data") or {}
+    if "window" not in data:
+        return
+    trained = None if data["window"] is None else tuple(map(float, data["window"]))
+    if source.window != trained:
+        told = "null" if trained is None else f"[{trained[0]:g},{trained[1]:g}]"
+        raise UserError(
+            f"data.window: the checkpoint was trained with {told}; add 'data.window={told}'"
+        )
 
 
 def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:

@@ -248,15 +248,24 @@ def study_config(cfg: DictConfig, study: Study) -> dict[str, Any]:
         "sag_image": list(study.sag_image),
         "sag_type": "separate" if study.separate else "joint",
         "split": _with_absolute_paths(plain["split"]),
-        "data": _with_absolute_paths(plain["data"]),
+        "data": data_node(cfg),
         "cohort": study.cohort.name,
         "synthetic": study.cohort.synthetic,
     }
 
 
+def data_node(cfg: DictConfig) -> dict[str, Any]:
+    """The data's node as a checkpoint keeps it: its files are found from any folder."""
+    node: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    return _with_absolute_paths(node)
+
+
 def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
     """A data or split node whose files are found from any working directory."""
-    paths = ("labels", "boxes", "train_images", "test_images", "test_labels", "train", "dev")
+    paths = (
+        *("labels", "boxes", "train_images", "test_images", "test_labels"),
+        *("train", "dev", "test", "images"),
+    )
     return {
         key: str(Path(value).expanduser().absolute()) if key in paths and value else value
         for key, value in node.items()

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
 from spinevl.stages.build import fingerprint
 from spinevl.stages.fit import Plan, check_parts, encode_once, fit, start
-from spinevl.stages.prepare import Study, conversations, load_study, study_config
+from spinevl.stages.prepare import Study, conversations, data_node, load_study, study_config
 
 
 def main(cfg: DictConfig, *, out: Path) -> float | None:
@@ -93,7 +94,6 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
 def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float | None:
     """Train on every answer of some conversations; dev is scored by its mean log-probability."""
     from spinevl.data.datamodule import DialogueDataModule
-    from spinevl.data.ratio import RatioSampler
     from spinevl.data.sight import check_images
     from spinevl.inference.dialogues import dialogue_collator
 
@@ -101,6 +101,7 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
     options = cfg.trainer
     train_set = source.dialogues("train", answered=True)
     dev_set = source.dialogues("dev", answered=True) if source.files["dev"] else []
+    sampler = train_sampler(source, train_set, seed=cfg.seed)
     model, parts = start(cfg)
     collate = dialogue_collator(model, window=source.window, packing=options.packing)
     collate.check([*train_set, *dev_set])
@@ -108,10 +109,6 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
     features = encode_once(cfg, model, parts, collate.sights, shown)
     if not features:  # what is kept has been decoded
         check_images(shown, collate.sights)
-    try:
-        sampler = RatioSampler([one.task for one in train_set], ratios=source.ratios, seed=cfg.seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     plan = Plan(
         model=model,
         parts=parts,
@@ -127,12 +124,22 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
         score=_mean_logprob,
         measure="dev log-probability a token",
         study={
-            "data": OmegaConf.to_container(cfg.data, resolve=True),
+            "data": data_node(cfg),
             "fingerprint": {"inputs": source.sha256()},
         },
         features=features,
     )
     return fit(cfg, plan, out=out, begun=begun)
+
+
+def train_sampler(source: Any, dialogues: Sequence[Dialogue], *, seed: int) -> Any:
+    """The order of the training conversations. Raises UserError for ratios that do not fit them."""
+    from spinevl.data.ratio import RatioSampler
+
+    try:
+        return RatioSampler([one.task for one in dialogues], ratios=source.ratios, seed=seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _mean_logprob(batches: Any, logprobs: Any) -> float:

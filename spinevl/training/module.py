@@ -98,6 +98,8 @@ class TrainingModule(pl.LightningModule):
             self.log("loss/answer", loss)
             if direct is not None:
                 loss = loss + self.objective.direct_weight * direct
+        if not loss.requires_grad:  # a batch of text alone, where only the eyes learn
+            loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         self.log("loss", loss, prog_bar=True)
         return loss
 

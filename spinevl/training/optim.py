@@ -10,6 +10,20 @@ from torch import nn
 
 from spinevl.schema.errors import UserError
 
+# embeddings that are parameters of their module, by the names they have in vision towers
+_EMBEDDINGS = frozenset(
+    {
+        "cls_token",
+        "latents",
+        "mask_token",
+        "pos_embedding",
+        "position_embeddings",
+        "probe",
+        "query",
+        "register_tokens",
+    }
+)
+
 
 def parameter_groups(
     parts: Mapping[str, nn.Module], *, lr: Mapping[str, float], weight_decay: float
@@ -32,7 +46,10 @@ def parameter_groups(
                     continue
                 seen.add(parameter)
                 exempt = (
-                    parameter.ndim < 2 or isinstance(child, nn.Embedding) or name.endswith("bias")
+                    parameter.ndim < 2
+                    or isinstance(child, nn.Embedding)
+                    or name.endswith("bias")
+                    or name in _EMBEDDINGS
                 )
                 (plain if exempt else decayed).append(parameter)
         for parameters, decay in ((decayed, weight_decay), (plain, 0.0)):

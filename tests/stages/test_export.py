@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from spinevl.compose import compose
+from spinevl.export.medmvl import write_medmvl
 from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
 from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.merge import merge_adapters
@@ -200,3 +202,72 @@ def test_an_export_overwrites_nothing(shared: Path, tmp_path: Path) -> None:
     golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
     with pytest.raises(UserError, match="expected a new or empty folder, found files in it"):
         run(golden, tmp_path, f"output_dir={tmp_path}/there")
+
+
+@pytest.mark.parametrize(
+    ("combo", "change", "message"),
+    [
+        ("medmclip_spatial_qwen2", lambda m: setattr(m.connector, "pool", 4), r"connector\.pool=4"),
+        ("siglip_slices_attn_qwen2", lambda m: setattr(m.encoder, "slices", 8), r"slices=8, not"),
+        (
+            "siglip_slices_attn_qwen2",
+            lambda m: setattr(m.connector.attn, "num_heads", 2),
+            r"connector\.heads=2, not 8",
+        ),
+        (
+            "siglip_slices_attn_qwen2",
+            lambda m: setattr(m.connector, "tokens", 3),
+            r"connector\.tokens=3, not null",
+        ),
+    ],
+)
+def test_what_medmvl_cannot_say_is_refused(
+    shared: Path, tmp_path: Path, combo: str, change: Any, message: str
+) -> None:
+    model, _ = load_model(shared / "goldens" / combo / "checkpoint")
+    write_medmvl(tmp_path, model)
+    change(model)
+    with pytest.raises(UserError, match=message):
+        write_medmvl(tmp_path, model)
+
+
+def test_a_checkpoint_runs_no_code_and_builds_no_function(tmp_path: Path, tiny: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    written = {"_target_": "spinevl.models.tokenizer.learn", "folder": str(tmp_path / "out")}
+    for part in ("encoder", "connector", "llm"):
+        bad = config | {"parts": config["parts"] | {part: written}}
+        (folder / "config.json").write_text(json.dumps(bad))
+        with pytest.raises(UserError, match="is no class"):
+            load_model(folder)
+    other = config | {"parts": config["parts"] | {"encoder": config["parts"]["llm"]}}
+    (folder / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"encoder: .* is no Encoder"):
+        load_model(folder)
+    (folder / "config.json").write_text(json.dumps({"format": config["format"]}))
+    with pytest.raises(UserError, match="no parts or no study"):
+        load_model(folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_cannot_switch_on_the_code_that_comes_with_a_model(
+    shared: Path, tmp_path: Path
+) -> None:
+    adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint/config.json"
+    config = json.loads(file.read_text())
+    config["parts"]["llm"]["trust_remote_code"] = True
+    file.write_text(json.dumps(config))
+    described = tmp_path / "checkpoint/llm/config.json"
+    llm = json.loads(described.read_text())
+    llm |= {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.E"},
+    }
+    described.write_text(json.dumps(llm))
+    mark = tmp_path / "ran"
+    (tmp_path / "checkpoint/llm/evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    with pytest.raises((UserError, ValueError)):
+        load_model(tmp_path / "checkpoint")
+    assert not mark.exists()

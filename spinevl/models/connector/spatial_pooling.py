@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import functional
 
 from spinevl.models.connector.base import Connector
 from spinevl.models.connector.grid import require_grid
@@ -43,6 +42,7 @@ class SpatialPoolingConnector(Connector):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features [U, N, in_dim] -> [U, tokens, out_dim]."""
-        cells = features.transpose(1, 2).unflatten(2, self.grid)  # [U, in_dim, *grid]
-        average = functional.avg_pool3d if len(self.grid) == 3 else functional.avg_pool2d
-        return self.connector(average(cells, self.pool).flatten(2).transpose(1, 2))
+        cells = features.unflatten(1, self.grid)  # [U, *grid, in_dim]
+        for axis in range(1, 1 + len(self.grid)):  # torch's pooling has no exact backward on GPUs
+            cells = cells.unflatten(axis, (-1, self.pool)).mean(axis + 1)
+        return self.connector(cells.flatten(1, -2))
