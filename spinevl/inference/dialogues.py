@@ -89,6 +89,11 @@ class DialoguePredictor:
         if self.cache is not None:
             shown = [picture for _, dialogue in dialogues for picture in dialogue.pictures]
             keep_features(self.model, self.cache, self.collate.sights, shown)
+        return self._answers(dialogues)
+
+    def _answers(
+        self, dialogues: Sequence[tuple[int, Dialogue]]
+    ) -> Iterator[tuple[int, tuple[tuple[str, str], ...]]]:
         for start in range(0, len(dialogues), self.batch_size):
             yield from self._batch(dialogues[start : start + self.batch_size])
 

@@ -44,10 +44,9 @@ def answer_conversations(
     left = [(index, one) for index, one in enumerate(dialogues) if index not in done]
     if done:
         log.info("%d of %d conversations are answered already", len(done), len(dialogues))
+    answers = _predictor(cfg, checkpoint, source).predict(left) if left else ()
     _rewrite(out / PROGRESS, done, keys)
     if left:
-        predictor = _predictor(cfg, checkpoint, source)
-        answers = predictor.predict(left)
         with (out / PROGRESS).open("a", encoding="utf-8") as file:
             for index, rounds in answers:
                 done[index] = [list(pair) for pair in rounds]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from spinevl.compose import compose
+from spinevl.inference import dialogues
 from spinevl.schema.errors import UserError
 from spinevl.stages import answer, build, doctor, predict, train
 
@@ -179,7 +180,20 @@ def test_what_the_llm_cannot_hold_is_refused_before_anything_is_written(
     cfg = config("predict", folder, f"data.test={folder}/long.json", f"checkpoint={checkpoint}")
     with pytest.raises(UserError, match=r"record 0 .* at most 1024 tokens"):
         predict.main(cfg, out=folder / "long")
-    assert not (folder / "long/conversations.json").exists()
+    fits = [{"conversations": turns("short")}, {"conversations": turns("word " * 120)}]
+    (folder / "long.json").write_text(json.dumps(fits))  # the prompt fits, an answer would not
+    with pytest.raises(UserError, match=r"record 1 .* predict\.max_new_tokens=900 are more than"):
+        predict.main(
+            config(
+                "predict",
+                folder,
+                f"data.test={folder}/long.json",
+                f"checkpoint={checkpoint}",
+                "predict.max_new_tokens=900",
+            ),
+            out=folder / "long",
+        )
+    assert list((folder / "long").iterdir()) == []
 
 
 def test_a_training_starts_from_a_checkpoint(folder: Path, checkpoint: Path) -> None:
@@ -268,3 +282,67 @@ def test_answers_are_those_of_upstreams_inference(shared: Path, tmp_path: Path) 
     predict.main(config("predict", tmp_path, *options), out=tmp_path)
     given = json.loads((tmp_path / "conversations.json").read_text())
     assert given == json.loads((golden / "inference_cli_output_bs2.json").read_text())
+
+
+def test_an_image_in_a_given_answer_keeps_its_place(
+    folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = turns("<image>?", "It is like <image>.", "And <image>?")
+    record = {"image": ["0.jpg", "1.jpg", "2.jpg"], "conversations": talk}
+    (folder / "shown.json").write_text(json.dumps([record]))
+    (folder / "shown").mkdir()
+    shown = []
+    real = dialogues.greedy
+
+    def greedy(model: Any, *, prompts: Any, visual_rows: Any, **options: Any) -> Any:
+        ((_, rows),) = prompts
+        shown.append((len(visual_rows), rows[rows >= 0].tolist()))
+        return real(model, prompts=prompts, visual_rows=visual_rows, **options)
+
+    monkeypatch.setattr(dialogues, "greedy", greedy)
+    options = [f"data.test={folder}/shown.json", f"checkpoint={checkpoint}"]
+    predict.main(config("predict", folder, *options), out=folder / "shown")
+    assert shown == [(12, list(range(12)))]  # four tokens of each of three images, in order
+    with pytest.raises(UserError, match=r"an answer shows an image, and predict\.history=own"):
+        predict.main(
+            config("predict", folder, *options, "predict.history=own"), out=folder / "shown"
+        )
+
+
+def test_text_alone_trains_where_only_the_eyes_learn(folder: Path) -> None:
+    (folder / "eyes").mkdir()
+    cfg = config(
+        "train",
+        folder,
+        f"data.train={folder}/all.json",
+        *FAST,
+        "tuning=connector",
+        "trainer.batch_patients=1",
+        "trainer.max_epochs=1",
+        "seed=4294967295",
+    )
+    train.main(cfg, out=folder / "eyes")
+    assert json.loads((folder / "eyes/train.json").read_text())["steps"] == 4
+
+
+def test_volumes_are_windowed_as_they_were_in_training(folder: Path, checkpoint: Path) -> None:
+    options = [f"data.test={folder}/all.json", f"checkpoint={checkpoint}"]
+    cfg = config("predict", folder, *options, "data.window=[0,80]")
+    with pytest.raises(UserError, match=r"add 'data\.window=\[-1000,1000\]'"):
+        predict.main(cfg, out=folder)
+
+
+def test_a_checkpoint_that_hears_no_question_is_refused(folder: Path) -> None:
+    (folder / "pre").mkdir()
+    files = f"data.train={folder}/all.json"
+    only = [{"conversations": turns("Q?", "A")}] * 3  # text alone, one token
+    (folder / "one.json").write_text(json.dumps(only))
+    one = f"data.train={folder}/one.json"
+    cfg = config("train", folder, one, *FAST, "llm.conversation=pretrain")
+    with pytest.raises(UserError, match=r"record 2 .* a token to learn"):
+        train.main(cfg, out=folder / "pre")
+    cfg = config("train", folder, files, *FAST, "llm.conversation=pretrain")
+    train.main(cfg, out=folder / "pre")
+    options = [f"data.test={folder}/all.json", f"checkpoint={folder}/pre/checkpoint"]
+    with pytest.raises(UserError, match="it hears no question"):
+        predict.main(config("predict", folder, *options), out=folder / "pre")
