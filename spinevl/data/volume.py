@@ -98,8 +98,9 @@ def _oriented(path: str | Path, image: Any, volume: np.ndarray) -> np.ndarray:
     """Voxels [i, j, k] of a NIfTI image -> [D, H, W], see load_volume."""
     from nibabel import orientations
 
-    stored = orientations.io_orientation(image.affine)
     header = image.header
+    known = bool(np.isfinite(image.affine).all())
+    stored = orientations.io_orientation(image.affine if known else np.zeros((4, 4)))
     # without a code nibabel would guess, and guess a side
     if not (header["sform_code"] or header["qform_code"]) or np.isnan(stored).any():
         raise _refused(

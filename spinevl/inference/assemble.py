@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,9 @@ def check_eyes(parts: Nodes, *, shows: Modality | None = None, trusted: Sequence
 def tuned(model: VLM, tuning: Nodes) -> VLM:
     """The model with the node ``tuning`` applied, in place; adapters it has are merged first."""
     merge_adapters(model)
+    known = [field.name for field in fields(Lora)]
+    if unknown := [name for name in tuning["lora"] if name not in known]:
+        raise UserError(f"tuning.lora.{unknown[0]}: unknown; valid: {', '.join(known)}")
     apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
     return model
 

@@ -65,7 +65,12 @@ def parts_of(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     where = folder / "config.json"
 
     def field(name: str) -> Any:
-        return config.get(f"lvlm_{name}", config.get(name))
+        value = config.get(f"lvlm_{name}", config.get(name))
+        optional = name == "llm_max_length" and value is None
+        number = name.endswith(("_select_layer", "_max_length"))
+        if number and not optional and type(value) is not int:
+            raise UserError(Problem(f"{where}: {name}", "a whole number", repr(value), "mend it"))
+        return value
 
     sides = [side for side in ("image", "image3d") if field(f"encoder_{side}_type")]
     if not sides:

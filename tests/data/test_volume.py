@@ -112,3 +112,16 @@ def test_nifti_that_does_not_say_which_side_is_left_is_refused(tmp_path: Path) -
     nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), None).to_filename(tmp_path / "v.nii")
     with pytest.raises(UserError, match="which side is left, found no orientation"):
         load_volume(tmp_path / "v.nii", window=None)
+
+
+def test_a_nifti_without_a_finite_matrix_is_refused(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
+    image.header["srow_x"] = np.nan
+    image.header["sform_code"] = 1
+    image.to_filename(tmp_path / "nan.nii")
+    content = bytearray((tmp_path / "nan.nii").read_bytes())
+    content[280:284] = np.float32(np.nan).tobytes()  # srow_x[0]
+    (tmp_path / "nan.nii").write_bytes(content)
+    with pytest.raises(UserError, match="no orientation"):
+        load_volume(tmp_path / "nan.nii", window=None)

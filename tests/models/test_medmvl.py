@@ -295,3 +295,6 @@ def test_an_unknown_part_is_named(shared: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_type": "gpt5"}))
     with pytest.raises(UserError, match=r"llm_type: expected qwen2, .* found 'gpt5'"):
         load_model(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_max_length": "x"}))
+    with pytest.raises(UserError, match="llm_max_length: expected a whole number, found 'x'"):
+        load_model(folder)
