@@ -144,8 +144,9 @@ def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
     from dataclasses import replace
 
     model = tiny_model()
+    generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # far from the small weights of a fresh model
-        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     one = next(record for record in records if record.task == "zyzg")
     other = replace(one, images=one.images[::-1])
     with torch.inference_mode():
@@ -153,7 +154,7 @@ def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
         for record in (one, other):
             batch = collator(model, packing="tree")([[(0, record)]])
             values.append(sequence_logprobs(model(batch), batch))
-    assert (values[0] - values[1]).abs().max() > 0.1
+    assert (values[0] - values[1]).abs().max() > 1e-3  # rounding is a hundred times less
 
 
 def test_loss_weights_follow_the_score(records: list[Record]) -> None:
