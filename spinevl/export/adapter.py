@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ def write_adapter(
     model: VLM,
     *,
     base: str | None,
-    lora: Mapping[str, Any],
     encoder_trained: bool,
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of the LLM's adapter.
@@ -33,29 +31,18 @@ def write_adapter(
         base: the Hugging Face id or directory that holds the very LLM that was adapted, for
             ``base_model_name_or_path``; None where none does: it is then written to
             ``base_model/`` beside the adapter.
-        lora: the node ``tuning.lora``.
         encoder_trained: whether the encoder's own weights were trained.
 
     Raises:
         UserError: the LLM has no adapter.
     """
-    from peft import LoraConfig
     from safetensors.torch import save_file
 
     state = unshared(model)
     adapter = {key: tensor for key, tensor in state.items() if _is_adapter(key, "llm.")}
     if not adapter:
         raise UserError("format=peft: the LLM has no LoRA adapter; train with tuning.llm=lora")
-    targets = sorted({key.split(".lora_")[0].rpartition(".")[2] for key in adapter})
-    settings = next(iter(getattr(model.llm.model, "peft_config", {}).values()), None)
-    config = settings or LoraConfig(
-        r=lora["r"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        use_rslora=bool(lora.get("rslora", False)),
-        use_dora=bool(lora.get("dora", False)),
-        target_modules=targets,
-    )
+    config: Any = model.llm.model.peft_config["default"]
     config.task_type = "CAUSAL_LM"
     config.base_model_name_or_path = base or BASE
     config.inference_mode = True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from spinevl.evaluation.table import as_markdown, rows
+from spinevl.models.source import HUB_ID
 from spinevl.schema.task import Task
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _USAGE = {
     "hf": """```python
 from PIL import Image
@@ -63,7 +62,7 @@ def card(
     parts, study = config["parts"], config.get("study") or {}
     nodes = [node for name, node in parts.items() if name != "tuning"]
     # the hub knows ids, not folders of the machine that trained
-    bases = [path for node in nodes if _HUB_ID.fullmatch(path := str(node.get("path") or ""))]
+    bases = [path for node in nodes if HUB_ID.fullmatch(path := str(node.get("path") or ""))]
     front = [
         "---",
         f"license: {license_id}",

@@ -8,17 +8,16 @@ Hugging Face configs, tokenizer and image processor, so that no other directory 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spinevl.models.source import pickles_in
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.files import readable
+from spinevl.schema.files import whole_folder
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -37,28 +36,13 @@ def save_checkpoint(folder: Path, model: VLM, *, config: Mapping[str, Any]) -> N
     """
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    beside.chmod(0o755)
-    try:
+    with whole_folder(folder) as beside:
         save_file(unshared(model), beside / WEIGHTS, metadata={"format": "pt"})
         for part in DESCRIBED:
             if hasattr(model, part):
                 getattr(model, part).save_description(beside / part)
         text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
         (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
-        readable(beside)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            beside.rename(folder)
-            shutil.rmtree(old)
-        else:
-            beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -134,9 +118,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     for name in names:
         file = folder / name
         if Path(name).name != name or not file.is_file():
-            pickles = sorted(
-                p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")
-            )
+            pickles = pickles_in(folder)
             found = f"only {pickles[0]}, a pickle, which is not read" if pickles else "no such file"
             fix = "save it as safetensors" if pickles else "copy it again"
             raise UserError(Problem(str(file), "safetensors weights", found, fix))

@@ -36,6 +36,8 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
         ) from error
 
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
 # what a checkpoint is made of; no code, no pickles
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
@@ -47,12 +49,19 @@ def checkpoint_folder(name: str) -> Path:
         UserError: neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if folder.is_dir() or not HUB_ID.fullmatch(name):
         return folder  # what is not there is told by who reads it
     from huggingface_hub import snapshot_download
 
     with checked_source(name, what="checkpoint"):
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+
+
+def pickles_in(folder: Path) -> list[str]:
+    """The names of the pickled weights in a folder, which are never read."""
+    if not folder.is_dir():
+        return []
+    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
 
 
 def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
@@ -71,9 +80,8 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
     from safetensors import SafetensorError
 
     where = f"{what}={path}"
-    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
-    pickles = [file.name for file in files if file.suffix in (".bin", ".pt", ".pth")]
-    if pickles and not any(file.suffix == ".safetensors" for file in files):
+    pickles = pickles_in(Path(path))
+    if pickles and not any(Path(path).glob("*.safetensors")):
         found = f"only {pickles[0]}, a pickle, which is not read"
         raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
     try:

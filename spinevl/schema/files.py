@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,11 +29,32 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def readable(folder: Path) -> None:
-    """Give the files of a folder the rights of any new file; safetensors makes them private."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~_umask())
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to write into, renamed there at the end; an old one is replaced.
+
+    Nothing is left where the writing fails. Files get the rights of any new file, since safetensors
+    makes them private.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    beside.chmod(0o755)
+    try:
+        yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            beside.rename(folder)
+            shutil.rmtree(old)
+        else:
+            beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _umask() -> int:

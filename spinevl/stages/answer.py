@@ -15,7 +15,7 @@ from spinevl.data.conversations import EXPECTED, ConversationSource
 from spinevl.data.json_file import read_json_list
 from spinevl.schema.files import write_text_atomic
 from spinevl.schema.picture import Picture
-from spinevl.stages.prepare import feature_cache
+from spinevl.stages.prepare import ready_model
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +61,9 @@ def answer_conversations(
 
 
 def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) -> Any:
-    import torch
-
-    from spinevl.inference.assemble import load_model
     from spinevl.inference.dialogues import DialoguePredictor
 
-    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
+    model, cache = ready_model(cfg, checkpoint)
     return DialoguePredictor(
         model,
         window=source.window,
@@ -76,7 +71,7 @@ def _predictor(cfg: DictConfig, checkpoint: Path, source: ConversationSource) ->
         max_new_tokens=cfg.predict.max_new_tokens or 512,
         repetition_penalty=cfg.predict.repetition_penalty,
         own_history=str(cfg.predict.history) == "own",
-        cache=feature_cache(cfg) if frozen else None,
+        cache=cache,
     )
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.files import readable
+from spinevl.schema.files import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +19,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
+    from spinevl.export.card import card
     from spinevl.inference.assemble import load_model, stored_tasks
     from spinevl.models.source import checkpoint_folder
 
@@ -33,13 +32,8 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     source = checkpoint_folder(cfg.checkpoint)
     model, config = load_model(source, trusted=list(cfg.trusted_targets))
     tasks = stored_tasks(config) if config["study"].get("task") else {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    beside.chmod(0o755)
-    try:
+    with whole_folder(folder) as beside:
         _write(form, beside, model, config)
-        from spinevl.export.card import card
-
         text = card(
             config,
             tasks=tasks,
@@ -49,13 +43,6 @@ def main(cfg: DictConfig, *, out: Path) -> None:
             form=form,
         )
         (beside / "README.md").write_text(text, encoding="utf-8")
-        readable(beside)
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     log.info("%s export in %s", form, folder)
 
 
@@ -72,7 +59,6 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
             folder,
             model,
             base=published,
-            lora=parts["tuning"]["lora"],
             encoder_trained=parts["tuning"]["encoder"] == "full",
         )
         return

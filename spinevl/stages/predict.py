@@ -16,7 +16,7 @@ from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Record
 from spinevl.stages.answer import answer_conversations
-from spinevl.stages.prepare import Study, conversations, feature_cache, load_study
+from spinevl.stages.prepare import Study, conversations, load_study, ready_model
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +56,9 @@ def _same_window(source: ConversationSource, stored: Mapping[str, Any]) -> None:
 
 def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
     """The checkpoint's model, ready to answer the study's questions on the device that is there."""
-    import torch
-
-    from spinevl.inference.assemble import load_model
     from spinevl.inference.predictor import Predictor
 
-    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
-    frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model, cache = ready_model(cfg, checkpoint)
     return Predictor(
         model,
         tasks=study.tasks,
@@ -72,7 +67,7 @@ def load_predictor(cfg: DictConfig, checkpoint: Path, study: Study) -> Any:
         packing=str(cfg.predict.packing),  # type: ignore[arg-type]
         max_new_tokens=cfg.predict.max_new_tokens or 48,
         repetition_penalty=cfg.predict.repetition_penalty,
-        cache=feature_cache(cfg) if frozen else None,
+        cache=cache,
     )
 
 

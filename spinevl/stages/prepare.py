@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,9 @@ from spinevl.data.split import Split
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Cohort, DataSource, Patient, Record
 from spinevl.schema.task import Task
+
+if TYPE_CHECKING:
+    from spinevl.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +216,18 @@ def feature_cache(cfg: DictConfig) -> Any:
 
     bound = int(cfg.feature_cache.max_gb * 1e9)
     return FeatureCache(cache_dir(cfg) / "features", max_bytes=bound)
+
+
+def ready_model(cfg: DictConfig, checkpoint: Path) -> tuple[VLM, Any]:
+    """A checkpoint's model on the device that is there, and a cache where its encoder is frozen."""
+    import torch
+
+    from spinevl.inference.assemble import load_model
+
+    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
+    return model, feature_cache(cfg) if frozen else None
 
 
 def conversations(
