@@ -17,11 +17,11 @@ import torch
 
 from benchmarks import flops, naive, subject
 from spinevl.data.datamodule import by_patient
-from spinevl.data.image_store import ImageStore
+from spinevl.data.images import ImageStore
 from spinevl.data.weighting import LossWeights
+from spinevl.features.store import FeatureCache
 from spinevl.inference.assemble import collator_of
 from spinevl.inference.predictor import Predictor
-from spinevl.models.features import FeatureCache
 from spinevl.models.vlm import VLM
 from spinevl.schema.record import Record
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from spinevl.data.conversation import Conversation
-from spinevl.data.image import load_image
+from spinevl.data.packing.conversation import Conversation
+from spinevl.io.image_file import load_image
 from spinevl.models.vlm import VLM
 from spinevl.schema.record import Record
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spinevl.data.phantom.source import PhantomSource
 from spinevl.data.records import build_records
 from spinevl.models.vlm import VLM
 from spinevl.schema.record import Record
 from spinevl.schema.task import Task
+from spinevl.sources.phantom.source import PhantomSource
 
 
 def parts(
@@ -88,7 +88,7 @@ def model(nodes: dict[str, Any]) -> VLM:
 
 def tasks() -> dict[str, Task]:
     """The four graded tasks: 18 closed questions a patient."""
-    from spinevl.config import official_tasks
+    from spinevl.config.conf import official_tasks
 
     return {name: task for name, task in official_tasks().items() if task.closed}
 
@@ -97,7 +97,7 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
     """The questions of ``count`` phantoms with their answers, patient by patient."""
     from omegaconf import OmegaConf
 
-    from spinevl.config import CONF_DIR
+    from spinevl.config.conf import CONF_DIR
 
     chosen = tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")

@@ -8,7 +8,7 @@ __all__ = ["load"]
 
 
 def load(checkpoint: Any, **options: Any) -> Any:
-    """Load a checkpoint folder; see spinevl.inference.load.load for the options."""
-    from spinevl.inference.load import load as load_checkpoint
+    """Load a checkpoint folder; see spinevl.inference.api.load for the options."""
+    from spinevl.inference.api import load as load_checkpoint
 
     return load_checkpoint(checkpoint, **options)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from spinevl.config import CONF_DIR
-from spinevl.data.dialogue_collate import DialogueCollator
-from spinevl.export.medmvl import write_medmvl
+from spinevl.checkpoints.medmvl_export import write_medmvl
+from spinevl.checkpoints.native import save_checkpoint
+from spinevl.cli.help import options
+from spinevl.config.conf import CONF_DIR
+from spinevl.data.packing.dialogue_collate import DialogueCollator
 from spinevl.inference.assemble import assemble, check_eyes, conversation_of, load_model, sights_of
-from spinevl.manual import options
-from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError

@@ -64,7 +64,7 @@ def _stand_ins(folder: Path) -> None:
     """Small models under the names of the page's large ones, and two questions."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from spinevl.export.medmvl import write_medmvl
+    from spinevl.checkpoints.medmvl_export import write_medmvl
     from spinevl.inference.assemble import assemble
 
     tokenizer = AutoTokenizer.from_pretrained(README.parent / "spinevl/models/tiny_tokenizer")

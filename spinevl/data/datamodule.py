@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from spinevl.data.collate import Collator
-from spinevl.data.dialogue_collate import DialogueCollator
-from spinevl.data.ratio import RatioSampler
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.dialogue_collate import DialogueCollator
+from spinevl.data.sampling import RatioSampler
 from spinevl.schema.batch import Batch
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.record import Record

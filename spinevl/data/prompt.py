@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from spinevl.data.json_file import read_json
+from spinevl.io.json_file import read_json
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.task import Task, is_disc
 

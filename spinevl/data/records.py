@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from spinevl.data.json_file import read_json_list
 from spinevl.data.prompt import render
+from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Patient, Record
 from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.data.json_file import read_json
 from spinevl.data.stratify import stratify
+from spinevl.io.json_file import read_json
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Patient
 from spinevl.schema.task import Task

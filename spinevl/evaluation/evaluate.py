@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.evaluation.answers import Answers, truth_of
+from spinevl.evaluation.join import Answers, truth_of
 from spinevl.evaluation.metrics import (
     Confusion,
     box_overlaps,

@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from spinevl.config import build
-from spinevl.data.collate import Collator
-from spinevl.data.conversation import Conversation
-from spinevl.data.image_store import ImageStore
-from spinevl.data.sight import Seen, Sight, Store
-from spinevl.models.checkpoint import DESCRIBED, load_weights, read_config, require_format
+from spinevl.checkpoints.medmvl import is_medmvl, load_medmvl, parts_of
+from spinevl.checkpoints.native import DESCRIBED, load_weights, read_config, require_format
+from spinevl.config.conf import build
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.conversation import Conversation
+from spinevl.data.packing.image_input import Seen, Sight, Store
+from spinevl.features.store import FeatureCache, Features
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
-from spinevl.models.features import FeatureCache, Features
 from spinevl.models.llm import CausalLM
-from spinevl.models.medmvl import is_medmvl, load_medmvl, parts_of
 from spinevl.models.merge import merge_adapters
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM, visual_rows
 from spinevl.schema.errors import UserError
-from spinevl.schema.picture import MODALITIES, Modality, Picture
+from spinevl.schema.image_ref import MODALITIES, Modality, Picture
 from spinevl.schema.task import Task
 
 Nodes = Mapping[str, Any]

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from spinevl.data.conversation import PLACEHOLDER
-from spinevl.data.dialogue_collate import DialogueCollator
-from spinevl.data.image import load_rgb
-from spinevl.data.image_store import ImageStore
-from spinevl.data.layout import Packing
-from spinevl.data.sight import Seen, Store
-from spinevl.data.volume import load_volume
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.conversation import PLACEHOLDER
+from spinevl.data.packing.dialogue_collate import DialogueCollator
+from spinevl.data.packing.image_input import Seen, Store
+from spinevl.data.packing.layout import Packing
+from spinevl.features.store import FeatureCache
 from spinevl.inference.assemble import conversation_of, keep_features, seen_rows, sights_of
-from spinevl.models.features import FeatureCache
+from spinevl.io.image_file import load_rgb
+from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 
 def dialogue_collator(

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from spinevl.data.collate import pictures
 from spinevl.data.datamodule import by_patient
-from spinevl.data.image_store import ImageStore
-from spinevl.data.layout import Packing
-from spinevl.data.sight import Seen
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import pictures
+from spinevl.data.packing.image_input import Seen
+from spinevl.data.packing.layout import Packing
+from spinevl.features.store import FeatureCache
 from spinevl.inference.assemble import collator_of, keep_features, seen_rows
-from spinevl.models.features import FeatureCache
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch

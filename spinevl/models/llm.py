@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spinevl.models import tree_attention
+from spinevl.models import prefix_attention as tree_attention
+from spinevl.models.prefix_attention import Tree
 from spinevl.models.source import checked_source, pretrained_model
-from spinevl.models.tree_attention import Tree
 from spinevl.schema.errors import Problem, UserError
 
 Template = Literal["medmvl", "chat", "pretrain"]

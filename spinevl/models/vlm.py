@@ -10,10 +10,10 @@ from torch import nn
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder, encode_alike
 from spinevl.models.llm import CausalLM
+from spinevl.models.prefix_attention import Tree
 from spinevl.models.splice import splice
-from spinevl.models.tree_attention import Tree
 from spinevl.schema.batch import Batch
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 
 class VLM(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spinevl.schema.picture import Picture
+from spinevl.schema.image_ref import Picture
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from spinevl.data.conversations import EXPECTED, ConversationSource
-from spinevl.data.json_file import read_json_list
-from spinevl.schema.files import write_text_atomic
-from spinevl.schema.picture import Picture
+from spinevl.io.files import write_text_atomic
+from spinevl.io.json_file import read_json_list
+from spinevl.schema.image_ref import Picture
+from spinevl.sources.conversations import EXPECTED, ConversationSource
 from spinevl.stages.prepare import ready_model
 
 log = logging.getLogger(__name__)

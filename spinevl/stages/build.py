@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.data.records import records_text
+from spinevl.io.files import write_text_atomic
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.files import write_text_atomic
 from spinevl.stages.prepare import Study, load_study, record_file
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from spinevl.config import build_tasks
-from spinevl.data.conversations import ConversationSource
-from spinevl.data.json_file import read_json_list
-from spinevl.data.labels import read_template
-from spinevl.evaluation.answers import read_answers
+from spinevl.config.conf import build_tasks
+from spinevl.evaluation.join import read_answers
+from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
+from spinevl.sources.conversations import ConversationSource
+from spinevl.sources.labels import read_template
 from spinevl.stages.prepare import Study, conversations, load_study, run_subsets
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
@@ -45,7 +45,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
 
 def check_conversations(cfg: DictConfig, source: ConversationSource) -> None:
     """Read every file that is named, decode its images, and fit all of it to the model."""
-    from spinevl.data.sight import check_images
+    from spinevl.data.packing.image_input import check_images
     from spinevl.inference.dialogues import dialogue_collator
     from spinevl.stages.fit import start
     from spinevl.stages.train import train_sampler
@@ -105,7 +105,7 @@ def check_submission(cfg: DictConfig) -> None:
 
 def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> list[str]:
     """Build the model, lay out every training question, and estimate time and memory."""
-    from spinevl.data.image_store import ImageStore
+    from spinevl.data.images import ImageStore
     from spinevl.data.weighting import LossWeights
     from spinevl.inference.assemble import collator_of
     from spinevl.stages.fit import start

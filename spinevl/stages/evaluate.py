@@ -10,15 +10,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from spinevl.config import build_tasks
-from spinevl.data.labels import read_boxes, read_labels
-from spinevl.evaluation.answers import Answers, answers_of, read_answers, read_predictions
-from spinevl.evaluation.controls import all_majority, level_majority
+from spinevl.config.conf import build_tasks
+from spinevl.evaluation.baselines import all_majority, level_majority
 from spinevl.evaluation.evaluate import evaluate
-from spinevl.evaluation.table import as_text, rows
+from spinevl.evaluation.join import Answers, answers_of, read_answers, read_predictions
+from spinevl.io.files import write_text_atomic
+from spinevl.report.markdown import as_text, rows
 from spinevl.schema.errors import UserError
-from spinevl.schema.files import write_text_atomic
 from spinevl.schema.task import Task
+from spinevl.sources.labels import read_boxes, read_labels
 
 
 def main(cfg: DictConfig, *, out: Path) -> float:

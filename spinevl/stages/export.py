@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.io.files import whole_folder
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.files import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +19,9 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
-    from spinevl.export.card import card
     from spinevl.inference.assemble import load_model, stored_tasks
     from spinevl.models.source import checkpoint_folder
+    from spinevl.report.card import card
 
     form = str(cfg.format)
     folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
@@ -50,7 +50,7 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
     from spinevl.models.merge import merge_adapters
 
     if form == "peft":
-        from spinevl.export.adapter import write_adapter
+        from spinevl.checkpoints.adapter import write_adapter
 
         parts = config["parts"]
         # trained from a checkpoint, the LLM is no longer the one that its path names
@@ -64,11 +64,11 @@ def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
         return
     merge_adapters(model)
     if form == "hf":
-        from spinevl.export.llava import write_llava
+        from spinevl.checkpoints.hf import write_llava
 
         write_llava(folder, model)
     else:
-        from spinevl.export.medmvl import write_medmvl
+        from spinevl.checkpoints.medmvl_export import write_medmvl
 
         write_medmvl(folder, model)
 

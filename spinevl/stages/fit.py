@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config import build
-from spinevl.options import PRECISIONS
+from spinevl.config.conf import build
+from spinevl.config.options import PRECISIONS
+from spinevl.io.files import write_text_atomic
 from spinevl.schema.errors import UserError
-from spinevl.schema.files import write_text_atomic
-from spinevl.schema.picture import Modality, Picture
+from spinevl.schema.image_ref import Modality, Picture
 from spinevl.stages.prepare import feature_cache, part_nodes
 
 if TYPE_CHECKING:
     import torch
 
     from spinevl.data.datamodule import BatchDataModule
-    from spinevl.data.sight import Sight
-    from spinevl.models.direct_heads import DirectHeads
-    from spinevl.models.features import Features
+    from spinevl.data.packing.image_input import Sight
+    from spinevl.features.store import Features
+    from spinevl.models.auxiliary_heads import DirectHeads
     from spinevl.models.vlm import VLM
     from spinevl.schema.batch import Batch
 
@@ -126,7 +126,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
     """
     import torch
 
-    from spinevl.models.checkpoint import save_checkpoint
+    from spinevl.checkpoints.native import save_checkpoint
     from spinevl.models.vlm import learns
     from spinevl.training.callbacks import Clock, DevScore, MetricsFile
     from spinevl.training.module import Objective, TrainingModule

@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from spinevl.data.conversations import ConversationSource
-from spinevl.evaluation.answers import answers_of, write_answers, write_predictions
+from spinevl.evaluation.join import answers_of, write_answers, write_predictions
 from spinevl.evaluation.metrics import combine
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.record import Record
+from spinevl.sources.conversations import ConversationSource
 from spinevl.stages.answer import answer_conversations
 from spinevl.stages.prepare import Study, conversations, load_study, ready_model
 
@@ -25,7 +25,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     """Predict; writes ``predictions.jsonl`` and, with all graded tasks, ``answers.json``."""
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
-    from spinevl.models.checkpoint import read_config
+    from spinevl.checkpoints.native import read_config
     from spinevl.models.source import checkpoint_folder
 
     checkpoint = checkpoint_folder(cfg.checkpoint)

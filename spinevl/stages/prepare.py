@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config import build, build_tasks, cache_dir, official_tasks
-from spinevl.data.conversations import ConversationSource
+from spinevl.config.conf import build, build_tasks, cache_dir, official_tasks
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
 from spinevl.data.split import Split
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Cohort, DataSource, Patient, Record
 from spinevl.schema.task import Task
+from spinevl.sources.conversations import ConversationSource
 
 if TYPE_CHECKING:
     from spinevl.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 
-CONVERSATIONS = "spinevl.data.conversations.ConversationSource"
+CONVERSATIONS = "spinevl.sources.conversations.ConversationSource"
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def feature_cache(cfg: DictConfig) -> Any:
     """The cache of a frozen encoder's features; None where it is switched off."""
     if not cfg.feature_cache.enabled:
         return None
-    from spinevl.models.features import FeatureCache
+    from spinevl.features.store import FeatureCache
 
     bound = int(cfg.feature_cache.max_gb * 1e9)
     return FeatureCache(cache_dir(cfg) / "features", max_bytes=bound)

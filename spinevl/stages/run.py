@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.evaluation.answers import Answers, answers_of
-from spinevl.evaluation.controls import all_majority, level_majority, mean_boxes
+from spinevl.evaluation.baselines import all_majority, level_majority, mean_boxes
 from spinevl.evaluation.evaluate import evaluate
+from spinevl.evaluation.join import Answers, answers_of
+from spinevl.io.files import write_text_atomic
 from spinevl.schema.errors import UserError
-from spinevl.schema.files import write_text_atomic
 from spinevl.schema.prediction import Prediction
 from spinevl.stages.build import environment, fingerprint, write_records
 from spinevl.stages.evaluate import write_metrics
@@ -86,7 +86,7 @@ def _evaluate(
         if without_own_images:
             controls["swapped_images"] = answers_of(without_own_images, closed)
         if study.cohort.latents is not None:
-            from spinevl.data.phantom.ceiling import ceiling_predictions
+            from spinevl.sources.phantom.ceiling import ceiling_predictions
 
             best = ceiling_predictions(
                 study.cohort.latents, fit=train_patients, predict=patients, tasks=closed
@@ -124,7 +124,7 @@ def _report(
     *,
     out: Path,
 ) -> None:
-    from spinevl.evaluation.report import write_report
+    from spinevl.report.html import write_report
 
     root = study.cohort.test_images if subset == "test" else study.cohort.train_images
     write_report(

@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.io.files import write_text_atomic
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
-from spinevl.schema.files import write_text_atomic
 from spinevl.schema.record import Record
 from spinevl.stages.build import fingerprint
 from spinevl.stages.fit import Plan, check_parts, encode_once, fit, start
@@ -34,13 +34,13 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
 
 def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     """Train on the questions of ``study``; see ``fit`` for what it writes."""
-    from spinevl.data.collate import pictures
+    from spinevl.data.auxiliary_targets import DirectHeads as HeadSizes
     from spinevl.data.datamodule import PatientDataModule
-    from spinevl.data.direct import DirectHeads as HeadSizes
-    from spinevl.data.image_store import ImageStore
+    from spinevl.data.images import ImageStore
+    from spinevl.data.packing.collate import pictures
     from spinevl.data.weighting import LossWeights
     from spinevl.inference.assemble import collator_of
-    from spinevl.models.direct_heads import DirectHeads
+    from spinevl.models.auxiliary_heads import DirectHeads
 
     begun = time.monotonic()
     options = cfg.trainer
@@ -94,7 +94,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
 def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float | None:
     """Train on every answer of some conversations; dev is scored by its mean log-probability."""
     from spinevl.data.datamodule import DialogueDataModule
-    from spinevl.data.sight import check_images
+    from spinevl.data.packing.image_input import check_images
     from spinevl.inference.dialogues import dialogue_collator
 
     begun = time.monotonic()
@@ -134,7 +134,7 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
 
 def train_sampler(source: Any, dialogues: Sequence[Dialogue], *, seed: int) -> Any:
     """The order of the training conversations. Raises UserError for ratios that do not fit them."""
-    from spinevl.data.ratio import RatioSampler
+    from spinevl.data.sampling import RatioSampler
 
     try:
         return RatioSampler([one.task for one in dialogues], ratios=source.ratios, seed=seed)
@@ -150,7 +150,7 @@ def _mean_logprob(batches: Any, logprobs: Any) -> float:
 
 def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
     """A function of dev batches and their option log-probabilities -> the dev score."""
-    from spinevl.evaluation.answers import answers_of, truth_of
+    from spinevl.evaluation.join import answers_of, truth_of
     from spinevl.evaluation.metrics import point_score
     from spinevl.inference.predictor import choice_prediction, merge_slices, option_logprobs
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from spinevl.models.direct_heads import DirectHeads
+from spinevl.models.auxiliary_heads import DirectHeads
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment

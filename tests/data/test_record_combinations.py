@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spinevl.config import official_tasks
+from spinevl.config.conf import official_tasks
 from spinevl.data.prompt import render
 from spinevl.data.records import build_records, records_text
 from spinevl.schema.record import Box, Patient

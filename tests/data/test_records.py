@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from spinevl.config import official_tasks
-from spinevl.data.cervai import CervAISource
+from spinevl.config.conf import official_tasks
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, records_text
 from spinevl.data.split import HeadSplit
+from spinevl.sources.cervai import CervAISource
 
 CASES = (
     "readme1_train_qd_sl_pos_567sep",

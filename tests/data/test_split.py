@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config import official_tasks
-from spinevl.data.phantom.labels import draw_labels
+from spinevl.config.conf import official_tasks
 from spinevl.data.split import FilesSplit, HeadSplit, KFoldSplit, StratifiedSplit, class_counts
 from spinevl.schema.errors import UserError
 from spinevl.schema.record import Patient
+from spinevl.sources.phantom.labels import draw_labels
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
 PEOPLE = [Patient(f"p{k}", draw_labels(np.random.default_rng(k))) for k in range(400)]

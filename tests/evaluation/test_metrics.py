@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from spinevl.config import official_tasks
-from spinevl.data.cervai import read_labels
-from spinevl.evaluation.answers import read_answers, read_predictions, truth_of
-from spinevl.evaluation.controls import all_majority, level_majority
+from spinevl.config.conf import official_tasks
+from spinevl.evaluation.baselines import all_majority, level_majority
 from spinevl.evaluation.evaluate import evaluate
+from spinevl.evaluation.join import read_answers, read_predictions, truth_of
 from spinevl.evaluation.metrics import iou, point_score, quadratic_kappa, task_f1
 from spinevl.schema.errors import UserError
 from spinevl.schema.record import Box, Patient
 from spinevl.schema.task import Task
+from spinevl.sources.cervai import read_labels
 
 GRADED = {name: task for name, task in official_tasks().items() if task.closed}
 

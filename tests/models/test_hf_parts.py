@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spinevl.data.blocks import attention_blocks
-from spinevl.data.tree import pack
+from spinevl.checkpoints.native import save_checkpoint
+from spinevl.data.packing.attention_blocks import attention_blocks
+from spinevl.data.packing.prefix_tree import pack
 from spinevl.inference.assemble import assemble, load_model
-from spinevl.models.checkpoint import save_checkpoint
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.llm import HFCausalLM
 from spinevl.models.splice import splice

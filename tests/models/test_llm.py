@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from spinevl.config import CONF_DIR
-from spinevl.data.blocks import attention_blocks
-from spinevl.data.conversation import Conversation
-from spinevl.data.tree import pack
+from spinevl.checkpoints.medmvl import END_TOKENS
+from spinevl.config.conf import CONF_DIR
+from spinevl.data.packing.attention_blocks import attention_blocks
+from spinevl.data.packing.conversation import Conversation
+from spinevl.data.packing.prefix_tree import pack
 from spinevl.models.llm import CausalLM, HFCausalLM
-from spinevl.models.medmvl import END_TOKENS
-from spinevl.models.tree_attention import Tree
+from spinevl.models.prefix_attention import Tree
 from spinevl.schema.errors import UserError
 
 SMALL: dict[str, Any] = {

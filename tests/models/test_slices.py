@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 
-from spinevl.data.volume import load_volume
+from spinevl.io.volume_file import load_volume
 from spinevl.models.encoder.slices import SliceEncoder
 
 

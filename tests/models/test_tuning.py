@@ -19,7 +19,7 @@ from spinevl.models.merge import merge_adapters
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 DECODER: dict[str, Any] = {
     "vocab_size": 64,

@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from spinevl.config import official_tasks
-from spinevl.data.collate import Collator
-from spinevl.data.conversation import Conversation
+from spinevl.config.conf import official_tasks
 from spinevl.data.datamodule import by_patient
-from spinevl.data.image import load_image
-from spinevl.data.image_store import ImageStore
-from spinevl.data.layout import Packing
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.conversation import Conversation
+from spinevl.data.packing.layout import Packing
 from spinevl.data.records import build_records
 from spinevl.data.weighting import LossWeights
 from spinevl.inference.assemble import sights_of
+from spinevl.io.image_file import load_image
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM, TinyLLM

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from spinevl.compose import compose
-from spinevl.export.medmvl import write_medmvl
+from spinevl.checkpoints.medmvl_export import write_medmvl
+from spinevl.checkpoints.native import save_checkpoint
+from spinevl.config.compose import compose
 from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
-from spinevl.models.checkpoint import save_checkpoint
+from spinevl.io.files import _umask
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
-from spinevl.schema.files import _umask
 from spinevl.stages import export
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}

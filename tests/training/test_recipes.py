@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spinevl.data.conversations import ConversationSource
 from spinevl.inference.assemble import load_model, tuned
 from spinevl.inference.dialogues import dialogue_collator
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
+from spinevl.sources.conversations import ConversationSource
 
 LORA = {"r": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 CASES = {

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 # encoded together: images, and volumes, of which one fills any device
 ALIKE = {"image": 16, "image3d": 1}

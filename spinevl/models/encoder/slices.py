@@ -9,7 +9,7 @@ import torch
 
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.encoder.resize import foreground, resized
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 
 class SliceEncoder(HFVisionEncoder):

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinevl.models.checkpoint import read_json_object, read_tensors
+from spinevl.checkpoints.native import read_json_object, read_tensors
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.source import checked_source, checkpoint_folder
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.picture import Modality
+from spinevl.schema.image_ref import Modality
 
 
 class Tower(nn.Module):

@@ -1,0 +1,157 @@
+"""``spinevl VERB [hydra flags and overrides]``: every verb is a Hydra app of its own.
+
+Nothing heavy is imported here: Hydra comes in once a verb is known, torch inside the stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+VERBS = {
+    "build": "record files from labels, boxes and images",
+    "train": "fine-tune a model on a study",
+    "predict": "answers of a checkpoint",
+    "evaluate": "score answers against labels",
+    "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
+    "run": "build, train, predict, evaluate and report in one job",
+    "doctor": "check every input before any training time is spent",
+}
+
+USAGE = """\
+usage: spinevl VERB [hydra flags] [key=value ...]
+
+{verbs}
+
+Every verb is a Hydra app: 'spinevl VERB --help' lists its groups and keys, '--cfg job' prints the
+composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a completion script.
+
+  spinevl run experiment=demo
+  spinevl run -m 'sag_image=[6],[5,6,7]' seed=0,1
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code: 0, 1 for a user's mistake, 2 for no verb."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print(USAGE.format(verbs="\n".join(f"  {v.ljust(width)}  {t}" for v, t in VERBS.items())))
+        return 0
+    if first == "--version":
+        from importlib.metadata import version
+
+        print(f"spinevl {version('spinevl')}")
+        return 0
+    if first == "completion":
+        return _completion(arguments[1:])
+    if first not in VERBS:
+        close = difflib.get_close_matches(first, VERBS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        refuse([f"no verb {first!r}; {hint}verbs: {' '.join(VERBS)}"])
+        return 2
+    return _run_verb(first, arguments[1:])
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Print each problem on a line of its own."""
+    for problem in problems:
+        print(f"spinevl: {problem}", file=sys.stderr)
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    """Run the verb's Hydra app; mistakes become lines, and what is our fault a traceback."""
+    import hydra
+
+    from spinevl.cli.job import Job, JobFailed
+    from spinevl.config.conf import CONF_DIR, register
+
+    if (flag := _completion_flag(arguments)) is not None:
+        return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
+    register()
+    if {"--help", "-h"} & set(arguments):
+        return _manual(verb, arguments)
+    app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(Job(verb))
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        # told so, Hydra raises errors instead of printing their stack
+        with call_as([f"spinevl {verb}", *arguments], HYDRA_FULL_ERROR="1"):
+            app()
+    except KeyboardInterrupt:
+        refuse(["interrupted"])
+        return 130
+    except SystemExit as stop:  # a job or Hydra's argument parser has said why
+        return stop.code if isinstance(stop.code, int) else 1
+    except JobFailed as error:
+        refuse([str(error)])
+        return 1
+    except Exception as error:
+        # Jobs catch their own errors, so this one is Hydra's: a config that does not compose.
+        if wants_traceback:
+            raise
+        from spinevl.cli.config_errors import explain
+
+        refuse(explain(error, verb=verb, arguments=arguments))
+        return 1
+    return 0
+
+
+def _manual(verb: str, arguments: list[str]) -> int:
+    from spinevl.cli.config_errors import explain
+    from spinevl.cli.help import page
+
+    try:
+        text = page(verb, arguments)
+    except Exception as error:
+        refuse(explain(error, verb=verb, arguments=arguments))
+        return 1
+    print(text)
+    return 0
+
+
+@contextmanager
+def call_as(argv: list[str], **environment: str) -> Iterator[None]:
+    """Another ``sys.argv`` and some more environment variables, as long as this lasts."""
+    old_argv, old = sys.argv, {name: os.environ.get(name) for name in environment}
+    sys.argv = argv
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        sys.argv = old_argv
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _completion_flag(arguments: Sequence[str]) -> str | None:
+    """``install=bash`` of ``-sc install=bash``, as Hydra spells it; None where not asked."""
+    for flag in ("-sc", "--shell-completion", "--shell_completion"):
+        if flag in arguments:
+            rest = [a for a in arguments if "=" in a and a.split("=")[0] in _COMPLETION_ACTIONS]
+            return rest[0] if rest else "install=bash"
+    return None
+
+
+_COMPLETION_ACTIONS = ("install", "uninstall", "query")
+
+
+def _completion(arguments: Sequence[str]) -> int:
+    from spinevl.cli import completion
+
+    first = arguments[0] if arguments else ""
+    if first == "query":
+        print("\n".join(completion.query(os.environ.get("COMP_LINE", ""))))
+        return 0
+    if first in completion.SCRIPTS:
+        uninstall = arguments[1:2] == ["uninstall"]
+        print(completion.REMOVAL[first] if uninstall else completion.SCRIPTS[first])
+        return 0
+    refuse([f"completion {first}: choose a shell of {' '.join(completion.SCRIPTS)}"])
+    return 2

@@ -1,0 +1,116 @@
+"""Cut prefix trees into attention blocks: queries side by side, each with the keys it may see.
+
+A dense mask over a packed row costs the square of its length; a token of a tree sees only the few
+places between it and its root. So a long chain of tokens becomes one block, a small subtree
+another, and blocks of like size are computed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from spinevl.data.packing.prefix_tree import PackedRow
+from spinevl.schema.batch import AttentionBlocks
+
+# A subtree of up to this many tokens is one block with a mask of its own; above it, its first
+# chain is a block and its branches are cut further.
+SMALL_SUBTREE = 128
+# Blocks share a tensor as long as their padding stays below this share of the work.
+MOST_PADDING = 0.25
+
+_Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
+
+
+def attention_blocks(
+    rows: Sequence[PackedRow], *, length: int
+) -> tuple[tuple[AttentionBlocks, ...], torch.Tensor]:
+    """The blocks of a batch of packed rows.
+
+    Args:
+        rows: prefix trees in preorder.
+        length: L, to which the rows are padded.
+
+    Returns:
+        The blocks in groups of like size, and [B * L]: where each token's output stands in the
+        groups' concatenated outputs (0 for padding, whose output nobody reads).
+    """
+    blocks = [
+        (query + number * length, key + number * length, sees)
+        for number, row in enumerate(rows)
+        for query, key, sees in _cut(row)
+    ]
+    order = np.zeros(len(rows) * length, dtype=np.int64)
+    groups = []
+    done = 0
+    for members in _grouped(blocks):
+        group = _padded(members)
+        for number, (query, _, _) in enumerate(members):
+            order[query] = done + number * group.query.shape[1] + np.arange(len(query))
+        done += group.query.numel()
+        groups.append(group)
+    return tuple(groups), torch.from_numpy(order)
+
+
+def _cut(row: PackedRow) -> Iterator[_Block]:
+    end = row.subtree_end
+    waiting: list[tuple[int, tuple[np.ndarray, ...]]] = []  # root of a subtree, its ancestors
+    root = 0
+    while root < len(end):
+        waiting.append((root, ()))
+        root = int(end[root])
+    while waiting:
+        start, ancestors = waiting.pop()
+        stop = int(end[start])
+        chain = start + 1
+        while chain < stop and end[chain] == stop:
+            chain += 1
+        if stop - start > SMALL_SUBTREE and chain < stop:
+            own = np.arange(start, chain)
+            child = chain
+            while child < stop:
+                waiting.append((child, (*ancestors, own)))
+                child = int(end[child])
+        else:
+            own = np.arange(start, stop)
+        above = np.concatenate([*ancestors, own[:0]])
+        inside = (own[None] <= own[:, None]) & (own[:, None] < end[own][None])
+        sees = np.concatenate([np.ones((len(own), len(above)), dtype=bool), inside], axis=1)
+        yield own, np.concatenate([above, own]), sees
+
+
+def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
+    """Blocks of like size together, the largest first."""
+    members: list[_Block] = []
+    work = widest = 0
+    for block in sorted(blocks, key=lambda one: one[2].shape, reverse=True):
+        queries, keys = block[2].shape
+        widest = max(widest, keys)
+        if members:  # the first has the most queries
+            padded = len(members[0][0]) * widest * (len(members) + 1)
+            if padded * (1 - MOST_PADDING) > work + queries * keys:
+                yield members
+                members, work, widest = [], 0, keys
+        members.append(block)
+        work += queries * keys
+    if members:
+        yield members
+
+
+def _padded(members: Sequence[_Block]) -> AttentionBlocks:
+    """One group; padding queries and keys stand for the block's first, seen by padding alone."""
+    queries = max(len(query) for query, _, _ in members)
+    keys = max(len(key) for _, key, _ in members)
+    query = np.empty((len(members), queries), dtype=np.int64)
+    key = np.empty((len(members), keys), dtype=np.int64)
+    sees = np.zeros((len(members), queries, keys), dtype=bool)
+    for number, (places, seen, mask) in enumerate(members):
+        query[number] = places[0]
+        key[number] = seen[0]
+        query[number, : len(places)] = places
+        key[number, : len(seen)] = seen
+        sees[number, : len(places), : len(seen)] = mask
+        sees[number, len(places) :, 0] = True  # a row that sees nothing would be no number
+    return AttentionBlocks(*map(torch.from_numpy, (query, key, sees)))

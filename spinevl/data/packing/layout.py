@@ -1,0 +1,114 @@
+"""Lay sequences out in rows: a Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from spinevl.data.packing.attention_blocks import attention_blocks
+from spinevl.data.packing.image_input import Seen
+from spinevl.data.packing.prefix_tree import PackedRow, join, pack
+from spinevl.schema.batch import Batch
+
+Packing = Literal["tree", "plain", "off"]
+
+
+@dataclass(frozen=True)
+class Sequenced:
+    """One sequence: which question and choice it stands for, its symbols and learned spans."""
+
+    question: int
+    label: int
+    symbols: tuple[int, ...]
+    learned: tuple[tuple[int, int], ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class DirectTarget:
+    """What a direct head is asked of an image: its number, head, class and loss weight."""
+
+    image: int
+    head: int
+    label: int
+    weight: float
+
+
+def lay_out(
+    sequences: Sequence[Sequenced],
+    seen: Seen,
+    *,
+    packing: Packing,
+    questions: Sequence[int],
+    still: frozenset[str] = frozenset(),
+    direct: Sequence[DirectTarget] = (),
+) -> Batch:
+    """A Batch of sequences.
+
+    Args:
+        sequences: their images numbered by ``seen``.
+        seen: the images.
+        packing: see Collator.
+        questions: the dataset's index of each question.
+        still: 2D images that may not be shifted.
+        direct: targets of direct heads.
+    """
+    rows = _rows(sequences, packing)
+    width = max(len(row.symbols) for row in rows)
+    symbols = np.zeros((len(rows), width), dtype=np.int64)
+    depth = np.zeros_like(symbols)
+    sources: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
+    for number, row in enumerate(rows):
+        n = len(row.symbols)
+        symbols[number, :n], depth[number, :n] = row.symbols, row.depth
+        for targets in row.targets:
+            owners.append(np.full(len(targets), len(owners)))
+            sources.append(targets[:, 0] + number * width)
+            ids.append(targets[:, 1])
+    looks = {modality: sight(seen.paths(modality)) for modality, sight in seen.sights.items()}
+    nothing = (torch.zeros(0), None)
+    pixel_values, features = looks.get("image", nothing)
+    volumes, volume_features = looks.get("image3d", nothing)
+    predicting, target_row = np.unique(np.concatenate(sources), return_inverse=True)
+    blocks, order = attention_blocks(rows, length=width)
+    return Batch(
+        input_ids=torch.from_numpy(np.maximum(symbols, 0)),
+        visual_index=torch.from_numpy(seen.rows(symbols)),
+        position_ids=torch.from_numpy(depth),
+        attention=blocks,
+        attention_order=order,
+        pixel_values=pixel_values,
+        features=features,
+        volumes=volumes,
+        volume_features=volume_features,
+        movable=torch.tensor([path not in still for path in seen.paths("image")]),
+        predicting=torch.from_numpy(predicting),
+        target_row=torch.from_numpy(target_row),
+        target_id=torch.from_numpy(np.concatenate(ids)),
+        target_sequence=torch.from_numpy(np.concatenate(owners)),
+        sequence_question=torch.tensor([one.question for one in sequences]),
+        sequence_weight=torch.tensor([one.weight for one in sequences], dtype=torch.float32),
+        direct_image=torch.tensor([target.image for target in direct], dtype=torch.long),
+        direct_head=torch.tensor([target.head for target in direct], dtype=torch.long),
+        direct_label=torch.tensor([target.label for target in direct], dtype=torch.long),
+        direct_weight=torch.tensor([target.weight for target in direct], dtype=torch.float32),
+        loss_tokens=float(sum(len(one) for one in ids)),
+        loss_targets=float(max(len(direct), 1)),
+        questions=tuple(questions),
+        sequence_label=tuple(one.label for one in sequences),
+        tokens=sum(len(row.symbols) for row in rows),
+        sequence_tokens=sum(len(one.symbols) - 1 for one in sequences),
+    )
+
+
+def _rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:
+    if packing == "tree":
+        return [pack([one.symbols for one in sequences], [one.learned for one in sequences])]
+    rows = [pack([one.symbols], [one.learned]) for one in sequences]
+    return [join(rows)] if packing == "plain" else rows

@@ -1,1 +1,0 @@
-"""A checkpoint in the layouts of other programs."""

@@ -1,0 +1,128 @@
+"""The model card of an export: what it is, what it was trained on, how it scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from spinevl.models.source import HUB_ID
+from spinevl.report.markdown import as_markdown, rows
+from spinevl.schema.task import Task
+
+_USAGE = {
+    "hf": """```python
+from PIL import Image
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+model = LlavaForConditionalGeneration.from_pretrained("THIS_FOLDER")
+processor = LlavaProcessor.from_pretrained("THIS_FOLDER")
+question = [{"type": "image"}, {"type": "text", "text": "How is the curvature?"}]
+turns = [{"role": "user", "content": question}]
+text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+inputs = processor(images=Image.open("image.png").convert("RGB"), text=text, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens=32)[0, inputs["input_ids"].shape[1] :]
+print(processor.tokenizer.decode(answer, skip_special_tokens=True))
+```""",
+    "medmvl": "`spinevl predict checkpoint=THIS_FOLDER data=conversations data.test=FILE.json`, or "
+    "MedM-VL's own scripts with this folder as the working directory.",
+    "peft": """The adapter of the language model alone. Where the folder has `base_model/`, that is
+the language model it belongs to. `rest.safetensors` holds the connector and any adapter of the
+encoder, under spinevl's names.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("BASE_MODEL")
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+```""",
+}
+
+
+def card(
+    config: Mapping[str, Any],
+    *,
+    tasks: Mapping[str, Task],
+    license_id: str,
+    metrics: Mapping[str, Any] | None,
+    training: Mapping[str, Any] | None,
+    form: str,
+) -> str:
+    """A README.md in the Hugging Face format.
+
+    Args:
+        config: the checkpoint's.
+        tasks: what it was trained to answer; empty where it was conversations.
+        license_id: an identifier of the Hugging Face hub, such as ``apache-2.0``.
+        metrics: ``metrics.json`` of the run, where it is at hand.
+        training: ``train.json`` of the run, where it is at hand.
+        form: ``hf``, ``medmvl`` or ``peft``.
+    """
+    parts, study = config["parts"], config.get("study") or {}
+    nodes = [node for name, node in parts.items() if name != "tuning"]
+    # the hub knows ids, not folders of the machine that trained
+    bases = [path for node in nodes if HUB_ID.fullmatch(path := str(node.get("path") or ""))]
+    front = [
+        "---",
+        f"license: {license_id}",
+        *(["base_model:", *(f"- {json.dumps(base)}" for base in bases)] if bases else []),
+        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
+        "pipeline_tag: image-text-to-text",
+        "tags: [medical-imaging, vision-language]",
+        "---",
+    ]
+    sections = [
+        "# A medical vision-language model",
+        "Trained with spinevl. Not a medical device: for research, never for decisions about a "
+        "patient.",
+        "## Parts",
+        as_markdown(
+            [
+                ["part", "kind", "tuning"],
+                *(
+                    [name, _kind(node), str(parts["tuning"].get(name.removesuffix("3d"), ""))]
+                    for name, node in parts.items()
+                    if name != "tuning"
+                ),
+            ]
+        ),
+        "## Training data",
+        _data(study, config.get("parent")),
+    ]
+    if training:
+        told = ("steps", "parameters", "trained_parameters", "dev_score", "device")
+        facts = [[name, str(training[name])] for name in told if training.get(name) is not None]
+        sections += ["## Training", as_markdown([["what", "value"], *facts])]
+    sections += ["## Scores", _scores(metrics, tasks), "## How to load it", _USAGE[form]]
+    return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _kind(node: Mapping[str, Any]) -> str:
+    return f"{str(node['_target_']).rpartition('.')[2]} {origin(node) or ''}".strip()
+
+
+def origin(node: Mapping[str, Any]) -> str | None:
+    """Where a part came from: a Hugging Face id, a directory or a Python package."""
+    return node.get("path") or node.get("package")
+
+
+def _data(study: Mapping[str, Any], parent: str | None) -> str:
+    facts = []
+    if study.get("cohort"):
+        note = ": rendered images, no clinical evidence" if study.get("synthetic") else ""
+        facts.append(["cohort", f"{study['cohort']}{note}"])
+    if parent:
+        facts.append(["started from", parent])
+    if study.get("task"):
+        facts.append(["tasks", ", ".join(study["task"])])
+    inputs = (study.get("fingerprint") or {}).get("inputs") or {}
+    facts += [[f"sha256 of {name}", f"`{value}`"] for name, value in inputs.items()]
+    return as_markdown([["what", "value"], *facts]) if facts else "Not recorded."
+
+
+def _scores(metrics: Mapping[str, Any] | None, tasks: Mapping[str, Task]) -> str:
+    if not metrics:
+        return "No `metrics.json` lay beside the checkpoint."
+    head = f"On {metrics['n_patients']} patients, with 95 % intervals over patients, and controls:"
+    return f"{head}\n\n{as_markdown(rows(metrics, tasks))}"

@@ -1,0 +1,196 @@
+"""The CervAI label, box and template files, checked record by record."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from spinevl.io.json_file import read_json_list
+from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.record import Box, Label, Patient
+from spinevl.schema.task import SAGITTAL_SLICES, VERTEBRAE, Task
+
+Boxes = dict[str, tuple[Box, Box, Box]]
+
+_BOX = re.compile(r"\(([0-9]{1,6}),([0-9]{1,6})\)\(([0-9]{1,6}),([0-9]{1,6})\)")
+_SIDE_PX = 224
+_LONGEST_NAME_BYTES = 255
+
+
+def read_labels(
+    path: str | Path, *, tasks: Mapping[str, Task], required: Collection[str] = ()
+) -> tuple[Patient, ...]:
+    """The patients of a label file, in its order.
+
+    Args:
+        path: a JSON list of ``{"id", task: label or list of labels, ...}``.
+        tasks: the tasks known; a known task that a record has is checked.
+        required: tasks that every record must have.
+
+    Raises:
+        UserError: with every problem of every record.
+    """
+    closed = {name: task for name, task in tasks.items() if task.closed}
+    patients: list[Patient] = []
+    problems: list[Problem] = []
+    for where, entry in _entries(path, "a list of label objects", problems):
+        labels: dict[str, Label] = {}
+        for name, task in closed.items():
+            if name not in entry:
+                if name in required:
+                    close = difflib.get_close_matches(name, entry, 1)
+                    hint = f"did you misspell it as {close[0]!r}?" if close else "add it"
+                    problems.append(Problem(where, f"key {name!r}", "none", hint))
+                continue
+            label = _label(where, task, entry[name], problems)
+            if label is not None:
+                labels[name] = label
+        for key in entry:
+            if key not in closed and key != "id" and difflib.get_close_matches(key, closed, 1, 0.7):
+                close = difflib.get_close_matches(key, closed, 1, 0.7)
+                problems.append(
+                    Problem(where, "known keys", repr(key), f"did you mean {close[0]!r}?")
+                )
+        patients.append(Patient(entry["id"], labels))
+    if problems:
+        raise UserError(problems)
+    return tuple(patients)
+
+
+def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patient, ...]:
+    """The test patients of a submission template, in its order, with its placeholder labels.
+
+    A list of ids alone is one too; a record with labels must have those of every other record.
+    """
+    patients = read_labels(path, tasks=tasks)
+    asked = {name: None for patient in patients for name in patient.labels}
+    problems = [
+        Problem(f"{path}: patient {patient.id}", f"key {name!r}", "none", "add it, as elsewhere")
+        for patient in patients
+        for name in asked
+        if name not in patient.labels
+    ]
+    if problems:
+        raise UserError(problems)
+    return patients
+
+
+def read_boxes(path: str | Path) -> dict[str, Boxes]:
+    """Patient id -> vertebra -> its boxes in slice 5, 6 and 7.
+
+    Raises:
+        UserError: with every problem of every record.
+    """
+    result: dict[str, Boxes] = {}
+    problems: list[Problem] = []
+    for where, entry in _entries(path, "a list of box objects", problems):
+        boxes: Boxes = {}
+        for key in entry:
+            if key not in ("id", *VERTEBRAE):
+                known = "the keys id, " + ", ".join(VERTEBRAE)
+                problems.append(Problem(where, known, repr(key)[:60], "remove or mend it"))
+        for vertebra in VERTEBRAE:
+            texts = entry.get(vertebra)
+            if not isinstance(texts, list) or len(texts) != len(SAGITTAL_SLICES):
+                found = "none" if texts is None else repr(texts)[:60]
+                problems.append(
+                    Problem(f"{where} {vertebra}", "3 boxes, of slices 5, 6, 7", found, "mend it")
+                )
+                continue
+            parsed = [
+                _box(f"{where} {vertebra} slice {number}", text, problems)
+                for number, text in zip(SAGITTAL_SLICES, texts, strict=True)
+            ]
+            if all(parsed):
+                boxes[vertebra] = tuple(parsed)  # type: ignore[assignment]
+        result[entry["id"]] = boxes
+    if problems:
+        raise UserError(problems)
+    return result
+
+
+def check_id(value: Any) -> str | None:
+    """What is wrong with a patient id, None where nothing is: it becomes a folder name."""
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    if not value.strip() or value != value.strip():
+        return "an empty id or one with outer spaces"
+    if value.startswith(".") or re.search(r"[/\\:]", value) or not value.isprintable():
+        return f"{value!r}, which is no plain folder name"
+    if len(value.encode()) > _LONGEST_NAME_BYTES:
+        return f"{value[:20]!r}..., which is too long for a folder name"
+    return None
+
+
+def _entries(
+    path: str | Path, expected: str, problems: list[Problem]
+) -> list[tuple[str, dict[str, Any]]]:
+    """(where, object) of each record with a usable, unrepeated id."""
+    entries = []
+    seen: set[str] = set()
+    for number, entry in enumerate(read_json_list(path, expected=expected), start=1):
+        where = f"{path}: record {number}"
+        if not isinstance(entry, dict):
+            problems.append(Problem(where, "an object", type(entry).__name__, "mend the record"))
+            continue
+        identity = entry.get("id")
+        wrong = check_id(identity)
+        if wrong is not None or not isinstance(identity, str):
+            problems.append(
+                Problem(where, "a string id that is a folder name", str(wrong), "mend the id")
+            )
+            continue
+        if identity in seen:
+            problems.append(
+                Problem(f"{path}: patient {identity}", "one record", "another", "drop one of them")
+            )
+            continue
+        seen.add(identity)
+        entries.append((f"{path}: patient {identity}", entry))
+    return entries
+
+
+def _label(where: str, task: Task, value: Any, problems: list[Problem]) -> Label | None:
+    highest = len(task.choices) - 1
+    values = value if task.levels else [value]
+    if task.levels and (not isinstance(value, list) or len(value) != len(task.levels)):
+        found = f"{len(value)} values" if isinstance(value, list) else repr(value)[:60]
+        problems.append(
+            Problem(
+                f"{where} {task.name}", f"a list of {len(task.levels)} labels", found, "mend it"
+            )
+        )
+        return None
+    for number, one in enumerate(values):
+        if type(one) is not int or not 0 <= one <= highest:
+            level = f" {task.levels[number]}" if task.levels else ""
+            problems.append(
+                Problem(
+                    f"{where} {task.name}{level}",
+                    f"an integer 0 to {highest}",
+                    repr(one)[:60],
+                    "mend it",
+                )
+            )
+            return None
+    return tuple(values) if task.levels else values[0]
+
+
+def _box(where: str, text: Any, problems: list[Problem]) -> Box | None:
+    match = _BOX.fullmatch(text.replace(" ", "")) if isinstance(text, str) else None
+    if match is None:
+        problems.append(Problem(where, '"(x1,y1)(x2,y2)"', repr(text)[:60], "mend the box"))
+        return None
+    box = Box(*(int(number) for number in match.groups()))
+    if box.x1 >= box.x2 or box.y1 >= box.y2:
+        problems.append(Problem(where, "x1 < x2 and y1 < y2", text, "swap its corners"))
+        return None
+    if max(box.x2, box.y2) > _SIDE_PX:
+        problems.append(
+            Problem(where, f"corners within 0 to {_SIDE_PX}", text, "give pixels of the 224 image")
+        )
+        return None
+    return box

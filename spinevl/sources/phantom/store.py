@@ -1,0 +1,162 @@
+"""A rendered cohort on disk, in the CervAI layout: made once, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from spinevl.schema.record import Box
+from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.phantom.labels import GRADED
+from spinevl.sources.phantom.render import Case, Phantom, render_case
+
+log = logging.getLogger(__name__)
+
+NOTICE = """\
+Rendered phantoms, made by spinevl: no clinical evidence. No picture here is of a person.
+
+images/train, labels.json, boxes.json               patients to train on and to choose by
+images/test, test_truth.json, test_boxes.json       test patients with their truth
+test_template.json                                  their ids in the submission format
+latents.json                                        the geometry behind the pictures; training
+                                                    never opens it
+spec.json                                           what this folder was made from
+"""
+_LOG_EVERY_S = 5.0
+_CASES_A_WORKER = 40  # starting a process takes as long as rendering some
+
+
+def rendered_cohort(
+    cases: Sequence[Case], folder: Path, *, seed: int, spec: Mapping[str, Any]
+) -> Path:
+    """``folder`` with the cohort in it; rendered beside and renamed where it is not there yet.
+
+    Jobs that ask for one cohort at once wait for the first of them.
+    """
+    if (folder / "spec.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # beside the folder of cohorts, which holds nothing but cohorts
+    with _alone(folder.parent.parent / f".phantom-{folder.name}.lock"):
+        if (folder / "spec.json").is_file():
+            return folder
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        beside.chmod(0o755)  # mkdtemp makes folders private
+        try:
+            phantoms = dict(_rendered(cases, beside, seed))
+            _write_lists(beside, cases, phantoms)
+            (beside / "README.txt").write_text(NOTICE, encoding="utf-8")
+            _write_json(beside / "spec.json", spec)
+            try:
+                beside.rename(folder)
+            except OSError:  # without locks another job may have been first
+                if not (folder / "spec.json").is_file():
+                    raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; without one where the file system has none."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: two jobs then both render, and one wins
+        yield
+        return
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            log.debug("no lock on %s", path)
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _rendered(
+    cases: Sequence[Case], folder: Path, seed: int
+) -> Iterator[tuple[tuple[str, str], Phantom]]:
+    """Render, and say how far it is: ((side, id), phantom) in the order of ``cases``."""
+    started = said = time.monotonic()
+    for done, phantom in enumerate(_phantoms(cases, folder, seed), start=1):
+        case = cases[done - 1]
+        yield (case.side, case.id), phantom
+        now = time.monotonic()
+        if now - said >= _LOG_EVERY_S and done < len(cases):
+            left = (now - started) / done * (len(cases) - done)
+            log.info("rendered %d of %d phantoms, about %.0f s left", done, len(cases), left)
+            said = now
+
+
+def _phantoms(cases: Sequence[Case], folder: Path, seed: int) -> Iterator[Phantom]:
+    """Render on every core; in new processes, since forking one that runs torch can hang."""
+    workers = min(_cores(), 16, 1 + len(cases) // _CASES_A_WORKER)
+    done = 0
+    if workers > 1:
+        n = len(cases)
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                given = (cases, [folder] * n, [seed] * n)
+                for phantom in pool.map(render_case, *given, chunksize=8):
+                    yield phantom
+                    done += 1
+        except BrokenProcessPool:  # e.g. a script without a main guard, or one read from stdin
+            log.warning("rendering processes could not be started or died; rendering on one core")
+    for case in cases[done:]:
+        yield render_case(case, folder, seed)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _write_lists(
+    folder: Path, cases: Sequence[Case], phantoms: Mapping[tuple[str, str], Phantom]
+) -> None:
+    """The label, box and template files in the challenge's formats, and the latents."""
+    latents: dict[str, dict[str, Any]] = {"train": {}, "test": {}}
+    files = {"train": ("labels", "boxes"), "test": ("test_truth", "test_boxes")}
+    for side, (label_file, box_file) in files.items():
+        ids = [case.id for case in cases if case.side == side]
+        of_side = {identity: phantoms[side, identity] for identity in ids}
+        _write_json(
+            folder / f"{label_file}.json",
+            [
+                {"id": identity, **{name: one.labels[name] for name in GRADED}}
+                for identity, one in of_side.items()
+            ],
+        )
+        _write_json(
+            folder / f"{box_file}.json",
+            [
+                {"id": identity, **{name: _box_texts(one.boxes[name]) for name in VERTEBRAE}}
+                for identity, one in of_side.items()
+            ],
+        )
+        latents[side] = {identity: one.latents() for identity, one in of_side.items()}
+    zeros = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
+    test_ids = [case.id for case in cases if case.side == "test"]
+    _write_json(folder / "test_template.json", [{"id": one, **zeros} for one in test_ids])
+    _write_json(folder / "latents.json", latents)
+
+
+def _box_texts(boxes: Sequence[Box]) -> list[str]:
+    return [f"({box.x1},{box.y1})({box.x2},{box.y2})" for box in boxes]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,111 @@
+"""Every YAML under conf/: documented, composable, and its targets take what it gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from spinevl.build.build import bind, resolve
+from spinevl.cli.help import groups_of, options
+from spinevl.config.compose import compose
+from spinevl.config.conf import CONF_DIR, VERBS
+from spinevl.config.options import SCHEMAS
+
+FILES = sorted(CONF_DIR.rglob("*.yaml"))
+EXPERIMENTS = options("experiment")
+CLI_DOC = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(CONF_DIR))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_the_first_comment_says_what_it_is_for_and_gives_a_command(file: Path) -> None:
+    lines = file.read_text("utf-8").splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
+    match = re.fullmatch(r"# (?P<purpose>.{10,}): (?P<command>spinevl (?P<verb>\w+)( .+)?)", first)
+    assert match, f"{first!r} is no '# purpose: spinevl VERB ...'"
+    assert match["verb"] in VERBS
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for file in FILES:
+        text = file.read_text("utf-8")
+        yield name(file), re.search(r"^# .*?: (spinevl .*)$", text, re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize(("file", "command"), list(commands()))
+def test_the_command_composes(file: str, command: str) -> None:
+    _, verb, *arguments = command.split()
+    sweep = "-m" in arguments
+    overrides = [one.strip("'") for one in arguments if "=" in one]
+    if sweep:
+        overrides = [re.sub(r"=(\w+),.*", r"=\1", one) for one in overrides]
+    compose(verb, overrides)
+
+
+@pytest.mark.parametrize("verb", ["train", "run", "doctor"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(verb: str, experiment: str) -> None:
+    compose(verb, [f"experiment={experiment}"])
+
+
+def targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        for key, value in node.items():
+            yield from targets(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from targets(value, f"{where}[{index}]")
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "hydra" not in f.parts], ids=name)
+def test_every_target_takes_what_the_file_gives_it(file: Path) -> None:
+    for where, node in targets(OmegaConf.to_container(OmegaConf.load(file)), file.stem):
+        arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+        # sizes come from the stage, so that bind_partial is all a file can promise
+        bind(resolve(node["_target_"]), (), arguments, partial=True, where=where, name=file.stem)
+
+
+def table(text: str) -> dict[str, dict[str, str]]:
+    """The rows of the first table that has a ``key`` and a ``build`` column, by key."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    start = next(i for i, row in enumerate(rows) if row[:2] == ["key", "build"])
+    end = next(i for i, row in enumerate(rows) if i > start and row[0] == "key")
+    return {
+        row[0].strip("`"): dict(zip(rows[start], row, strict=True)) for row in rows[start + 2 : end]
+    }
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_manual_lists_exactly_the_keys_of_each_verb(verb: str) -> None:
+    documented = {key for key, row in table(CLI_DOC.read_text("utf-8")).items() if row[verb]}
+    keys = set(SCHEMAS[verb].__dataclass_fields__)
+    for group in {"predict", "feature_cache"} & keys:
+        keys = keys - {group} | {f"{group}.{key}" for key in compose(verb)[group]}
+    assert documented == keys
+
+
+def test_the_manual_names_every_option_and_every_key_of_a_group() -> None:
+    text = CLI_DOC.read_text("utf-8")
+    rows = table(text)
+    for group in {group for verb in VERBS for group in groups_of(verb)} - {"experiment"}:
+        for option in options(group):
+            assert f"`{option}`" in rows[group]["values"], f"{group}={option} is not in {CLI_DOC}"
+    for group in ("data", "split", "prompts", "tuning", "optim", "trainer", "warmup"):
+        for option in options(group):
+            for key in OmegaConf.load(CONF_DIR / group / f"{option}.yaml"):
+                if not str(key).startswith("_"):
+                    assert f"`{group}.{key}`" in text, f"{group}.{key} is not in {CLI_DOC}"

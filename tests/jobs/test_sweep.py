@@ -1,0 +1,139 @@
+"""Sweeps: a folder a job, a leaderboard that grows, failures that stop nobody."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spinevl.cli.job import clean_slate
+from spinevl.cli.main import main
+from spinevl.report.leaderboard import markdown, read_rows, write_leaderboard
+
+
+def labels(shift: int, count: int = 8) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{i:04d}",
+            "qd": (i + shift) % 3,
+            "sl": i % 2,
+            "zjppt": [(i + k + shift) % 4 for k in range(5)],
+            "zyzg": [(i * k) % 4 for k in range(11)],
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, shift, count in (("labels", 0, 8), ("good", 0, 8), ("bad", 1, 8), ("short", 0, 5)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(labels(shift, count)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"]
+)
+def test_a_sweep_goes_on_after_a_failure_and_ranks_the_rest(
+    here: Path, capfd: pytest.CaptureFixture[str], launcher: list[str]
+) -> None:
+    if launcher:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = ["evaluate", "-m", "labels=labels.json", "answers=bad.json,short.json,good.json"]
+    assert main([*command, *launcher, "hydra.sweep.dir=sweep"]) == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "spinevl: a job of the sweep failed, see sweep/leaderboard.md" in err
+
+    with (here / "sweep" / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == ["2", "0", "1"]
+    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    assert float(rows[0]["score"]) == 1.0
+    assert rows[0]["folder"] == "2-answers-good.json-labels-labels.json"
+    assert "0005" in rows[2]["error"]
+    assert "**failed: " in (here / "sweep" / "leaderboard.md").read_text()
+    assert (here / "sweep" / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+    assert (here / "sweep" / rows[2]["folder"] / ".hydra" / "config.yaml").is_file()
+
+
+def job(sweep: Path, number: int, overrides: list[str], **more: Any) -> Path:
+    """A job folder as a job leaves it."""
+    folder = sweep / f"{number}-job"
+    folder.mkdir(parents=True)
+    metrics = more.pop("metrics", None)
+    state = {"number": number, "overrides": overrides, "status": "done", "error": None}
+    (folder / "job.json").write_text(json.dumps({**state, "seconds": 1.0, **more}))
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def scored(score: float) -> dict[str, Any]:
+    return {
+        "score": score,
+        "ci95": [score - 0.1, score + 0.1],
+        "qd": {"f1": score, "ci95": [0, 1]},
+        "positioning": {"mean_iou": 0.5},
+        "controls": {"swapped_images": {"score": 0.2, "qd": {"f1": 0.1}}},
+    }
+
+
+def test_rows_are_ranked_and_spread_over_seeds(tmp_path: Path) -> None:
+    job(tmp_path, 0, ["sag_image=[6]", "seed=0"], metrics=scored(0.4))
+    job(tmp_path, 1, ["sag_image=[6]", "seed=1"], metrics=scored(0.6))
+    job(tmp_path, 2, ["sag_image=[5,6]", "seed=0"], metrics=scored(0.55))
+    job(tmp_path, 3, ["sag_image=[5,6]", "seed=1"], status="running", seconds=None)
+    partial = {"score": None, "partial_score": 0.9, "qd": {"f1": 0.9}}
+    job(tmp_path, 4, ["task=[qd]"], metrics=partial)
+    job(tmp_path, 5, ["seed=9"], metrics="not an object")
+    rows = read_rows(tmp_path)
+    # a score over fewer tasks never outranks a full one
+    assert [row.number for row in rows] == [1, 2, 0, 4, 3, 5]
+    assert rows[0].mean == pytest.approx(0.5)
+    assert rows[0].sd == pytest.approx(0.02**0.5)  # sample standard deviation of 0.4 and 0.6
+    assert rows[0].repeats == 2
+    assert (rows[1].mean, rows[1].sd, rows[1].repeats) == (0.55, None, 1)
+    assert rows[0].tasks == {"qd": 0.6, "positioning": 0.5}
+    text = markdown(rows)
+    assert "| 1 | 0.600 | 0.500 to 0.700 | 0.500 ± 0.141 (n=2) | 0.600 | 0.500 |" in text
+    assert "| 0.900 (partial) |" in text
+
+
+def test_overrides_that_all_jobs_share_stand_on_top_once(tmp_path: Path) -> None:
+    job(tmp_path, 0, ["data=phantom", "seed=0"], metrics=scored(0.4))
+    job(tmp_path, 1, ["data=phantom", "seed=1"], metrics=scored(0.5))
+    text = markdown(read_rows(tmp_path))
+    assert text.count("data=phantom") == 1
+    assert "All with `data=phantom`." in text
+    assert "| `seed=1` | 1-job | done |" in text
+
+
+def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
+    job(tmp_path, 0, [], metrics={"score": None, "partial_score": 0.5, "qd": {"f1": 0.5}})
+    write_leaderboard(tmp_path)
+    assert "| rank | partial_score |" in (tmp_path / "leaderboard.md").read_text()
+    header, row = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["partial_score"] == "0.5"
+
+
+def test_a_job_leaves_nothing_behind(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    before = dict(os.environ), Path.cwd(), random.getstate()
+    with clean_slate():
+        os.environ["PL_GLOBAL_SEED"] = "7"
+        os.chdir(tmp_path)
+        random.seed(1)
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True)
+        torch.set_grad_enabled(False)
+    assert (dict(os.environ), Path.cwd(), random.getstate()) == before
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()

@@ -1,0 +1,147 @@
+"""Cohorts on disk: layout, determinism, given files, mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinevl.config.conf import official_tasks
+from spinevl.schema.errors import UserError
+from spinevl.schema.record import Cohort
+from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
+from spinevl.sources.phantom import store
+from spinevl.sources.phantom.render import Case, draw_phantom
+from spinevl.sources.phantom.source import PhantomSource
+
+TASKS = official_tasks()
+
+
+def load(cache: Path, tasks: Mapping[str, Task] = TASKS, **options: object) -> Cohort:
+    """A small cohort; ``options`` go to the source."""
+    numbers: dict[str, object] = {"n_train": 2, "n_dev": 1, "n_test": 1}
+    source = PhantomSource(**{**numbers, **options})  # type: ignore[arg-type]
+    return source.load(
+        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train", "test"}, cache_dir=cache
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return load(tmp_path_factory.mktemp("cache"))
+
+
+def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
+    assert (len(cohort.patients), len(cohort.test)) == (3, 1)
+    assert cohort.synthetic
+    assert cohort.test_has_truth
+    assert "phantom" in cohort.name
+    names = [f"sag/{n}.png" for n in SAGITTAL_SLICES] + [f"tra/{stem}.png" for stem in AXIAL_STEMS]
+    people = [(cohort.train_images, one) for one in cohort.patients]
+    for root, one in [*people, (cohort.test_images, cohort.test[0])]:
+        assert one.boxes is not None
+        assert len(one.labels["zyzg"]) == 11  # type: ignore[arg-type]
+        found = {str(p.relative_to(root / one.id)) for p in (root / one.id).rglob("*.png")}
+        assert found == set(names)
+        for name in names:
+            with Image.open(root / one.id / name) as image:
+                assert (image.mode, image.size) == ("L", (224, 224))
+                assert 15 < np.asarray(image).mean() < 120
+    folder = cohort.train_images.parent.parent
+    assert "no clinical evidence" in (folder / "README.txt").read_text(encoding="utf-8")
+    template = json.loads((folder / "test_template.json").read_text(encoding="utf-8"))
+    assert template == [
+        {"id": cohort.test[0].id, "qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
+    ]
+
+
+def test_a_patient_does_not_depend_on_how_many_there_are(cohort: Cohort, tmp_path: Path) -> None:
+    other = load(tmp_path, n_train=1, n_dev=1, n_test=2)
+    for ours, theirs, sides in (
+        (cohort.patients, other.patients, (cohort.train_images, other.train_images)),
+        (cohort.test, other.test, (cohort.test_images, other.test_images)),
+    ):
+        one = theirs[0]
+        assert (one.labels, one.boxes) == (ours[0].labels, ours[0].boxes)
+        for name in ("sag/5.png", "sag/6.png", "tra/4-5.png", "tra/7.png"):
+            assert (sides[0] / one.id / name).read_bytes() == (
+                sides[1] / one.id / name
+            ).read_bytes()
+
+
+def test_processes_render_what_one_process_does(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_CASES_A_WORKER", 1)
+    monkeypatch.setattr(store, "_cores", lambda: 2)
+    other = load(tmp_path)
+    for path in sorted(cohort.train_images.rglob("*.png")):
+        twin = other.train_images / path.relative_to(cohort.train_images)
+        assert twin.read_bytes() == path.read_bytes()
+
+
+def test_a_cohort_is_rendered_once(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("rendered again")
+
+    monkeypatch.setattr(store, "render_case", refuse)
+    cache = cohort.train_images.parents[3]
+    assert load(cache).patients == cohort.patients
+    with pytest.raises(AssertionError, match="rendered again"):
+        load(cache, seed=1)
+    assert len(list((cache / "phantom").iterdir())) == 1  # nothing half done stays behind
+
+
+def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
+    files = {}
+    for name in ("labels_train", "boxes_train", "submission_template"):
+        entries = json.loads((shared / f"cervai/{name}.json").read_text(encoding="utf-8"))
+        files[name] = entries
+    ids = [one["id"] for one in files["labels_train"][:2]]
+    files["labels_train"] = files["labels_train"][:2]
+    files["boxes_train"] = [one for one in files["boxes_train"] if one["id"] in ids]
+    files["submission_template"] = files["submission_template"][:2]
+    for name, entries in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries), encoding="utf-8")
+    cohort = load(
+        tmp_path / "cache",
+        labels=str(tmp_path / "labels_train.json"),
+        boxes=str(tmp_path / "boxes_train.json"),
+        test_labels=str(tmp_path / "submission_template.json"),
+    )
+    assert [one.id for one in cohort.patients] == ids
+    assert [one.id for one in cohort.test] == [one["id"] for one in files["submission_template"]]
+    for one, given in zip(cohort.patients, files["labels_train"], strict=True):
+        assert list(one.labels["zyzg"]) == given["zyzg"]  # type: ignore[arg-type]
+        (box_entry,) = [entry for entry in files["boxes_train"] if entry["id"] == one.id]
+        assert one.boxes is not None
+        box = one.boxes["C4"][1]
+        assert f"({box.x1},{box.y1})({box.x2},{box.y2})" == box_entry["C4"][1]
+    truth = json.loads(
+        (cohort.train_images.parent.parent / "test_truth.json").read_text(encoding="utf-8")
+    )
+    assert [tuple(one["zjppt"]) for one in truth] == [one.labels["zjppt"] for one in cohort.test]
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="n_train"):
+        PhantomSource(n_train=0)
+    with pytest.raises(ValueError, match="missing_images"):
+        PhantomSource(missing_images="maybe")
+    with pytest.raises(ValueError, match="boxes"):
+        PhantomSource(boxes="boxes.json")
+    with pytest.raises(UserError, match=r"nowhere\.json"):
+        load(tmp_path, labels="nowhere.json")
+    other = Task(name="grade", title="grade", choices=("A.no", "B.yes"))
+    with pytest.raises(UserError, match="grade"):
+        load(tmp_path, {"grade": other})
+
+
+def test_given_boxes_hold_nothing_of_a_step() -> None:
+    drawn, _ = draw_phantom(Case("train", 0, "a"), seed=0)
+    given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, drawn.boxes), seed=0)
+    assert (drawn.geometry.step_in_boxes, given.geometry.step_in_boxes) == (0.4, 0.0)

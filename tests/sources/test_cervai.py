@@ -1,0 +1,247 @@
+"""Bad input: one clear line a problem."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinevl.config.conf import official_tasks
+from spinevl.data.prompt import check_templates
+from spinevl.io.image_file import load_image
+from spinevl.schema.errors import UserError
+from spinevl.sources.cervai import CervAISource, read_boxes, read_labels, read_template
+
+TASKS = official_tasks()
+GRADED = {name: task for name, task in TASKS.items() if task.closed}
+GOOD: dict[str, Any] = {"id": "a", "qd": 1, "sl": 1, "zjppt": [0] * 5, "zyzg": [0] * 11}
+BOXES = {name: ["(10,10)(20,20)"] * 3 for name in ("C2", "C3", "C4", "C5", "C6", "C7")}
+
+
+def problems(tmp_path: Path, content: Any) -> tuple[str, ...]:
+    file = tmp_path / "labels.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        read_labels(file, tasks=GRADED, required=GRADED)
+    assert all(str(file) in line and "\n" not in line for line in caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"qd": 3}, "qd: expected an integer 0 to 2, found 3"),
+        ({"qd": True}, "qd: expected an integer 0 to 2, found True"),
+        ({"sl": "1"}, "sl: expected an integer 0 to 1, found '1'"),
+        ({"zjppt": [0, 0, 0, 9, 0]}, "zjppt C5-C6: expected an integer 0 to 3, found 9"),
+        ({"zyzg": [0] * 10}, "zyzg: expected a list of 11 labels, found 10 values"),
+        ({"id": "../a"}, "no plain folder name"),
+        ({"id": 7}, "found a int"),
+        ({"id": ""}, "empty id"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    (line,) = problems(tmp_path, [{**GOOD, **change}])
+    assert said in line
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    lines = problems(tmp_path, [{**GOOD, "qd": 5}, GOOD, {**GOOD, "id": "b", "sl": None}, 3])
+    assert len(lines) == 4  # range, repeated id, null, no object
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[1,", '"x"'])
+def test_no_list_of_records_is_one_line(tmp_path: Path, content: str) -> None:
+    assert len(problems(tmp_path, content)) == 1
+
+
+def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
+    entry = {key: value for key, value in GOOD.items() if key != "zjppt"}
+    lines = problems(tmp_path, [{**entry, "zjptt": [0] * 5}])
+    assert any("zjptt" in line and "misspell" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(20,10)(10,20)", "x1 < x2"),
+        ("(10,10)(20,300)", "corners within 0 to 224"),
+        ("10,10,20,20", '"(x1,y1)(x2,y2)"'),
+    ],
+)
+def test_a_wrong_box_is_named(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps([{"id": "a", **BOXES, "C4": ["(1,1)(9,9)", text, "(1,1)(9,9)"]}]))
+    with pytest.raises(UserError) as caught:
+        read_boxes(file)
+    (line,) = caught.value.problems
+    assert "patient a C4 slice 6" in line
+    assert said in line
+
+
+def write_patient(root: Path, name: str, *, sides: int = 224) -> Path:
+    for image in ["sag/6", *(f"tra/{k}" for k in ("2-3", "3-4", "4-5", "5-6", "6-7"))]:
+        path = root / name / f"{image}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((sides, sides), 9, dtype=np.uint8)).save(path)
+    return root / name
+
+
+def load(tmp_path: Path, **options: Any) -> Any:
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
+    source = CervAISource(labels=str(labels), train_images=str(tmp_path / "images"), **options)
+    tasks = {name: TASKS[name] for name in ("qd", "zjppt")}
+    return source.load(
+        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=tmp_path
+    )
+
+
+def test_missing_and_truncated_images_are_named_or_skipped(tmp_path: Path) -> None:
+    write_patient(tmp_path / "images", "a")
+    broken = write_patient(tmp_path / "images", "b") / "tra/3-4.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    (tmp_path / "images/b/sag/6.png").unlink()
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert len(caught.value.problems) == 2
+    assert "3-4.png" in " ".join(caught.value.problems)
+    cohort = load(tmp_path, missing_images="skip")
+    assert [patient.id for patient in cohort.patients] == ["a"]
+    assert cohort.skipped == ("b",)
+    assert len(load(tmp_path, missing_images="ignore").patients) == 2
+
+
+def test_other_modes_and_sizes_are_refused(tmp_path: Path) -> None:
+    grey = np.full((224, 224), 9, dtype=np.uint8)
+    good = tmp_path / "rgb.png"
+    Image.fromarray(np.stack([grey] * 3, -1)).save(good)
+    assert load_image(good, side_px=224).shape == (224, 224)
+    cases = {
+        "coloured": (Image.fromarray(np.stack([grey, grey, grey + 1], -1)), "mode RGB"),
+        "deep": (Image.fromarray(grey.astype(np.uint16) * 100), "16-bit"),
+        "small": (Image.fromarray(grey[:100]), "224 x 100"),
+    }
+    for name, (image, said) in cases.items():
+        image.save(tmp_path / f"{name}.png")
+        with pytest.raises(UserError, match=said):
+            load_image(tmp_path / f"{name}.png", side_px=224)
+
+
+def test_templates_are_checked() -> None:
+    with pytest.raises(UserError) as caught:
+        check_templates(
+            {"qd": "[image]What? [optoins]", "zjppt": "[image]Disc [label]?"},
+            {name: TASKS[name] for name in ("qd", "zjppt", "sl")},
+            where="mine.json",
+        )
+    text = " ".join(caught.value.problems)
+    assert "[optoins]" in text
+    assert "one literal <image>" in text
+    assert "task sl" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"id": "a", "qd": 0, "qd": 1}]', "key 'qd' of id 'a' stands twice"),
+        ('[{"id": "\\ud800"}]', "no plain folder name"),
+        (json.dumps([{"id": "x" * 300}]), "too long"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_what_json_lets_through_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    assert said in problems(tmp_path, content)[0]
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps([GOOD]), encoding="utf-8-sig")
+    assert read_labels(file, tasks=GRADED)[0].labels["zjppt"] == (0,) * 5
+
+
+def test_boxes_of_a_vertebra_that_is_not_asked_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps([{"id": "a", **BOXES, "C8": BOXES["C7"], "C2": ["(1,1)(9,9)"] * 4}]))
+    with pytest.raises(UserError) as caught:
+        read_boxes(file)
+    first, second = caught.value.problems
+    assert "'C8'" in first
+    assert "C2: expected 3 boxes" in second
+
+
+def test_a_template_is_of_one_kind(tmp_path: Path) -> None:
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps([{"id": "b"}, {"id": "a"}]))
+    assert [one.id for one in read_template(file, tasks=GRADED)] == ["b", "a"]
+    file.write_text(json.dumps([GOOD, {"id": "b", "qd": 0, "sl": 0, "zjppt": [0] * 5}]))
+    with pytest.raises(UserError, match="patient b: expected key 'zyzg', found none"):
+        read_template(file, tasks=GRADED)
+
+
+def test_every_cut_of_an_image_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "whole.png"
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    content = file.read_bytes()
+    for length in (0, 5, 20, 60, len(content) // 2, len(content) - 13, len(content) - 8):
+        cut = tmp_path / "cut.png"
+        cut.write_bytes(content[:length])
+        with pytest.raises(UserError, match="no whole image"):
+            load_image(cut, side_px=224)
+
+
+def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: Path) -> None:
+    for name in ("case-10", "case-2", ".hidden"):
+        write_patient(tmp_path / "images", name)
+
+    def load_test(**options: Any) -> Any:
+        return CervAISource(test_images=str(tmp_path / "images"), **options).load(
+            tasks={"qd": TASKS["qd"]},
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"test"},
+            cache_dir=tmp_path,
+        )
+
+    assert [one.id for one in load_test().test] == ["case-2", "case-10"]
+    (tmp_path / "images/case-2/sag/6.png").unlink()
+    with pytest.raises(UserError, match=r"case-2/sag/6\.png"):
+        load_test(missing_images="skip")
+
+
+def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
+    (tmp_path / "boxes.json").write_text(json.dumps([{"id": "c", **BOXES}, {"id": "b", **BOXES}]))
+    source = CervAISource(
+        labels=str(tmp_path / "labels.json"),
+        boxes=str(tmp_path / "boxes.json"),
+        train_images="images",
+        missing_images="ignore",
+    )
+
+    def load_with(*names: str) -> Any:
+        return source.load(
+            tasks={name: TASKS[name] for name in names},
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train"},
+            cache_dir=tmp_path,
+        )
+
+    with pytest.raises(UserError) as caught:
+        load_with("positioning")
+    assert [line.split(": ")[1] for line in caught.value.problems] == ["patient a", "patient c"]
+    assert [one.boxes is None for one in load_with("qd").patients] == [True, False]
+
+
+def test_sagittal_images_stand_before_the_axial_one() -> None:
+    with pytest.raises(UserError) as caught:
+        check_templates({"zjppt": "<image>\n[image]Disc?"}, {"zjppt": TASKS["zjppt"]}, where="x")
+    first, second = caught.value.problems
+    assert "[image] before <image>" in first
+    assert "[label]" in second

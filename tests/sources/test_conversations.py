@@ -1,0 +1,116 @@
+"""MedM-VL's JSON of conversations, read and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinevl.schema.errors import UserError
+from spinevl.sources.conversations import ConversationSource
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[k % 2], "value": text} for k, text in enumerate(texts)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    np.save(tmp_path / "v.npy", np.zeros((4, 8, 8), np.float32))
+    return tmp_path
+
+
+def read(folder: Path, records: Any, *, answered: bool = True, **options: Any) -> Any:
+    file = folder / "train.json"
+    file.write_text(json.dumps(records))
+    source = ConversationSource(train=str(file), **options)
+    return source.dialogues("train", answered=answered)
+
+
+def test_images_and_volumes_stand_in_the_order_of_their_placeholders(folder: Path) -> None:
+    record = {
+        "id": "x",
+        "task": "report",
+        "image": ["a.png", "b.png"],
+        "image3d": "v.npy",
+        "conversations": turns("<image>\nand <image3d>?", "Yes.", "And <image>?", " No. "),
+    }
+    text_only = {"conversations": turns("What is MRI?", "A scan.")}
+    first, second = read(folder, [record, text_only])
+    assert [(kind, Path(path).name) for kind, path in first.pictures] == [
+        ("image", "a.png"),
+        ("image3d", "v.npy"),
+        ("image", "b.png"),
+    ]
+    assert first.rounds == (("<image>\nand <image3d>?", "Yes."), ("And <image>?", "No."))
+    assert (first.task, first.truth) == ("report", "No.")
+    assert (second.id, second.pictures, second.task) == ("1", (), "")
+
+
+def test_what_a_model_is_asked_for_is_not_shown_to_it(folder: Path) -> None:
+    records = [
+        {"conversations": turns("One?", "1", "Two?", "2")},
+        {"conversations": turns("One?", "1", "Two?")},
+    ]
+    for dialogue, truth in zip(read(folder, records, answered=False), ("2", None), strict=True):
+        assert dialogue.rounds == (("One?", "1"), ("Two?", None))
+        assert dialogue.truth == truth
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"conversations": turns("Q?")}, "record 0 (id 0): expected an answer to question 1"),
+        ({"conversations": turns("Q?", "  ")}, "expected an answer to question 1, found none"),
+        ({"conversations": turns("<image>?", "A")}, "expected one <image> in the conversation for"),
+        ({"conversations": turns("Q?", "A"), "image": "a.png"}, "for each of its 1 files, found 0"),
+        (
+            {"conversations": turns("<image>?", "A"), "image": "gone.png"},
+            "expected the file gone.png under",
+        ),
+        (
+            {"id": "p7", "conversations": [{"from": "gpt", "value": "A"}]},
+            """(id p7): turn 1: expected "from": "human", found 'gpt'""",
+        ),
+        ({"conversations": []}, "conversations: expected a list of turns, found []"),
+        ({"conversations": [{"from": "human"}]}, "turn 1: expected {"),
+        ("text", "record 0: expected an object, found str"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named(folder: Path, record: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        read(folder, [record])
+
+
+def test_all_problems_of_a_file_are_told_at_once(folder: Path) -> None:
+    good = {"conversations": turns("Q?", "A")}
+    with pytest.raises(UserError) as caught:
+        read(folder, [good, {"conversations": []}, good, 3])
+    assert len(caught.value.problems) == 2
+
+
+def test_paths_do_not_leave_the_images_folder(folder: Path) -> None:
+    (folder / "in").mkdir()
+    record = {"conversations": turns("<image>?", "A"), "image": "../a.png"}
+    with pytest.raises(UserError, match=r"files under data\.images=.*found \.\./a\.png"):
+        read(folder, [record], images=str(folder / "in"))
+    (folder / "in/link.png").symlink_to(folder / "a.png")
+    with pytest.raises(UserError, match=r"files under data\.images="):
+        read(folder, [record | {"image": "link.png"}], images=str(folder / "in"))
+
+
+def test_a_subset_without_a_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"data\.train is not set"):
+        ConversationSource().dialogues("train", answered=True)
+
+
+def test_a_window_upside_down_is_refused() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        ConversationSource(window=(1000, -1000))
