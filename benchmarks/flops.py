@@ -48,7 +48,7 @@ def decoder(model: VLM, batch: Batch) -> float:
     """Reading a batch: linear layers for each token once, attention where a token may see."""
     config = model.llm.model.config
     tokens = batch.tokens * linear(model.llm.model, skip=("lm_head",))
-    pairs = sum(int(one.sees.sum()) for one in batch.attention)
+    pairs = sum(int(one.allowed.sum()) for one in batch.attention)
     attention = 4 * pairs * config.hidden_size * config.num_hidden_layers
     predicted = len(batch.predicting)
     return tokens + attention + 2 * predicted * config.hidden_size * config.vocab_size

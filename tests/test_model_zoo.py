@@ -20,7 +20,13 @@ from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
 from spinevl.config.conf import CONF_DIR
 from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import assemble, check_eyes, conversation_of, load_model, sights_of
+from spinevl.inference.assemble import (
+    assemble,
+    check_branches,
+    conversation_of,
+    image_inputs_of,
+    load_model,
+)
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
@@ -180,10 +186,10 @@ class Noise:
 
 def two_steps(model: VLM) -> tuple[list[float], Any]:
     """The losses before, between and after two steps on the same two conversations."""
-    (modality,) = model.eyes()
+    (modality,) = model.vision_branches()
     collate = DialogueCollator(
         conversation=conversation_of(model.llm),
-        sights=sights_of(model, {modality: Noise(volumes=modality == "image3d")}),
+        image_inputs=image_inputs_of(model, {modality: Noise(volumes=modality == "image3d")}),
         max_length=model.llm.max_length,
     )
     sign = f"<{modality}>"
@@ -250,7 +256,7 @@ def test_two_encoders_see_images_and_volumes_of_one_batch(bases: Path) -> None:
     stores = {"image": Noise(volumes=False), "image3d": Noise(volumes=True)}
     collate = DialogueCollator(
         conversation=conversation_of(model.llm),
-        sights=sights_of(model, stores),  # type: ignore[arg-type]
+        image_inputs=image_inputs_of(model, stores),  # type: ignore[arg-type]
         max_length=model.llm.max_length,
     )
     dialogues = [
@@ -287,18 +293,18 @@ def test_the_page_names_every_part() -> None:
 
 def test_parts_that_do_not_fit_are_told_before_any_weight_or_image_is_read(bases: Path) -> None:
     parts = nodes(bases, "clip", "pixel_shuffle", "qwen2")
-    check_eyes(parts, shows="image")
+    check_branches(parts, shows="image")
     parts["encoder"]["pretrained"] = True  # there are no weights, and none are read
-    check_eyes(parts, shows="image")
+    check_branches(parts, shows="image")
     parts["connector"]["scale"] = 3
     with pytest.raises(UserError, match=r"connector: connector\.scale=3 does not divide .* 4 x 4"):
-        check_eyes(parts)
+        check_branches(parts)
     volumes = nodes(bases, "medmclip", "mlp", "qwen2")
-    check_eyes(volumes, shows="image3d")
+    check_branches(volumes, shows="image3d")
     with pytest.raises(UserError, match="it reads <image3d>, and the data show <image>"):
-        check_eyes(volumes, shows="image")
+        check_branches(volumes, shows="image")
     both = {**nodes(bases, "clip", "mlp", "qwen2"), "encoder3d": volumes["encoder"]}
-    check_eyes(both, shows="image")
+    check_branches(both, shows="image")
 
 
 def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
@@ -316,7 +322,7 @@ def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
     write_medmvl(tmp_path / "theirs", model)
     for folder in ("ours", "theirs"):
         again, _ = load_model(tmp_path / folder)
-        assert set(again.eyes()) == {"image", "image3d"}
+        assert set(again.vision_branches()) == {"image", "image3d"}
         for (name, one), other in zip(
             model.state_dict().items(), again.state_dict().values(), strict=True
         ):

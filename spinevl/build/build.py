@@ -20,7 +20,22 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from spinevl.schema.errors import UserError
 
 # Parts only: stages, files and this module could do more than build an object.
-OWN_PARTS = ("spinevl.data", "spinevl.models", "spinevl.training", "spinevl.schema.task")
+OWN_PARTS = (
+    "spinevl.data",
+    "spinevl.models",
+    "spinevl.schema.task",
+    "spinevl.sources",
+    "spinevl.training",
+)
+
+# where checkpoints of earlier versions say that a class stands -> where it stands now
+MOVED = {
+    "spinevl.data.cervai.CervAISource": "spinevl.sources.cervai.CervAISource",
+    "spinevl.data.conversations.ConversationSource": (
+        "spinevl.sources.conversations.ConversationSource"
+    ),
+    "spinevl.data.phantom.source.PhantomSource": "spinevl.sources.phantom.source.PhantomSource",
+}
 
 NAMED_TARGETS = frozenset(
     [f"torch.optim.{name}" for name in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")]
@@ -156,11 +171,12 @@ def _build(node: Any, where: str, trusted: Sequence[str], extra: Mapping[str, An
     }
     if "_target_" not in node:
         return built
-    target = resolve(node["_target_"], trusted=trusted, where=where)
+    name = MOVED.get(node["_target_"]) or str(node["_target_"])
+    target = resolve(name, trusted=trusted, where=where)
     args = _build(node.get("_args_", []), where, trusted, {})
     arguments = {**built, **extra}
     partial = bool(node.get("_partial_", False))
-    bind(target, args, arguments, partial=partial, where=where, name=node["_target_"])
+    bind(target, args, arguments, partial=partial, where=where, name=name)
     if partial:
         return functools.partial(target, *args, **arguments)
     try:

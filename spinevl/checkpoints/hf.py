@@ -94,7 +94,7 @@ def require_llava(model: VLM) -> None:
         model.llm.model.get_output_embeddings(),
     )
     found = None
-    if len(model.eyes()) > 1 or encoder.modality != "image":
+    if len(model.vision_branches()) > 1 or encoder.modality != "image":
         found = "an encoder of volumes"
     elif not isinstance(encoder, HFVisionEncoder) or encoder.kind not in ("clip", "siglip"):
         found = f"the encoder {getattr(encoder, 'kind', type(encoder).__name__)}"

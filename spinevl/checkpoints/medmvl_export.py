@@ -47,9 +47,9 @@ def write_medmvl(folder: Path, model: VLM) -> None:
 def _sides(model: VLM) -> dict[str, Any]:
     """``image``, ``image3d`` -> the encoder that MedM-VL has there."""
     sides: dict[str, Any] = {}
-    for encoder, _ in model.eyes().values():
+    for encoder, _ in model.vision_branches().values():
         slices = encoder.modality == "image3d" and hasattr(encoder, "vision")
-        alone = len(model.eyes()) == 1
+        alone = len(model.vision_branches()) == 1
         sides["image" if slices and alone else encoder.modality] = encoder
     return sides
 
@@ -61,8 +61,8 @@ def _fields(model: VLM) -> dict[str, Any]:
             f"format=medmvl: the model was trained with llm.conversation={llm.conversation}, and "
             "MedM-VL would ask it in its own words; train with llm.conversation=medmvl"
         )
-    for pair in model.eyes().values():
-        _require_standard(*pair, alone=len(model.eyes()) == 1)
+    for pair in model.vision_branches().values():
+        _require_standard(*pair, alone=len(model.vision_branches()) == 1)
     fields: dict[str, Any] = {
         "llm_type": _llm_type(model),
         "llm_name_or_path": "llm",
@@ -71,7 +71,7 @@ def _fields(model: VLM) -> dict[str, Any]:
         "llm_attn_implementation": "sdpa",
         "llm_initializer_range": float(getattr(llm.model.config, "initializer_range", 0.02)),
     }
-    connectors = {id(encoder): connector for encoder, connector in model.eyes().values()}
+    connectors = {id(encoder): connector for encoder, connector in model.vision_branches().values()}
     sides = _sides(model)
     for side in ("image", "image3d"):
         encoder = sides.get(side)

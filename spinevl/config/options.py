@@ -76,6 +76,124 @@ class History(StrEnum):
     own = "own"
 
 
+class Mode(StrEnum):
+    """What of a part learns: nothing, low-rank adapters, or every weight."""
+
+    frozen = "frozen"
+    lora = "lora"
+    full = "full"
+
+
+class Schedule(StrEnum):
+    """The learning rate after its warm-up."""
+
+    cosine = "cosine"
+    constant = "constant"
+
+
+class ClassWeights(StrEnum):
+    """How the loss weighs the classes of a task: by frequency ** -0.5, or all the same."""
+
+    inverse_sqrt = "inverse_sqrt"
+    none = "none"
+
+
+@dataclass
+class LoraOptions:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft.
+
+    Attributes:
+        r, alpha, dropout: rank, scale numerator and dropout.
+        targets: names of Linears, ``attention`` (all in attention, fused or not), ``mlp`` (all in
+            feed-forward layers), or None: every Linear of the part but its output head.
+        rslora: scale by alpha / sqrt(r), not alpha / r (Kalajdzievski 2023, arXiv 2312.03732).
+        dora: learn the magnitude of each weight's columns besides (Liu et al. 2024, arXiv
+            2402.09353); slower.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.05
+    targets: Any = None
+    rslora: bool = False
+    dora: bool = False
+
+
+@dataclass
+class TuningOptions:
+    """What learns of each part; an encoder and connector of volumes are tuned like the others."""
+
+    encoder: Mode = Mode.full
+    connector: Mode = Mode.full
+    llm: Mode = Mode.full
+    lora: LoraOptions = field(default_factory=LoraOptions)
+
+
+@dataclass
+class LearningRates:
+    """The learning rate of each part."""
+
+    encoder: float = 1e-3
+    connector: float = 1e-3
+    llm: float = 1e-3
+
+
+@dataclass
+class OptimOptions:
+    """AdamW and its schedule."""
+
+    lr: LearningRates = field(default_factory=LearningRates)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.05
+    warmup_ratio: float = 0.05
+    schedule: Schedule = Schedule.cosine
+
+
+@dataclass
+class TrainerOptions:
+    """Length, batches, device and precision of a training."""
+
+    accelerator: str = "auto"
+    precision: str = "auto"
+    max_epochs: int = 12
+    batch_patients: int = 4
+    accumulate: int = 1
+    clip_norm: float | None = 1.0
+    dev_checks: int = 6
+    num_workers: int = 0
+    progress_bar: bool = True
+    compile: bool = False
+    packing: Packing = Packing.tree
+
+
+@dataclass
+class AugmentOptions:
+    """Augmentation of the images that a trained encoder reads."""
+
+    shift_px: int = 4
+    gain: float = 0.1
+
+
+@dataclass
+class ImbalanceOptions:
+    """How the loss weighs rare classes."""
+
+    class_weights: ClassWeights = ClassWeights.inverse_sqrt
+
+
+@dataclass
+class WarmupOptions:
+    """Auxiliary classification heads on the visual tokens.
+
+    Attributes:
+        weight: of their loss beside the next-token loss.
+        fraction: the share of all steps that train on them alone.
+    """
+
+    weight: float = 1.0
+    fraction: float = 0.3
+
+
 @dataclass
 class PredictOptions:
     """How answers are read off the model."""

@@ -14,13 +14,13 @@ from spinevl.schema.task import Task
 
 
 @dataclass(frozen=True)
-class DirectHeads:
+class AuxiliarySizes:
     """The heads of a set of tasks: name -> number of classes, in a fixed order."""
 
     sizes: Mapping[str, int]
 
     @classmethod
-    def of(cls, tasks: Mapping[str, Task]) -> DirectHeads:
+    def of(cls, tasks: Mapping[str, Task]) -> AuxiliarySizes:
         """The heads that the closed tasks among ``tasks`` need."""
         sizes: dict[str, int] = {}
         for task in tasks.values():

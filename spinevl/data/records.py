@@ -10,8 +10,9 @@ from typing import Literal
 from spinevl.data.prompt import render
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Patient, Record
-from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
+from spinevl.schema.patient import Patient
+from spinevl.schema.record import Record
+from spinevl.schema.task import Task, axial_stem
 
 Answers = Literal["truth", "none"]
 
@@ -103,7 +104,7 @@ def _box_records(
             for number in sag_image:
                 box = None
                 if with_answer and patient.boxes is not None:
-                    box = patient.boxes[level][SAGITTAL_SLICES.index(number)]
+                    box = patient.boxes[level][number]
                 yield Record(
                     id=patient.id,
                     task=task.name,

@@ -13,7 +13,7 @@ import numpy as np
 from spinevl.data.stratify import stratify
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Patient
+from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spinevl.evaluation.join import Answers, truth_of
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Box, Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task
 
 
@@ -70,8 +71,8 @@ def mean_boxes(
         return []
     means: dict[tuple[str, int], Box] = {}
     for vertebra in task.objects:
-        for place, number in enumerate(SAGITTAL_SLICES):
-            corners = [one[vertebra][place].as_list() for one in boxes]
+        for number in SAGITTAL_SLICES:
+            corners = [one[vertebra][number].as_list() for one in boxes]
             mean = (round(sum(values) / len(boxes)) for values in zip(*corners, strict=True))
             means[vertebra, number] = Box(*mean)
     result = []

@@ -18,8 +18,8 @@ from spinevl.evaluation.metrics import (
     task_f1,
 )
 from spinevl.schema.errors import UserError
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Patient
 from spinevl.schema.task import Task
 
 NOTES = {

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.io.files import write_text_atomic
+from spinevl.schema.box import Box
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Box, Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task
 
 # patient id -> task -> one label a question; None where the answer could not be parsed

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Box, Patient
-from spinevl.schema.task import SAGITTAL_SLICES, Task
+from spinevl.schema.task import Task
 
 Labels = Mapping[str, Mapping[str, Sequence[int | None]]]
 
@@ -153,7 +154,7 @@ def box_overlaps(
         boxes = truth[place[one.id]].boxes
         if boxes is None:
             continue
-        target = boxes[one.object][SAGITTAL_SLICES.index(one.slices[0])]
+        target = boxes[one.object][one.slices[0]]
         value = 0.0 if one.box is None else iou(one.box, target)
         sums[place[one.id]] += value
         numbers[place[one.id]] += 1

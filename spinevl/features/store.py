@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from spinevl.io.files import write_text_atomic
-from spinevl.models.encoder.base import ALIKE, Encoder, encode_alike
+from spinevl.models.encoder.base import FIXED_BATCH, Encoder, encode_in_fixed_batches
 from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def encode(
     device = next(encoder.parameters()).device
     pixels = torch.stack([encoder.transform(image) for image in images]).to(device)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        return encode_alike(encoder, pixels).float().cpu().numpy()
+        return encode_in_fixed_batches(encoder, pixels).float().cpu().numpy()
 
 
 def _read(home: Path, keys: set[str], *, shape: tuple[int, int]) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _encoded(
     load: Callable[[str], np.ndarray],
     autocast: torch.dtype | None,
 ) -> Iterator[np.ndarray]:
-    together = 4 * ALIKE[encoder.modality]
+    together = 4 * FIXED_BATCH[encoder.modality]
     for start in range(0, len(paths), together):
         images = [load(path) for path in paths[start : start + together]]
         yield encode(encoder, images, autocast=autocast)

@@ -15,7 +15,7 @@ from spinevl.config.conf import build
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.conversation import Conversation
-from spinevl.data.packing.image_input import Seen, Sight, Store
+from spinevl.data.packing.image_input import BatchImages, ImageInput, Store
 from spinevl.features.store import FeatureCache, Features
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
@@ -23,8 +23,9 @@ from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
 from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM, visual_rows
+from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
-from spinevl.schema.image_ref import MODALITIES, Modality, Picture
+from spinevl.schema.image_ref import MODALITIES, Modality
 from spinevl.schema.task import Task
 
 Nodes = Mapping[str, Any]
@@ -55,7 +56,9 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
 
 
-def check_eyes(parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()) -> None:
+def check_branches(
+    parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()
+) -> None:
     """Raise UserError where a connector cannot stand behind its encoder; nothing is loaded.
 
     The parts are built without weights or memory, so that a mistake is told before any image is
@@ -125,11 +128,11 @@ def conversation_of(llm: CausalLM) -> Conversation:
     return Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
 
 
-def sights_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, Sight]:
+def image_inputs_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, ImageInput]:
     """How ``model`` gets its images from some stores of them."""
     return {
-        modality: Sight(connector.tokens, encoder.transform, stores[modality])
-        for modality, (encoder, connector) in model.eyes().items()
+        modality: ImageInput(connector.tokens, encoder.transform, stores[modality])
+        for modality, (encoder, connector) in model.vision_branches().items()
         if modality in stores
     }
 
@@ -137,7 +140,7 @@ def sights_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, Si
 def keep_features(
     model: VLM,
     cache: FeatureCache,
-    sights: Mapping[Modality, Sight],
+    image_inputs: Mapping[Modality, ImageInput],
     pictures: Sequence[Picture],
     *,
     autocast: torch.dtype | None = None,
@@ -155,24 +158,24 @@ def keep_features(
         What was encoded and found; a modality whose features the cache cannot hold has none.
     """
     kept = []
-    for modality, (encoder, _) in model.eyes().items():
+    for modality, (encoder, _) in model.vision_branches().items():
         paths = [path for kind, path in pictures if kind == modality]
-        if modality not in sights or not paths:
+        if modality not in image_inputs or not paths:
             continue
-        load = sights[modality].images.__getitem__
+        load = image_inputs[modality].images.__getitem__
         features = cache.features(encoder, paths, load=load, autocast=autocast)
-        sights[modality].features = features
+        image_inputs[modality].features = features
         kept += [features] if features is not None else []
     return kept
 
 
-def seen_rows(model: VLM, seen: Seen) -> torch.Tensor:
+def visual_rows_of(model: VLM, seen: BatchImages) -> torch.Tensor:
     """The visual tokens [R, llm.dim] of the images seen, in the order of ``Seen.rows``."""
     device = next(model.parameters()).device
     tokens = []
     for modality in MODALITIES:
         if paths := seen.paths(modality):
-            pixels, features = seen.sights[modality](paths)
+            pixels, features = seen.image_inputs[modality](paths)
             tokens.append(
                 model.visual_tokens(
                     pixels.to(device),
@@ -202,13 +205,13 @@ def collator_of(
         features: see Sight.
         options: the Collator's others.
     """
-    sights = sights_of(model, {"image": images})
+    image_inputs = image_inputs_of(model, {"image": images})
     if features is not None:
-        sights["image"].features = features
+        image_inputs["image"].features = features
     return Collator(
         tasks=tasks,
         conversation=conversation_of(model.llm),
-        sights=sights,
+        image_inputs=image_inputs,
         max_length=model.llm.max_length,
         **options,
     )

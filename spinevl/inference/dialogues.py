@@ -10,10 +10,15 @@ import torch
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import PLACEHOLDER
 from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.data.packing.image_input import Seen, Store
+from spinevl.data.packing.image_input import BatchImages, Store
 from spinevl.data.packing.layout import Packing
 from spinevl.features.store import FeatureCache
-from spinevl.inference.assemble import conversation_of, keep_features, seen_rows, sights_of
+from spinevl.inference.assemble import (
+    conversation_of,
+    image_inputs_of,
+    keep_features,
+    visual_rows_of,
+)
 from spinevl.io.image_file import load_rgb
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
@@ -39,7 +44,7 @@ def dialogue_collator(
     }
     return DialogueCollator(
         conversation=conversation_of(model.llm),
-        sights=sights_of(model, stores),
+        image_inputs=image_inputs_of(model, stores),
         max_length=model.llm.max_length,
         packing=packing,
     )
@@ -88,7 +93,7 @@ class DialoguePredictor:
         self._check([dialogue for _, dialogue in dialogues])
         if self.cache is not None:
             shown = [picture for _, dialogue in dialogues for picture in dialogue.pictures]
-            keep_features(self.model, self.cache, self.collate.sights, shown)
+            keep_features(self.model, self.cache, self.collate.image_inputs, shown)
         return self._answers(dialogues)
 
     def _answers(
@@ -150,7 +155,7 @@ class DialoguePredictor:
         if not waiting:
             return []
         conversation = self.collate.conversation
-        seen = Seen(self.collate.sights)
+        seen = BatchImages(self.collate.image_inputs)
         prompts = []
         for dialogue, said, turn in waiting:
             before = [
@@ -166,7 +171,7 @@ class DialoguePredictor:
         answers = greedy(
             self.model,
             prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=seen_rows(self.model, seen),
+            visual_rows=visual_rows_of(self.model, seen),
             end_id=conversation.answer_end(),
             max_new_tokens=self.max_new_tokens,
             repetition_penalty=self.repetition_penalty,

@@ -12,15 +12,16 @@ import torch
 from spinevl.data.datamodule import by_patient
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import pictures
-from spinevl.data.packing.image_input import Seen
+from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.layout import Packing
 from spinevl.features.store import FeatureCache
-from spinevl.inference.assemble import collator_of, keep_features, seen_rows
+from spinevl.inference.assemble import collator_of, keep_features, visual_rows_of
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
+from spinevl.schema.box import Box
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Box, Record
+from spinevl.schema.record import Record
 from spinevl.schema.task import Task
 
 Mode = Literal["choice", "generate"]
@@ -70,7 +71,7 @@ class Predictor:
         self.collate.check(records)
         if self.cache is not None:
             shown = [picture for record in records for picture in pictures(record)]
-            keep_features(self.model, self.cache, self.collate.sights, shown)
+            keep_features(self.model, self.cache, self.collate.image_inputs, shown)
         answers: dict[int, Prediction] = {}
         for index, prediction in self._answers(records):
             answers[index] = prediction
@@ -97,7 +98,7 @@ class Predictor:
 
     def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
         pairs = [pair for group in groups for pair in group]
-        seen = Seen(self.collate.sights)
+        seen = BatchImages(self.collate.image_inputs)
         prompts = [
             np.array(seen.expand(self.conversation.prompt(record.prompt), pictures(record))[0])
             for _, record in pairs
@@ -105,7 +106,7 @@ class Predictor:
         answers = greedy(
             self.model,
             prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=seen_rows(self.model, seen),
+            visual_rows=visual_rows_of(self.model, seen),
             end_id=self.conversation.answer_end(),
             max_new_tokens=self.max_new_tokens,
             repetition_penalty=self.repetition_penalty,

@@ -16,7 +16,7 @@ from torch.nn import functional
 from spinevl.schema.batch import Batch
 
 
-class DirectHeads(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """visual tokens [U, N, D] -> the loss of every direct target.
 
     Args:
@@ -41,7 +41,9 @@ class DirectHeads(nn.Module):
         pooled = functional.adaptive_avg_pool1d(visual_tokens.transpose(1, 2), self.groups)
         features = self.norm(pooled.transpose(1, 2)).flatten(1)  # [U, groups * D]
         logits = self.heads(features).float().unflatten(1, (-1, self.classes))
-        chosen = logits[batch.direct_image, batch.direct_head]  # [A, classes]
-        chosen = chosen.masked_fill(~self.valid[batch.direct_head], torch.finfo(chosen.dtype).min)
-        losses = functional.cross_entropy(chosen, batch.direct_label, reduction="none")
-        return (losses * batch.direct_weight).sum()
+        chosen = logits[batch.auxiliary_image, batch.auxiliary_head]  # [A, classes]
+        chosen = chosen.masked_fill(
+            ~self.valid[batch.auxiliary_head], torch.finfo(chosen.dtype).min
+        )
+        losses = functional.cross_entropy(chosen, batch.auxiliary_label, reduction="none")
+        return (losses * batch.auxiliary_weight).sum()

@@ -41,8 +41,8 @@ class Tree:
         lowest = torch.finfo(dtype).min
         ready = []
         for one in blocks:
-            mask = torch.zeros(one.sees.shape, dtype=dtype, device=one.sees.device)
-            ready.append((one.query, one.key, mask.masked_fill_(~one.sees, lowest).unsqueeze(1)))
+            mask = torch.zeros(one.allowed.shape, dtype=dtype, device=one.allowed.device)
+            ready.append((one.query, one.key, mask.masked_fill_(~one.allowed, lowest).unsqueeze(1)))
         return cls(tuple(ready), order)
 
 
@@ -134,11 +134,11 @@ def separates_sequences(model: Any) -> bool:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.vocab_size, (8,), generator=generator).to(device)
     branches = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6, 7]]
-    sees = torch.zeros(8, 8, dtype=torch.bool, device=device)
+    allowed = torch.zeros(8, 8, dtype=torch.bool, device=device)
     position_ids = torch.zeros(1, 8, dtype=torch.long, device=device)
     for branch in branches:
         for depth, place in enumerate(branch):
-            sees[place, branch[: depth + 1]] = True
+            allowed[place, branch[: depth + 1]] = True
             position_ids[0, place] = depth
     everywhere = torch.arange(8, device=device)[None]
     training = model.training
@@ -146,7 +146,7 @@ def separates_sequences(model: Any) -> bool:
     try:
         alone = [model.base_model(ids[None, branch]).last_hidden_state[0] for branch in branches]
         embeddings = model.get_input_embeddings()(ids[None])
-        blocks = [AttentionBlocks(everywhere, everywhere, sees[None])]
+        blocks = [AttentionBlocks(everywhere, everywhere, allowed[None])]
         use(model)
         if model.config._attn_implementation != NAME:
             return False

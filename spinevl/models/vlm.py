@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from spinevl.models.connector.base import Connector
-from spinevl.models.encoder.base import Encoder, encode_alike
+from spinevl.models.encoder.base import Encoder, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
 from spinevl.models.prefix_attention import Tree
 from spinevl.models.splice import splice
@@ -42,7 +42,7 @@ class VLM(nn.Module):
         if encoder3d is not None:
             self.encoder3d, self.connector3d = encoder3d, connector3d
 
-    def eyes(self) -> dict[Modality, tuple[Encoder, Connector]]:
+    def vision_branches(self) -> dict[Modality, tuple[Encoder, Connector]]:
         """The encoder and connector of each modality that the model sees."""
         found: dict[Modality, tuple[Encoder, Connector]] = {
             self.encoder.modality: (self.encoder, self.connector)
@@ -64,14 +64,14 @@ class VLM(nn.Module):
         modality: Modality | None = None,
     ) -> torch.Tensor:
         """Images of one modality, or their features where given -> [U, N, llm.dim]."""
-        encoder, connector = self.eyes()[modality or self.encoder.modality]
+        encoder, connector = self.vision_branches()[modality or self.encoder.modality]
         if features is None and learns(encoder):
             features = encoder(pixel_values)
         elif features is None:
-            features = encode_alike(encoder, pixel_values)
+            features = encode_in_fixed_batches(encoder, pixel_values)
         return connector(features)
 
-    def look(self, batch: Batch) -> list[torch.Tensor]:
+    def encode_images(self, batch: Batch) -> list[torch.Tensor]:
         """The visual tokens [U, N, llm.dim] of a batch's images, 2D images first."""
         given: tuple[tuple[Modality, torch.Tensor, torch.Tensor | None], ...] = (
             ("image", batch.pixel_values, batch.features),
@@ -104,7 +104,7 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""
-        return self.target_logprobs(batch, self.look(batch))
+        return self.target_logprobs(batch, self.encode_images(batch))
 
 
 def learns(part: nn.Module) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Patient
 from spinevl.schema.task import Task, axial_stem
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from spinevl.io.files import write_text_atomic
 from spinevl.report.gallery import gallery
 from spinevl.report.markdown import NAMES, as_markdown, rows
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Patient
 from spinevl.schema.task import Task
 
 PHANTOM = "Rendered phantoms: no clinical evidence."

@@ -22,7 +22,7 @@ class AttentionBlocks:
 
     query: torch.Tensor
     key: torch.Tensor
-    sees: torch.Tensor
+    allowed: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class Batch:
     features: torch.Tensor | None
     volumes: torch.Tensor
     volume_features: torch.Tensor | None
-    movable: torch.Tensor
+    shiftable: torch.Tensor
     predicting: torch.Tensor
     target_row: torch.Tensor
     target_id: torch.Tensor
     target_sequence: torch.Tensor
     sequence_question: torch.Tensor
     sequence_weight: torch.Tensor
-    direct_image: torch.Tensor
-    direct_head: torch.Tensor
-    direct_label: torch.Tensor
-    direct_weight: torch.Tensor
+    auxiliary_image: torch.Tensor
+    auxiliary_head: torch.Tensor
+    auxiliary_label: torch.Tensor
+    auxiliary_weight: torch.Tensor
     loss_tokens: float
     loss_targets: float
     questions: tuple[int, ...]
@@ -113,7 +113,7 @@ class Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}
         blocks = tuple(
-            AttentionBlocks(change(one.query), change(one.key), change(one.sees))
+            AttentionBlocks(change(one.query), change(one.key), change(one.allowed))
             for one in self.attention
         )
         return replace(self, attention=blocks, **changed)  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spinevl.schema.image_ref import Picture
+from spinevl.schema.image_ref import Modality
+
+Picture = tuple[Modality, str]
 
 
 @dataclass(frozen=True)

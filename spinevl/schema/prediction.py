@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spinevl.schema.record import Box
+from spinevl.schema.box import Box
 
 
 @dataclass(frozen=True)

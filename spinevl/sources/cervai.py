@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from spinevl.io.image_file import SIDE_PX, load_image
+from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import Problem, UserError, collected
-from spinevl.schema.record import Cohort, Patient
+from spinevl.schema.patient import Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
 from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from spinevl.data.packing.conversation import PLACEHOLDER
 from spinevl.io.json_file import read_json_list
-from spinevl.schema.dialogue import Dialogue
+from spinevl.schema.dialogue import Dialogue, Picture
 from spinevl.schema.errors import Problem, UserError, collected
-from spinevl.schema.image_ref import MODALITIES, Picture
+from spinevl.schema.image_ref import MODALITIES
 
 EXPECTED = "a list of {id, conversations, image, image3d, task}"
 

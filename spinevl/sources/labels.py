@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.io.json_file import read_json_list
+from spinevl.schema.box import Box
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Box, Label, Patient
+from spinevl.schema.patient import Label, Patient
 from spinevl.schema.task import SAGITTAL_SLICES, VERTEBRAE, Task
 
-Boxes = dict[str, tuple[Box, Box, Box]]
+Boxes = dict[str, dict[int, Box]]
 
 _BOX = re.compile(r"\(([0-9]{1,6}),([0-9]{1,6})\)\(([0-9]{1,6}),([0-9]{1,6})\)")
 _SIDE_PX = 224
@@ -79,7 +80,7 @@ def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patie
 
 
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
-    """Patient id -> vertebra -> its boxes in slice 5, 6 and 7.
+    """Patient id -> vertebra -> slice -> its box.
 
     Raises:
         UserError: with every problem of every record.
@@ -100,12 +101,11 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
                     Problem(f"{where} {vertebra}", "3 boxes, of slices 5, 6, 7", found, "mend it")
                 )
                 continue
-            parsed = [
-                _box(f"{where} {vertebra} slice {number}", text, problems)
+            boxes[vertebra] = {
+                number: box
                 for number, text in zip(SAGITTAL_SLICES, texts, strict=True)
-            ]
-            if all(parsed):
-                boxes[vertebra] = tuple(parsed)  # type: ignore[assignment]
+                if (box := _box(f"{where} {vertebra} slice {number}", text, problems))
+            }
         result[entry["id"]] = boxes
     if problems:
         raise UserError(problems)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_list
-from spinevl.schema.image_ref import Picture
+from spinevl.schema.dialogue import Picture
 from spinevl.sources.conversations import EXPECTED, ConversationSource
 from spinevl.stages.prepare import ready_model
 

@@ -61,7 +61,7 @@ def check_conversations(cfg: DictConfig, source: ConversationSource) -> None:
     for subset, dialogues in read.items():
         collate.check(dialogues)
         pictures = {picture for one in dialogues for picture in one.pictures}
-        check_images(pictures, collate.sights)
+        check_images(pictures, collate.image_inputs)
         print(f"ok  {subset}: {len(dialogues)} conversations, {len(pictures)} images")
 
 

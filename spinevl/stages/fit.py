@@ -19,17 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 from spinevl.config.conf import build
 from spinevl.config.options import PRECISIONS
 from spinevl.io.files import write_text_atomic
+from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
-from spinevl.schema.image_ref import Modality, Picture
+from spinevl.schema.image_ref import Modality
 from spinevl.stages.prepare import feature_cache, part_nodes
 
 if TYPE_CHECKING:
     import torch
 
     from spinevl.data.datamodule import BatchDataModule
-    from spinevl.data.packing.image_input import Sight
+    from spinevl.data.packing.image_input import ImageInput
     from spinevl.features.store import Features
-    from spinevl.models.auxiliary_heads import DirectHeads
+    from spinevl.models.auxiliary_heads import AuxiliaryHeads
     from spinevl.models.vlm import VLM
     from spinevl.schema.batch import Batch
 
@@ -57,7 +58,7 @@ class Plan:
     score: Callable[[list[Batch], list[torch.Tensor]], float]
     study: Mapping[str, Any]
     measure: str = "dev score"
-    heads: DirectHeads | None = None
+    heads: AuxiliaryHeads | None = None
     features: Sequence[Features] = ()
 
 
@@ -69,9 +70,9 @@ def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
         shows: what the data show.
     """
     if not cfg.checkpoint:
-        from spinevl.inference.assemble import check_eyes
+        from spinevl.inference.assemble import check_branches
 
-        check_eyes(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
+        check_branches(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
 
 
 def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
@@ -99,7 +100,7 @@ def encode_once(
     cfg: DictConfig,
     model: VLM,
     parts: Mapping[str, Any],
-    sights: Mapping[Modality, Sight],
+    image_inputs: Mapping[Modality, ImageInput],
     pictures: Sequence[Picture],
 ) -> list[Features]:
     """Let the sights read kept features where the encoder is frozen, as it will see them."""
@@ -111,11 +112,11 @@ def encode_once(
     if parts["tuning"]["encoder"] != "frozen" or cache is None:
         return []
     device = torch.device("cuda" if _on_gpu(cfg.trainer.accelerator) else "cpu")
-    for encoder, _ in model.eyes().values():
+    for encoder, _ in model.vision_branches().values():
         encoder.to(device).eval()
     halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     precision = _precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    return keep_features(model, cache, sights, pictures, autocast=halves.get(precision))
+    return keep_features(model, cache, image_inputs, pictures, autocast=halves.get(precision))
 
 
 def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None:
@@ -138,7 +139,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
         model,
         plan.heads,
         objective=Objective(
-            direct_weight=cfg.warmup.weight,
+            auxiliary_weight=cfg.warmup.weight,
             warmup_fraction=cfg.warmup.fraction,
             shift_px=options.shift_px,
             gain=options.gain,

@@ -14,8 +14,10 @@ from spinevl.config.conf import build, build_tasks, cache_dir, official_tasks
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
 from spinevl.data.split import Split
+from spinevl.schema.cohort import Cohort, DataSource
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Cohort, DataSource, Patient, Record
+from spinevl.schema.patient import Patient
+from spinevl.schema.record import Record
 from spinevl.schema.task import Task
 from spinevl.sources.conversations import ConversationSource
 

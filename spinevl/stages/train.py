@@ -34,13 +34,13 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
 
 def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     """Train on the questions of ``study``; see ``fit`` for what it writes."""
-    from spinevl.data.auxiliary_targets import DirectHeads as HeadSizes
+    from spinevl.data.auxiliary_targets import AuxiliarySizes as HeadSizes
     from spinevl.data.datamodule import PatientDataModule
     from spinevl.data.images import ImageStore
     from spinevl.data.packing.collate import pictures
     from spinevl.data.weighting import LossWeights
     from spinevl.inference.assemble import collator_of
-    from spinevl.models.auxiliary_heads import DirectHeads
+    from spinevl.models.auxiliary_heads import AuxiliaryHeads
 
     begun = time.monotonic()
     options = cfg.trainer
@@ -59,12 +59,12 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
         heads=sizes if uses_heads else None,
     )
     choose = collator_of(model, study.tasks, images=images, packing=options.packing)
-    choose.sights = learn.sights
+    choose.image_inputs = learn.image_inputs
     learn.check(records["train"])
     closed_dev = [one for one in records["dev"] if study.tasks[one.task].closed]
     choose.check(closed_dev)
     shown = [one for side in records.values() for record in side for one in pictures(record)]
-    features = encode_once(cfg, model, parts, learn.sights, shown)
+    features = encode_once(cfg, model, parts, learn.image_inputs, shown)
     data = PatientDataModule(
         records["train"],
         closed_dev,
@@ -78,7 +78,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     )
     heads = None
     if uses_heads:
-        heads = DirectHeads(sizes.sizes, tokens=model.connector.tokens, dim=model.llm.dim)
+        heads = AuxiliaryHeads(sizes.sizes, tokens=model.connector.tokens, dim=model.llm.dim)
     plan = Plan(
         model=model,
         parts=parts,
@@ -106,9 +106,9 @@ def train_on_conversations(cfg: DictConfig, source: Any, *, out: Path) -> float 
     collate = dialogue_collator(model, window=source.window, packing=options.packing)
     collate.check([*train_set, *dev_set])
     shown = [one for dialogue in (*train_set, *dev_set) for one in dialogue.pictures]
-    features = encode_once(cfg, model, parts, collate.sights, shown)
+    features = encode_once(cfg, model, parts, collate.image_inputs, shown)
     if not features:  # what is kept has been decoded
-        check_images(shown, collate.sights)
+        check_images(shown, collate.image_inputs)
     plan = Plan(
         model=model,
         parts=parts,

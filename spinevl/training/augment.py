@@ -11,7 +11,7 @@ import torch
 def augment(
     pixel_values: torch.Tensor,
     *,
-    movable: torch.Tensor,
+    shiftable: torch.Tensor,
     shift_px: int,
     gain: float,
     generator: torch.Generator,
@@ -32,7 +32,7 @@ def augment(
     device = pixel_values.device
     if shift_px:
         shifts = torch.randint(-shift_px, shift_px + 1, (2, count), generator=generator)
-        shifts = shifts.to(device) * movable
+        shifts = shifts.to(device) * shiftable
         rows = (torch.arange(height, device=device)[None] + shifts[0][:, None]).clamp(0, height - 1)
         columns = (torch.arange(width, device=device)[None] + shifts[1][:, None]).clamp(
             0, width - 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from spinevl.models.auxiliary_heads import DirectHeads
+from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
@@ -27,7 +27,7 @@ class Objective:
         shift_px, gain: augmentation, see augment().
     """
 
-    direct_weight: float = 1.0
+    auxiliary_weight: float = 1.0
     warmup_fraction: float = 0.3
     shift_px: int = 4
     gain: float = 0.1
@@ -48,7 +48,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         model: VLM,
-        heads: DirectHeads | None,
+        heads: AuxiliaryHeads | None,
         *,
         objective: Objective,
         lr: Mapping[str, float],
@@ -80,12 +80,12 @@ class TrainingModule(pl.LightningModule):
         ):  # an image that is not learned from looks the same each time
             pixels = augment(
                 pixels,
-                movable=batch.movable,
+                shiftable=batch.shiftable,
                 shift_px=self.objective.shift_px,
                 gain=self.objective.gain,
                 generator=self.augmentation,
             )
-        visual_tokens = self.model.look(replace(batch, pixel_values=pixels))
+        visual_tokens = self.model.encode_images(replace(batch, pixel_values=pixels))
         direct = None
         if self.heads is not None:
             direct = self.heads(visual_tokens[0], batch)
@@ -97,7 +97,7 @@ class TrainingModule(pl.LightningModule):
             loss = self._answer_loss(batch, visual_tokens)
             self.log("loss/answer", loss)
             if direct is not None:
-                loss = loss + self.objective.direct_weight * direct
+                loss = loss + self.objective.auxiliary_weight * direct
         if not loss.requires_grad:  # a batch of text alone, where only the eyes learn
             loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         self.log("loss", loss, prog_bar=True)

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 
 # V
 from spinevl.data.packing.conversation import Conversation
-from spinevl.data.packing.image_input import Seen, Sight
-from spinevl.inference.assemble import conversation_of, load_model, seen_rows, sights_of
+from spinevl.data.packing.image_input import BatchImages, ImageInput
+from spinevl.inference.assemble import conversation_of, image_inputs_of, load_model, visual_rows_of
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
+from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
-from spinevl.schema.image_ref import Picture
 
 COMBOS_2D = ["clip_mlp_qwen2", "clip_mlp_qwen2_tied", "siglip_mlp_llama3", "clipfull_mlp_phi"]
 COMBOS_3D = ["siglip_slices_attn_qwen2", "medmclip_spatial_qwen2"]
@@ -71,8 +71,8 @@ def _waiting(turns: list[dict[str, str]]) -> list[tuple[str, str | None]]:
 @pytest.mark.parametrize("combo", [*COMBOS_2D, *COMBOS_3D])
 def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) -> None:
     model, golden, tensors = _loaded(shared, combo)
-    (modality,) = model.eyes()
-    sights = sights_of(model, {modality: Files(shared / "goldens/data")})
+    (modality,) = model.vision_branches()
+    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
     conversation = conversation_of(model.llm)
     for number, one in enumerate(golden["conversations"]):
         pictures: list[Picture] = [(modality, name) for name in one["files"]]
@@ -86,7 +86,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         assert labels == one["labels_train"]
 
         unique = list(dict.fromkeys(one["files"]))
-        pixels, _ = sights[modality](unique)
+        pixels, _ = image_inputs[modality](unique)
         if combo == "medmclip_spatial_qwen2":  # z-scored with more digits than are published
             golden_pixels = tensors[f"c{number}.pixels0_strided"]
             torch.testing.assert_close(
@@ -105,7 +105,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         _close(shown[:, :: shown.shape[1] // kept.shape[1]], kept)
 
         whole = _rounds(one["conversations"])
-        symbols, rows, learned = _expanded(sights, conversation, whole, pictures)
+        symbols, rows, learned = _expanded(image_inputs, conversation, whole, pictures)
         assert len(symbols) == one["merged_len"]
         hidden = _plain_hidden(model, symbols, rows, visual)
         logits = model.llm.logits(hidden)
@@ -122,7 +122,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         prompt = _waiting(one["conversations"])
         waiting = conversation.dialogue(prompt)
         assert [t if t >= 0 else place for t in waiting.symbols] == one["input_ids_eval"]
-        symbols, rows, _ = _expanded(sights, conversation, prompt, pictures)
+        symbols, rows, _ = _expanded(image_inputs, conversation, prompt, pictures)
         (answer,) = greedy(
             model,
             prompts=[(symbols, rows)],
@@ -139,11 +139,11 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
 @pytest.mark.parametrize("combo", COMBOS_2D)
 def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
     model, golden, _ = _loaded(shared, combo)
-    (modality,) = model.eyes()
-    sights = sights_of(model, {modality: Files(shared / "goldens/data")})
+    (modality,) = model.vision_branches()
+    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
     conversation = conversation_of(model.llm)
     for batch in golden["batches"]:
-        seen = Seen(sights)
+        seen = BatchImages(image_inputs)
         prompts = []
         for item in batch["items"]:
             one = golden["conversations"][item]
@@ -153,7 +153,7 @@ def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
         answers = greedy(
             model,
             prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=seen_rows(model, seen),
+            visual_rows=visual_rows_of(model, seen),
             end_id=conversation.end_id,
             max_new_tokens=16,
             repetition_penalty=PENALTY.get(combo, 1.0),
@@ -168,12 +168,12 @@ def _close(ours: torch.Tensor, golden: torch.Tensor) -> None:
 
 
 def _expanded(
-    sights: dict[Any, Sight],
+    image_inputs: dict[Any, ImageInput],
     conversation: Conversation,
     rounds: list[tuple[str, str | None]],
     pictures: list[Picture],
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...]]:
-    seen = Seen(sights)
+    seen = BatchImages(image_inputs)
     symbols, learned = seen.expand(conversation.dialogue(rounds), pictures)
     array = np.array(symbols)
     return array, seen.rows(array), learned

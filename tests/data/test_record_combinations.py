@@ -13,7 +13,8 @@ import pytest
 from spinevl.config.conf import official_tasks
 from spinevl.data.prompt import render
 from spinevl.data.records import build_records, records_text
-from spinevl.schema.record import Box, Patient
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Patient
 
 TASKS = official_tasks()
 TEMPLATES = {
@@ -50,7 +51,7 @@ def people() -> list[Patient]:
         boxes = {}
         for vertebra in VERTEBRAE:
             x, y = (int(one) for one in rng.integers(0, 200, size=2))
-            boxes[vertebra] = tuple(Box(x + k, y, x + 9, y + 9 + k) for k in range(3))
+            boxes[vertebra] = {5 + k: Box(x + k, y, x + 9, y + 9 + k) for k in range(3)}
         found.append(Patient(identity, labels, boxes))  # type: ignore[arg-type]
     return found
 
@@ -86,7 +87,7 @@ def plain(
     if task == "positioning":
         for patient, level, number in itertools.product(people(), VERTEBRAE, sag_image):
             assert patient.boxes is not None
-            box = patient.boxes[level][number - 5]
+            box = patient.boxes[level][number]
             text = f"<ref>{level}<ref><box>({box.x1},{box.y1}),({box.x2},{box.y2})<box>"
             image = f"/data/m/{patient.id}/sag/{number}.png"
             found.append(entry(patient, task, level, [image], text if answers else None, train))

@@ -10,7 +10,7 @@ import pytest
 from spinevl.config.conf import official_tasks
 from spinevl.data.split import FilesSplit, HeadSplit, KFoldSplit, StratifiedSplit, class_counts
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Patient
+from spinevl.schema.patient import Patient
 from spinevl.sources.phantom.labels import draw_labels
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}

@@ -6,8 +6,9 @@ import numpy as np
 
 from spinevl.config.conf import official_tasks
 from spinevl.evaluation.baselines import mean_boxes
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Box, Patient
 from spinevl.schema.task import VERTEBRAE
 
 TASK = official_tasks()["positioning"]
@@ -18,7 +19,7 @@ def person(name: str, rng: np.random.Generator) -> Patient:
         x, y, w, h = rng.integers(1, 50, 4).tolist()
         return Box(x, y, x + w, y + h)
 
-    return Patient(name, boxes={v: (box(), box(), box()) for v in VERTEBRAE})
+    return Patient(name, boxes={v: {5: box(), 6: box(), 7: box()} for v in VERTEBRAE})
 
 
 def test_mean_boxes_of_each_vertebra_and_slice() -> None:
@@ -34,7 +35,7 @@ def test_mean_boxes_of_each_vertebra_and_slice() -> None:
     assert len(answers) == 12
     for one in answers:
         place = (5, 6, 7).index(one.slices[0])
-        corners = [p.boxes[one.object][place].as_list() for p in train if p.boxes]
+        corners = [p.boxes[one.object][5 + place].as_list() for p in train if p.boxes]
         assert one.box is not None
         assert one.box.as_list() == np.rint(np.mean(corners, axis=0)).astype(int).tolist()
         assert Box.parse_answer(one.text, one.object) == one.box

@@ -11,8 +11,8 @@ from spinevl.config.conf import official_tasks
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import answers_of, read_answers
 from spinevl.schema.errors import UserError
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Patient
 
 TASKS = official_tasks()
 CLOSED = {name: task for name, task in TASKS.items() if task.closed}

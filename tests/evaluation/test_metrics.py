@@ -14,8 +14,9 @@ from spinevl.evaluation.baselines import all_majority, level_majority
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import read_answers, read_predictions, truth_of
 from spinevl.evaluation.metrics import iou, point_score, quadratic_kappa, task_f1
+from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Box, Patient
+from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import read_labels
 

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from spinevl.features.store import FeatureCache, Features, _modules, encode, encoder_key
-from spinevl.models.encoder.base import encode_alike
+from spinevl.models.encoder.base import encode_in_fixed_batches
 from spinevl.models.encoder.medmclip import MedMClipEncoder
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.schema.errors import UserError
@@ -43,7 +43,7 @@ def test_features_are_bit_equal_to_encoding_alone(tmp_path: Path) -> None:
     again = table(tmp_path)
     for path in PATHS:
         with torch.inference_mode():
-            alone = encode_alike(encoder(), encoder().transform(load(path))[None])
+            alone = encode_in_fixed_batches(encoder(), encoder().transform(load(path))[None])
         assert torch.equal(features([path]), alone)
         assert torch.equal(again([path]), alone)
     assert torch.equal(features(PATHS[::-1])[0], features(["p6"])[0])

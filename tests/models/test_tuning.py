@@ -71,9 +71,11 @@ def vlm(kind: str = "qwen2", *, encoder: Encoder | None = None, **more: Any) -> 
     tokenizer = AutoTokenizer.from_pretrained(
         str(resources.files("spinevl.models") / "tiny_tokenizer")
     )
-    eyes = encoder or TinyEncoder(image_size=64, widths=(8, 8, 8), dim=8)
+    vision_branches = encoder or TinyEncoder(image_size=64, widths=(8, 8, 8), dim=8)
     connector = MLPConnector(in_dim=8, out_dim=32, in_tokens=4, in_grid=(2, 2))
-    return VLM(eyes, connector, CausalLM(decoder, tokenizer, conversation="chat"), **more)
+    return VLM(
+        vision_branches, connector, CausalLM(decoder, tokenizer, conversation="chat"), **more
+    )
 
 
 def modes(**given: str) -> dict[str, str]:

@@ -18,13 +18,14 @@ from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.layout import Packing
 from spinevl.data.records import build_records
 from spinevl.data.weighting import LossWeights
-from spinevl.inference.assemble import sights_of
+from spinevl.inference.assemble import image_inputs_of
 from spinevl.io.image_file import load_image
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM, TinyLLM
 from spinevl.models.vlm import VLM, sequence_logprobs
-from spinevl.schema.record import Patient, Record
+from spinevl.schema.patient import Patient
+from spinevl.schema.record import Record
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
 TEMPLATES = {
@@ -72,7 +73,7 @@ def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None)
     return Collator(
         tasks=TASKS,
         conversation=Conversation(model.llm.tokenizer, template="chat"),
-        sights=sights_of(model, {"image": ImageStore()}),
+        image_inputs=image_inputs_of(model, {"image": ImageStore()}),
         max_length=512,
         packing=packing,
         weights=LossWeights(learn, TASKS) if learn else None,

@@ -46,7 +46,7 @@ def test_augmentation_moves_only_what_may_move() -> None:
     pixels = torch.arange(2 * 8 * 8.0).reshape(2, 1, 8, 8)
     moved = augment(
         pixels,
-        movable=torch.tensor([True, False]),
+        shiftable=torch.tensor([True, False]),
         shift_px=3,
         gain=0.0,
         generator=torch.Generator().manual_seed(1),

@@ -38,9 +38,9 @@ def attention_blocks(
         groups' concatenated outputs (0 for padding, whose output nobody reads).
     """
     blocks = [
-        (query + number * length, key + number * length, sees)
+        (query + number * length, key + number * length, allowed)
         for number, row in enumerate(rows)
-        for query, key, sees in _cut(row)
+        for query, key, allowed in _cut(row)
     ]
     order = np.zeros(len(rows) * length, dtype=np.int64)
     groups = []
@@ -77,8 +77,8 @@ def _cut(row: PackedRow) -> Iterator[_Block]:
             own = np.arange(start, stop)
         above = np.concatenate([*ancestors, own[:0]])
         inside = (own[None] <= own[:, None]) & (own[:, None] < end[own][None])
-        sees = np.concatenate([np.ones((len(own), len(above)), dtype=bool), inside], axis=1)
-        yield own, np.concatenate([above, own]), sees
+        allowed = np.concatenate([np.ones((len(own), len(above)), dtype=bool), inside], axis=1)
+        yield own, np.concatenate([above, own]), allowed
 
 
 def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
@@ -105,12 +105,12 @@ def _padded(members: Sequence[_Block]) -> AttentionBlocks:
     keys = max(len(key) for _, key, _ in members)
     query = np.empty((len(members), queries), dtype=np.int64)
     key = np.empty((len(members), keys), dtype=np.int64)
-    sees = np.zeros((len(members), queries, keys), dtype=bool)
+    allowed = np.zeros((len(members), queries, keys), dtype=bool)
     for number, (places, seen, mask) in enumerate(members):
         query[number] = places[0]
         key[number] = seen[0]
         query[number, : len(places)] = places
         key[number, : len(seen)] = seen
-        sees[number, : len(places), : len(seen)] = mask
-        sees[number, len(places) :, 0] = True  # a row that sees nothing would be no number
-    return AttentionBlocks(*map(torch.from_numpy, (query, key, sees)))
+        allowed[number, : len(places), : len(seen)] = mask
+        allowed[number, len(places) :, 0] = True  # a row that sees nothing would be no number
+    return AttentionBlocks(*map(torch.from_numpy, (query, key, allowed)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spinevl.data.auxiliary_targets import DirectHeads
+from spinevl.data.auxiliary_targets import AuxiliarySizes
 from spinevl.data.packing.conversation import PLACEHOLDER, Conversation, TokenSequence
-from spinevl.data.packing.image_input import Seen, Sight, length
-from spinevl.data.packing.layout import DirectTarget, Packing, Sequenced, lay_out
+from spinevl.data.packing.image_input import BatchImages, ImageInput, length
+from spinevl.data.packing.layout import AuxiliaryTarget, Packing, Sequenced, lay_out
 from spinevl.data.weighting import LossWeights
 from spinevl.schema.batch import Batch
+from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.image_ref import Modality, Picture
+from spinevl.schema.image_ref import Modality
 from spinevl.schema.record import Record
 from spinevl.schema.task import Task
 
@@ -39,17 +40,17 @@ class Collator:
         *,
         tasks: Mapping[str, Task],
         conversation: Conversation,
-        sights: Mapping[Modality, Sight],
+        image_inputs: Mapping[Modality, ImageInput],
         max_length: int,
         packing: Packing = "tree",
         weights: LossWeights | None = None,
-        heads: DirectHeads | None = None,
+        heads: AuxiliarySizes | None = None,
     ) -> None:
         if packing not in ("tree", "plain", "off"):
             raise UserError(f"packing={packing}: expected tree, plain or off")
         self.tasks = tasks
         self.conversation = conversation
-        self.sights = sights
+        self.image_inputs = image_inputs
         self.max_length = max_length
         self.packing: Packing = packing
         self.weights = weights
@@ -58,7 +59,7 @@ class Collator:
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Groups of (dataset index, record) -> one Batch."""
-        seen = Seen(self.sights)
+        seen = BatchImages(self.image_inputs)
         questions: list[int] = []
         sequences: list[Sequenced] = []
         records: list[Record] = []
@@ -73,20 +74,20 @@ class Collator:
             packing=self.packing,
             questions=questions,
             still=self._still(records),
-            direct=self._direct(records, seen),
+            direct=self._auxiliary(records, seen),
         )
 
     def length(self, record: Record) -> int:
         """Tokens of the longest sequence of a record, visual tokens included."""
         task = self.tasks[record.task]
         return max(
-            length(self._exchange(record, answer), pictures(record), self.sights)
+            length(self._exchange(record, answer), pictures(record), self.image_inputs)
             for answer in self._answers(record, task)
         )
 
     def check(self, records: Sequence[Record]) -> None:
         """Raise UserError for every record whose sequence is too long or lacks an image."""
-        if "image" not in self.sights:
+        if "image" not in self.image_inputs:
             raise UserError("the model reads volumes (image3d), and the data show 2D images")
         if self.conversation.template == "pretrain":
             raise UserError(
@@ -125,7 +126,7 @@ class Collator:
     def _exchange(self, record: Record, answer: str) -> TokenSequence:
         return self.conversation.exchange(record.prompt, answer)
 
-    def _sequences(self, record: Record, question: int, seen: Seen) -> list[Sequenced]:
+    def _sequences(self, record: Record, question: int, seen: BatchImages) -> list[Sequenced]:
         """The sequences of one question: its true answer to learn, or every option to score."""
         task = self.tasks[record.task]
         weight = 1.0 if self.weights is None else self.weights[record]
@@ -147,11 +148,11 @@ class Collator:
             for path in record.images
         )
 
-    def _direct(self, records: Sequence[Record], seen: Seen) -> list[DirectTarget]:
+    def _auxiliary(self, records: Sequence[Record], seen: BatchImages) -> list[AuxiliaryTarget]:
         if self.heads is None or self.weights is None:
             return []
         return [
-            DirectTarget(
+            AuxiliaryTarget(
                 seen.number(("image", path)),
                 self._head_numbers[head],
                 label,

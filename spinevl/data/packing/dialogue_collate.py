@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from spinevl.data.packing.conversation import Conversation
-from spinevl.data.packing.image_input import Seen, Sight, length
+from spinevl.data.packing.image_input import BatchImages, ImageInput, length
 from spinevl.data.packing.layout import Packing, Sequenced, lay_out
 from spinevl.schema.batch import Batch
 from spinevl.schema.dialogue import Dialogue
@@ -29,18 +29,18 @@ class DialogueCollator:
         self,
         *,
         conversation: Conversation,
-        sights: Mapping[Modality, Sight],
+        image_inputs: Mapping[Modality, ImageInput],
         max_length: int,
         packing: Packing = "tree",
     ) -> None:
         self.conversation = conversation
-        self.sights = sights
+        self.image_inputs = image_inputs
         self.max_length = max_length
         self.packing: Packing = packing
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Groups of (dataset index, conversation) -> one Batch."""
-        seen = Seen(self.sights)
+        seen = BatchImages(self.image_inputs)
         items = [pair for group in groups for pair in group]
         sequences = []
         for number, (_, dialogue) in enumerate(items):
@@ -58,7 +58,7 @@ class DialogueCollator:
     def length(self, dialogue: Dialogue) -> int:
         """Tokens of a conversation, visual tokens included."""
         sequence = self.conversation.dialogue(dialogue.rounds)
-        return length(sequence, dialogue.pictures, self.sights)
+        return length(sequence, dialogue.pictures, self.image_inputs)
 
     def check(self, dialogues: Sequence[Dialogue]) -> None:
         """Raise UserError for each that is too long, or shows what the model has no eyes for."""
@@ -67,11 +67,11 @@ class DialogueCollator:
             raise UserError(problems)
 
     def _problem(self, dialogue: Dialogue) -> Problem | None:
-        blind = {modality for modality, _ in dialogue.pictures} - set(self.sights)
+        blind = {modality for modality, _ in dialogue.pictures} - set(self.image_inputs)
         if blind:
             return Problem(
                 dialogue.where,
-                f"images of {', '.join(self.sights)} alone, which the encoder reads",
+                f"images of {', '.join(self.image_inputs)} alone, which the encoder reads",
                 f"<{blind.pop()}>",
                 "choose another encoder, or add encoder3d",
             )

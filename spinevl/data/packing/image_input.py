@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from spinevl.data.packing.conversation import TokenSequence
+from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import Problem, UserError, collected
-from spinevl.schema.image_ref import MODALITIES, Modality, Picture
+from spinevl.schema.image_ref import MODALITIES, Modality
 
 
 class Store(Protocol):
@@ -26,7 +27,7 @@ class Store(Protocol):
 
 
 @dataclass
-class Sight:
+class ImageInput:
     """How the model gets the images of one modality.
 
     Attributes:
@@ -50,7 +51,7 @@ class Sight:
         return torch.stack([self.transform(self.images[path]) for path in paths]), None
 
 
-class Seen:
+class BatchImages:
     """The unique images of one batch in order of first appearance, numbered by modality.
 
     A visual token is the symbol ``-1 - (number * stride + k)``: token k of an image. Its row among
@@ -61,9 +62,9 @@ class Seen:
         sights: how images are seen, by modality.
     """
 
-    def __init__(self, sights: Mapping[Modality, Sight]) -> None:
-        self.sights = sights
-        self.stride = max((sight.tokens for sight in sights.values()), default=1)
+    def __init__(self, image_inputs: Mapping[Modality, ImageInput]) -> None:
+        self.image_inputs = image_inputs
+        self.stride = max((sight.tokens for sight in image_inputs.values()), default=1)
         self._numbers: dict[Picture, int] = {}
 
     def number(self, picture: Picture) -> int:
@@ -87,7 +88,7 @@ class Seen:
                 continue
             picture = pictures[-1 - symbol]
             first = -1 - self.number(picture) * self.stride
-            symbols.extend(range(first, first - self.sights[picture[0]].tokens, -1))
+            symbols.extend(range(first, first - self.image_inputs[picture[0]].tokens, -1))
         places.append(len(symbols))
         return tuple(symbols), tuple((places[a], places[b]) for a, b in sequence.learned)
 
@@ -99,12 +100,12 @@ class Seen:
             for (kind, _), number in self._numbers.items():
                 if kind == modality:
                     starts[number] = at
-                    at += self.sights[kind].tokens
+                    at += self.image_inputs[kind].tokens
         code = np.maximum(-1 - symbols, 0)
         return np.where(symbols < 0, starts[code // self.stride] + code % self.stride, -1)
 
 
-def check_images(pictures: Iterable[Picture], sights: Mapping[Modality, Sight]) -> None:
+def check_images(pictures: Iterable[Picture], image_inputs: Mapping[Modality, ImageInput]) -> None:
     """Decode every image once, several at a time, so that a bad one is told before training.
 
     Raises:
@@ -116,7 +117,7 @@ def check_images(pictures: Iterable[Picture], sights: Mapping[Modality, Sight]) 
     def decode(picture: Picture) -> None:
         modality, path = picture
         with collected(problems):
-            sights[modality].images.load(path)
+            image_inputs[modality].images.load(path)
 
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
         for _ in pool.map(decode, unique):
@@ -126,8 +127,10 @@ def check_images(pictures: Iterable[Picture], sights: Mapping[Modality, Sight]) 
 
 
 def length(
-    sequence: TokenSequence, pictures: Sequence[Picture], sights: Mapping[Modality, Sight]
+    sequence: TokenSequence,
+    pictures: Sequence[Picture],
+    image_inputs: Mapping[Modality, ImageInput],
 ) -> int:
     """Tokens of a sequence, visual tokens included."""
-    visual = sum(sights[modality].tokens for modality, _ in pictures)
+    visual = sum(image_inputs[modality].tokens for modality, _ in pictures)
     return sum(symbol >= 0 for symbol in sequence.symbols) + visual

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spinevl.data.packing.attention_blocks import attention_blocks
-from spinevl.data.packing.image_input import Seen
+from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.schema.batch import Batch
 
@@ -29,7 +29,7 @@ class Sequenced:
 
 
 @dataclass(frozen=True)
-class DirectTarget:
+class AuxiliaryTarget:
     """What a direct head is asked of an image: its number, head, class and loss weight."""
 
     image: int
@@ -40,12 +40,12 @@ class DirectTarget:
 
 def lay_out(
     sequences: Sequence[Sequenced],
-    seen: Seen,
+    seen: BatchImages,
     *,
     packing: Packing,
     questions: Sequence[int],
     still: frozenset[str] = frozenset(),
-    direct: Sequence[DirectTarget] = (),
+    direct: Sequence[AuxiliaryTarget] = (),
 ) -> Batch:
     """A Batch of sequences.
 
@@ -71,7 +71,7 @@ def lay_out(
             owners.append(np.full(len(targets), len(owners)))
             sources.append(targets[:, 0] + number * width)
             ids.append(targets[:, 1])
-    looks = {modality: sight(seen.paths(modality)) for modality, sight in seen.sights.items()}
+    looks = {modality: sight(seen.paths(modality)) for modality, sight in seen.image_inputs.items()}
     nothing = (torch.zeros(0), None)
     pixel_values, features = looks.get("image", nothing)
     volumes, volume_features = looks.get("image3d", nothing)
@@ -87,17 +87,17 @@ def lay_out(
         features=features,
         volumes=volumes,
         volume_features=volume_features,
-        movable=torch.tensor([path not in still for path in seen.paths("image")]),
+        shiftable=torch.tensor([path not in still for path in seen.paths("image")]),
         predicting=torch.from_numpy(predicting),
         target_row=torch.from_numpy(target_row),
         target_id=torch.from_numpy(np.concatenate(ids)),
         target_sequence=torch.from_numpy(np.concatenate(owners)),
         sequence_question=torch.tensor([one.question for one in sequences]),
         sequence_weight=torch.tensor([one.weight for one in sequences], dtype=torch.float32),
-        direct_image=torch.tensor([target.image for target in direct], dtype=torch.long),
-        direct_head=torch.tensor([target.head for target in direct], dtype=torch.long),
-        direct_label=torch.tensor([target.label for target in direct], dtype=torch.long),
-        direct_weight=torch.tensor([target.weight for target in direct], dtype=torch.float32),
+        auxiliary_image=torch.tensor([target.image for target in direct], dtype=torch.long),
+        auxiliary_head=torch.tensor([target.head for target in direct], dtype=torch.long),
+        auxiliary_label=torch.tensor([target.label for target in direct], dtype=torch.long),
+        auxiliary_weight=torch.tensor([target.weight for target in direct], dtype=torch.float32),
         loss_tokens=float(sum(len(one) for one in ids)),
         loss_targets=float(max(len(direct), 1)),
         questions=tuple(questions),

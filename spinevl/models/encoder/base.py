@@ -12,7 +12,7 @@ from torch import nn
 from spinevl.schema.image_ref import Modality
 
 # encoded together: images, and volumes, of which one fills any device
-ALIKE = {"image": 16, "image3d": 1}
+FIXED_BATCH = {"image": 16, "image3d": 1}
 
 
 class Encoder(nn.Module, ABC):
@@ -63,14 +63,14 @@ class Encoder(nn.Module, ABC):
         """Write what a checkpoint needs besides weights and constructor arguments."""
 
 
-def encode_alike(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
+def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
     """pixel_values [U, ...] -> features [U, tokens, dim], the same bits in any company.
 
     A convolution may round otherwise for another number of images. So a frozen encoder, whose
     features may be kept, always sees ``ALIKE`` at a time; the last ones are padded.
     """
     parts = []
-    together = ALIKE[encoder.modality]
+    together = FIXED_BATCH[encoder.modality]
     for chunk in pixel_values.split(together):
         padding = chunk[:1].expand(together - len(chunk), *chunk.shape[1:])
         parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])

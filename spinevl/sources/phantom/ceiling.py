@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Patient
 from spinevl.schema.task import SAGITTAL_SLICES, Task, is_disc
 
 Latents = Mapping[str, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spinevl.schema.record import Box
+from spinevl.schema.box import Box
 from spinevl.sources.phantom.geometry import Geometry
 from spinevl.sources.phantom.raster import ROWS, X, Y, window
 from spinevl.sources.phantom.spine_boxes import MARGIN_PX

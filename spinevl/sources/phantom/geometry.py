@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.schema.record import Label
+from spinevl.schema.patient import Label
 
 SAGITTAL_PER_AXIAL_PX = 0.43
 STEP_IN_DRAWN_BOXES = 0.4

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from spinevl.schema.record import Label
+from spinevl.schema.patient import Label
 
 GRADED = ("qd", "sl", "zjppt", "zyzg")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.schema.record import Box, Label
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Label
 from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES
 from spinevl.sources.phantom.acquisition import acquire, draw_scanner, draw_signal
 from spinevl.sources.phantom.axial import draw_neck, render_axial
@@ -38,7 +39,7 @@ class Case:
     index: int
     id: str
     labels: Mapping[str, Label] | None = None
-    boxes: Mapping[str, tuple[Box, Box, Box]] | None = None
+    boxes: Mapping[str, Mapping[int, Box]] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def draw_phantom(case: Case, *, seed: int) -> tuple[Phantom, np.random.Generator
         in_boxes = np.array(geometry.step_px) * geometry.step_in_boxes
         boxes = draw_boxes(rng, labels["qd"], in_boxes)
     else:
-        boxes = dict(case.boxes)
+        five, six, seven = SAGITTAL_SLICES
+        boxes = {name: (one[five], one[six], one[seven]) for name, one in case.boxes.items()}
         geometry = replace(geometry, step_in_boxes=0.0)
     return Phantom(labels, geometry, boxes), rng
 

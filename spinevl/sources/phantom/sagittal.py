@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from spinevl.schema.record import Box
+from spinevl.schema.box import Box
 from spinevl.schema.task import VERTEBRAE
 from spinevl.sources.phantom.acquisition import Signal
 from spinevl.sources.phantom.axial import CORD_DEPTH_PX

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Cohort
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 from spinevl.sources.labels import read_boxes, read_labels, read_template

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spinevl.schema.record import Box, Label
+from spinevl.schema.box import Box
+from spinevl.schema.patient import Label
 from spinevl.schema.task import VERTEBRAE
 
 Boxes = dict[str, tuple[Box, Box, Box]]

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from spinevl.schema.record import Box
+from spinevl.schema.box import Box
 from spinevl.schema.task import VERTEBRAE
 from spinevl.sources.phantom.labels import GRADED
 from spinevl.sources.phantom.render import Case, Phantom, render_case

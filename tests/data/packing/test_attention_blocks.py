@@ -45,7 +45,7 @@ def test_every_token_sees_its_ancestors_once(
         for group in groups:
             if at < group.query.numel():
                 number, query = divmod(at, group.query.shape[1])
-                keys = group.key[number][group.sees[number, query]].tolist()
+                keys = group.key[number][group.allowed[number, query]].tolist()
                 break
             at -= group.query.numel()
         assert sorted(keys) == np.flatnonzero(expected[place]).tolist()
@@ -54,7 +54,7 @@ def test_every_token_sees_its_ancestors_once(
 def test_every_query_sees_something_so_that_no_softmax_is_empty() -> None:
     rng = np.random.default_rng(0)
     groups, _ = attention_blocks([forest(rng, 12, 40)], length=400)
-    assert all(bool(group.sees.any(dim=-1).all()) for group in groups)
+    assert all(bool(group.allowed.any(dim=-1).all()) for group in groups)
 
 
 def test_blocks_of_a_wide_tree_cost_far_less_than_a_dense_mask() -> None:
@@ -63,4 +63,4 @@ def test_blocks_of_a_wide_tree_cost_far_less_than_a_dense_mask() -> None:
     sequences = [prefix + rng.integers(0, 1000, 60).tolist() for _ in range(18)]
     row = pack(sequences, [[(1, len(one))] for one in sequences])
     groups, _ = attention_blocks([row], length=len(row.symbols))
-    assert sum(group.sees.numel() for group in groups) < 0.2 * len(row.symbols) ** 2
+    assert sum(group.allowed.numel() for group in groups) < 0.2 * len(row.symbols) ** 2

@@ -10,7 +10,7 @@ import pytest
 
 from spinevl.config.conf import official_tasks
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Patient
+from spinevl.schema.patient import Patient
 from spinevl.schema.task import VERTEBRAE, Task
 from spinevl.sources.phantom.ceiling import ceiling_predictions
 from spinevl.sources.phantom.render import Case, Phantom, draw_phantom
@@ -89,7 +89,9 @@ def test_boxes_alone_give_what_they_give_on_real_patients(tmp_path: Path) -> Non
         rows = []
         for one in patients:
             assert one.boxes is not None
-            corners = [v for name in VERTEBRAE for box in one.boxes[name] for v in box.as_list()]
+            corners = [
+                v for name in VERTEBRAE for box in one.boxes[name].values() for v in box.as_list()
+            ]
             rows += [[*corners, *np.eye(len(task.objects))[k]] for k in range(len(task.objects))]
         return np.array(rows)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spinevl.schema.record import Label
+from spinevl.schema.patient import Label
 from spinevl.schema.task import VERTEBRAE
 from spinevl.sources.phantom.acquisition import Signal
 from spinevl.sources.phantom.axial import draw_neck, render_axial

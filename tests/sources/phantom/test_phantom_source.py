@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from spinevl.config.conf import official_tasks
+from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Cohort
 from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
 from spinevl.sources.phantom import store
 from spinevl.sources.phantom.render import Case, draw_phantom
@@ -119,7 +119,7 @@ def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
         assert list(one.labels["zyzg"]) == given["zyzg"]  # type: ignore[arg-type]
         (box_entry,) = [entry for entry in files["boxes_train"] if entry["id"] == one.id]
         assert one.boxes is not None
-        box = one.boxes["C4"][1]
+        box = one.boxes["C4"][6]
         assert f"({box.x1},{box.y1})({box.x2},{box.y2})" == box_entry["C4"][1]
     truth = json.loads(
         (cohort.train_images.parent.parent / "test_truth.json").read_text(encoding="utf-8")

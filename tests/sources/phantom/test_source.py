@@ -10,8 +10,8 @@ import pytest
 
 from spinevl.config.conf import official_tasks
 from spinevl.io.image_file import load_image
+from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import UserError
-from spinevl.schema.record import Cohort
 from spinevl.sources.phantom.source import PhantomSource
 
 TASKS = official_tasks()
@@ -84,7 +84,7 @@ def test_given_labels_boxes_and_template_are_followed(cache: Path, tmp_path: Pat
     )
     assert [one.labels["qd"] for one in cohort.patients] == [0, 1, 2]
     assert cohort.patients[0].boxes is not None
-    assert cohort.patients[0].boxes["C2"][0].as_list() == [90, 58, 108, 78]
+    assert cohort.patients[0].boxes["C2"][5].as_list() == [90, 58, 108, 78]
     assert [one.id for one in cohort.test] == ["t-1"]
     assert cohort.test_has_truth
     assert set(cohort.test[0].labels) == {"qd", "sl", "zjppt", "zyzg"}

@@ -1,0 +1,68 @@
+"""The patients of a study, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from spinevl.schema.patient import Patient
+
+if TYPE_CHECKING:
+    from spinevl.schema.task import Task
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The patients of one study, wherever they come from.
+
+    Attributes:
+        patients: the labelled patients (train and dev) in the order of the label file.
+        test: the test patients in the order of the submission template.
+        train_images: the folder that holds ``{id}/sag`` and ``{id}/tra`` of ``patients``.
+        test_images: the same for ``test``.
+        test_has_truth: whether the labels of ``test`` are truth and may be scored.
+        synthetic: whether the images are rendered; such a cohort is no clinical evidence.
+        name: what reports call it.
+        latents: a side file with the geometry behind a synthetic cohort; training never opens it.
+        sources: the input files by role, for manifests and fingerprints.
+        skipped: ids left out because ``missing_images=skip`` was asked for.
+    """
+
+    patients: tuple[Patient, ...]
+    test: tuple[Patient, ...]
+    train_images: Path
+    test_images: Path
+    test_has_truth: bool
+    synthetic: bool
+    name: str
+    latents: Path | None = None
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+
+class DataSource(Protocol):
+    """Where a cohort comes from: what the config group ``data`` builds."""
+
+    def load(
+        self,
+        *,
+        tasks: Mapping[str, Task],
+        known_tasks: Mapping[str, Task],
+        sag_image: Sequence[int],
+        subsets: Collection[str],
+        cache_dir: Path,
+    ) -> Cohort:
+        """The cohort, its files and images checked.
+
+        Args:
+            tasks: the tasks selected; their labels are required.
+            known_tasks: tasks whose labels are checked where a record has them.
+            sag_image: the sagittal slices shown.
+            subsets: which of ``train``, ``dev``, ``test`` will be used.
+            cache_dir: where a source may keep what it makes, shared between jobs.
+
+        Raises:
+            UserError: with every problem found.
+        """
