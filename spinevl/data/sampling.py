@@ -1,4 +1,4 @@
-"""An epoch with so much of every task: seeded, resumable, of one length on every rank."""
+"""Which examples an epoch shows, and in which order: seeded and resumable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,55 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch.utils.data import Sampler
+
+from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation that depends on the seed and the epoch alone, so that runs repeat exactly."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Batches of like length in seeded order, for sequences that are padded.
+
+    Args:
+        lengths: of each item.
+        n_batches: batches an epoch.
+        seed: decides with the epoch which items of a length meet, and the order of batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, n_batches: int, seed: int) -> None:
+        self.lengths = torch.tensor(lengths)
+        self.n_batches = n_batches
+        self.sampler = EpochSampler(len(lengths), seed=seed)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled = torch.tensor(list(self.sampler))
+        ordered = shuffled[self.lengths[shuffled].argsort(stable=True)]
+        batches = ordered.tensor_split(self.n_batches)
+        epoch = EpochSampler(self.n_batches, seed=self.sampler.seed)
+        epoch.set_epoch(self.sampler.epoch)
+        return iter([batches[number].tolist() for number in epoch])
 
 
 class RatioSampler(Sampler[int]):
@@ -84,3 +133,13 @@ class RatioSampler(Sampler[int]):
     def _generator(self, stream: int, lap: int) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {stream} {lap}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def conversation_sampler(
+    examples: Sequence[Example], *, ratios: Mapping[str, float], seed: int
+) -> RatioSampler:
+    """The order of training conversations. Raises UserError for ratios that do not fit them."""
+    try:
+        return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -6,21 +6,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevl.data.records import build_records
-from spinevl.inference.assemble import load_model, stored_tasks
-from spinevl.inference.predictor import Mode, Predictor
+import torch
+
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.options import PredictMode, PredictOptions
+from spinevl.data.examples import patient_examples
+from spinevl.inference.predictor import Predictor
 from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Record
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
+
+
+class Predictions(list[Prediction]):
+    """A list of predictions, which makes a table too."""
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, a row a question, with the columns of ``predictions.jsonl``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise UserError("to_frame needs pandas; pip install pandas") from error
+        return pd.DataFrame([one.to_json() for one in self])
 
 
 class SpineModel:
     """A trained model and the study that it was trained for.
 
     Attributes:
-        predictor: answers records.
+        predictor: answers examples.
         tasks: what it was trained to answer.
         config: the checkpoint's config.
     """
@@ -32,7 +52,7 @@ class SpineModel:
         self.tasks = tasks
         self.config = config
 
-    def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> Predictions:
         """Answers for a folder of patients (``{id}/sag/6.png`` ...), or for some patient folders.
 
         Raises:
@@ -41,9 +61,10 @@ class SpineModel:
         study = self.config["study"]
         if not self.tasks:
             raise UserError("this checkpoint was trained for no study; use spinevl predict")
-        records: list[Record] = []
-        for root, ids in _patients(paths):
-            source = CervAISource(test_images=str(root))
+        layout = _layout(study.get("data") or {})
+        examples: list[Example] = []
+        for root, ids in _patients(paths, layout):
+            source = CervAISource(test_images=str(root), **vars(layout))
             cohort = source.load(
                 tasks=self.tasks,
                 known_tasks={},
@@ -53,22 +74,21 @@ class SpineModel:
                 only=ids,
             )
             for task in self.tasks.values():
-                records += build_records(
+                examples += patient_examples(
                     cohort.test,
                     task=task,
                     template=study["templates"][task.name],
                     sag_image=study["sag_image"],
                     separate=study["sag_type"] == "separate",
-                    images_root=cohort.test_images,
-                    answers="none",
+                    with_answers=False,
                 )
-        return self.predictor.predict(records)
+        return Predictions(self.predictor.predict(examples))
 
 
 def load(
     checkpoint: str | Path,
     *,
-    mode: Mode = "choice",
+    mode: str = "choice",
     batch_patients: int = 16,
     trusted_targets: Sequence[str] = (),
     device: str | None = None,
@@ -82,22 +102,30 @@ def load(
         trusted_targets: your own packages that the checkpoint's parts may come from.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
     """
-    import torch
+    loaded = load_checkpoint(Path(checkpoint), trusted=trusted_targets)
+    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    layout = _layout(loaded.study.get("data") or {})
+    options = PredictOptions(mode=PredictMode(mode), batch_size=batch_patients)
+    decode = CervAISource(**vars(layout)).decode
+    predictor = Predictor(loaded.model, decode, options=options)
+    return SpineModel(predictor, loaded.tasks, loaded.config)
 
-    model, config = load_model(Path(checkpoint), trusted=trusted_targets)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
-    predictor = Predictor(model, tasks=tasks, mode=mode, batch_patients=batch_patients)
-    return SpineModel(predictor, tasks, config)
+
+def _layout(node: Mapping[str, Any]) -> StudyLayout:
+    """The layout of the images that a checkpoint was trained on."""
+    told = {name: node[name] for name in vars(StudyLayout()) if name in node}
+    return StudyLayout(**{**told, **({"slices": tuple(told["slices"])} if "slices" in told else {})})
 
 
 def _patients(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path], layout: StudyLayout
 ) -> list[tuple[Path, list[str] | None]]:
     """(root, ids) pairs; ids None takes every folder of the root."""
     if isinstance(paths, (str, Path)):
         root = Path(paths)
-        return [(root.parent, [root.name])] if (root / "sag").is_dir() else [(root, None)]
+        shown = layout.images(str(root.parent), root.name, slices=layout.slices, levels=())
+        one = any(Path(image.path).exists() for image in shown)
+        return [(root.parent, [root.name])] if one else [(root, None)]
     by_root: dict[Path, list[str]] = {}
     for path in map(Path, paths):
         by_root.setdefault(path.parent, []).append(path.name)

@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 
 from spinevl.schema.errors import Problem, UserError
 
-SIDE_PX = 224
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -23,7 +22,7 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
-_EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
+_GREY = "an 8-bit grey PNG"
 
 
 def load_rgb(path: str | Path) -> np.ndarray:
@@ -52,17 +51,20 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     Raises:
         UserError: missing, truncated, of another mode or size.
     """
-    image = _decoded(path, _EXPECTED)
+    expected = _GREY + (f" of {side_px} x {side_px}" if side_px else "")
+    image = _decoded(path, expected)
     pixels = np.asarray(image)
     if image.mode[0] in "IF":
-        raise _refused(path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first")
+        raise _refused(
+            path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first", expected
+        )
     if image.mode == "RGB" and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     elif image.mode != "L":
-        raise _refused(path, f"mode {image.mode}", "convert it to grey")
+        raise _refused(path, f"mode {image.mode}", "convert it to grey", expected)
     if side_px is not None and pixels.shape != (side_px, side_px):
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise _refused(path, found, f"resample it to {side_px} x {side_px}")
+        raise _refused(path, found, f"resample it to {side_px} x {side_px}", expected)
     return pixels
 
 
@@ -85,5 +87,5 @@ def _decoded(path: str | Path, expected: str) -> Image.Image:
     return image
 
 
-def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:
+def _refused(path: str | Path, found: str, fix: str, expected: str) -> UserError:
     return UserError(Problem(str(path), expected, found, fix))

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spinevl.schema.patient import Patient
+from spinevl.schema.study_layout import StudyLayout
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from spinevl.schema.image_ref import ImageRef
     from spinevl.schema.task import Task
 
 
@@ -20,8 +24,7 @@ class Cohort:
     Attributes:
         patients: the labelled patients (train and dev) in the order of the label file.
         test: the test patients in the order of the submission template.
-        train_images: the folder that holds ``{id}/sag`` and ``{id}/tra`` of ``patients``.
-        test_images: the same for ``test``.
+        layout: how the images' files are named.
         test_has_truth: whether the labels of ``test`` are truth and may be scored.
         synthetic: whether the images are rendered; such a cohort is no clinical evidence.
         name: what reports call it.
@@ -32,8 +35,7 @@ class Cohort:
 
     patients: tuple[Patient, ...]
     test: tuple[Patient, ...]
-    train_images: Path
-    test_images: Path
+    layout: StudyLayout
     test_has_truth: bool
     synthetic: bool
     name: str
@@ -44,6 +46,12 @@ class Cohort:
 
 class DataSource(Protocol):
     """Where a cohort comes from: what the config group ``data`` builds."""
+
+    layout: StudyLayout
+    names_test: bool
+    """Whether the source names test patients."""
+    drawn: int | None
+    """How many training patients the source draws itself; None where it reads them."""
 
     def load(
         self,
@@ -66,3 +74,6 @@ class DataSource(Protocol):
         Raises:
             UserError: with every problem found.
         """
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """The pixels of one image, uint8 [H, W]. Raises UserError where it can't be decoded."""

@@ -1,4 +1,4 @@
-"""The CervAI layout: label and box files, and a folder of PNGs a patient."""
+"""The CervAI layout, or another hospital's: label and box files, and images by patient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from spinevl.io.image_file import SIDE_PX, load_image
+import numpy as np
+
+from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import Problem, UserError, collected
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
-from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
+from spinevl.schema.study_layout import StudyLayout
+from spinevl.schema.task import Task
 from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
 
 __all__ = ["CervAISource", "read_boxes", "read_labels", "read_template"]
@@ -30,13 +34,16 @@ class CervAISource:
 
     Args:
         labels, boxes: the label and box file of the training patients.
-        train_images, test_images: folders that hold ``{id}/sag/{5,6,7}.png`` and
-            ``{id}/tra/{2,2-3,...,7}.png``.
+        train_images, test_images: the folders of the patients' images.
         test_labels: the submission template; without it the test patients are the folders of
             ``test_images``.
         missing_images: ``error`` refuses a patient without a needed image, ``skip`` leaves such
-            patients out of train and dev and names them, ``ignore`` does not look.
+            patients out of train and dev and names them, ``ignore`` checks none.
+        slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
+            StudyLayout.
     """
+
+    drawn = None
 
     def __init__(
         self,
@@ -47,6 +54,10 @@ class CervAISource:
         test_images: str | None = None,
         test_labels: str | None = None,
         missing_images: MissingImages = "error",
+        slices: Sequence[int] = StudyLayout.slices,
+        sagittal: str = StudyLayout.sagittal,
+        axial: str = StudyLayout.axial,
+        side_px: int | None = StudyLayout.side_px,
     ) -> None:
         if missing_images not in ("error", "skip", "ignore"):
             raise ValueError(f"missing_images={missing_images}: expected error, skip or ignore")
@@ -56,6 +67,8 @@ class CervAISource:
         self.test_images = test_images
         self.test_labels = test_labels
         self.missing_images = missing_images
+        self.layout = StudyLayout(tuple(slices), sagittal, axial, side_px)
+        self.names_test = bool(test_images or test_labels)
 
     def load(
         self,
@@ -82,17 +95,19 @@ class CervAISource:
             test = self._test(known) if "test" in subsets else ()
             test = tuple(patient for patient in test if only is None or patient.id in only)
             test_root = _root(self.test_images, "data.test_images") if test else Path()
+        shown = needed_images(tasks.values(), sag_image, self.layout)
+        patients = self._with_images(patients, train_root, **shown)
+        test = self._with_images(test, test_root, **shown)
         skipped: set[str] = set()
         if self.missing_images != "ignore":
-            names = needed_images(tasks.values(), sag_image)
             with collected(problems):
-                incomplete = _image_problems(patients, train_root, names, "train_images")
+                incomplete = self._image_problems(patients, train_root, "train_images")
                 if self.missing_images == "skip":
                     skipped = set(incomplete)
                 else:
                     problems.extend(one for some in incomplete.values() for one in some)
             with collected(problems):  # never skipped: a submission answers every test patient
-                incomplete = _image_problems(test, test_root, names, "test_images")
+                incomplete = self._image_problems(test, test_root, "test_images")
                 problems.extend(one for some in incomplete.values() for one in some)
         if problems:
             raise UserError(problems)
@@ -113,8 +128,7 @@ class CervAISource:
         return Cohort(
             patients=kept,
             test=test,
-            train_images=train_root,
-            test_images=test_root,
+            layout=self.layout,
             test_has_truth=False,
             synthetic=False,
             name=f"CervAI ({len(kept)} labelled, {len(test)} test patients)",
@@ -137,7 +151,7 @@ class CervAISource:
             boxed = next((task.name for task in tasks.values() if not task.closed), None)
             if boxed and self.boxes is None:
                 raise UserError(f"data.boxes is not set: task {boxed} needs the box file")
-            boxes = read_boxes(self.boxes) if self.boxes else {}
+            boxes = read_boxes(self.boxes, layout=self.layout) if self.boxes else {}
         if boxed and patients and boxes:
             problems += self._unmatched({patient.id for patient in patients}, set(boxes))
         if problems:
@@ -175,22 +189,44 @@ class CervAISource:
             raise UserError(wrong)
         return tuple(Patient(one) for one in ids)
 
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See DataSource; images of another size than the layout's are refused."""
+        return load_image(image.path, side_px=self.layout.side_px)
 
-def _image_problems(
-    patients: Sequence[Patient], root: Path, names: Sequence[str], key: str
-) -> dict[str, list[Problem | str]]:
-    """Patient id -> what is wrong with the images it needs; every file is really decoded."""
-    if root == Path():  # not used, or not set, which has been named already
-        return {}
-    if not root.is_dir():
-        raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda patient: _patient_problems(root / patient.id, names), patients)
-        return {
-            patient.id: problems
-            for patient, problems in zip(patients, found, strict=True)
-            if problems
-        }
+    def _with_images(
+        self, patients: Sequence[Patient], root: Path, *, slices: list[int], levels: list[str]
+    ) -> tuple[Patient, ...]:
+        return tuple(
+            replace(one, images=self.layout.images(str(root), one.id, slices=slices, levels=levels))
+            for one in patients
+        )
+
+    def _image_problems(
+        self, patients: Sequence[Patient], root: Path, key: str
+    ) -> dict[str, list[Problem | str]]:
+        """Patient id -> what is wrong with the images it needs; every file is really decoded."""
+        if root == Path():  # not used, or not set, which has been named already
+            return {}
+        if not root.is_dir():
+            raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda patient: self._patient_problems(patient, root), patients)
+            return {
+                patient.id: problems
+                for patient, problems in zip(patients, found, strict=True)
+                if problems
+            }
+
+    def _patient_problems(self, patient: Patient, root: Path) -> list[Problem | str]:
+        if patient.images and not any(Path(one.path).exists() for one in patient.images):
+            wanted = f"a folder with {len(patient.images)} images"
+            fix = "add it, or see data.missing_images"
+            return [Problem(str(root / patient.id), wanted, "no such folder", fix)]
+        problems: list[Problem | str] = []
+        for image in patient.images:
+            with collected(problems):
+                self.decode(image)
+        return problems
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:
@@ -199,25 +235,13 @@ def natural_order(text: str) -> list[tuple[int, str]]:
     return [(int(one), "") if k % 2 else (-1, one) for k, one in enumerate(parts)]
 
 
-def needed_images(tasks: Iterable[Task], sag_image: Sequence[int]) -> list[str]:
-    """The images a patient needs, relative to its folder: ``sag/6.png``, ``tra/2-3.png``."""
-    tasks = list(tasks)
-    slices = [number for number in SAGITTAL_SLICES if number in sag_image]
-    axial = dict.fromkeys(axial_stem(level) for t in tasks if t.axial for level in t.levels)
-    return [f"sag/{number}.png" for number in slices] + [f"tra/{stem}.png" for stem in axial]
-
-
-def _patient_problems(folder: Path, names: Sequence[str]) -> list[Problem | str]:
-    if not folder.is_dir():
-        fix = "add it, or see data.missing_images"
-        return [Problem(str(folder), f"a folder with {len(names)} images", "no such folder", fix)]
-    problems: list[Problem | str] = []
-    for name in names:
-        try:
-            load_image(folder / name, side_px=SIDE_PX)
-        except UserError as error:
-            problems.extend(error.problems)
-    return problems
+def needed_images(
+    tasks: Iterable[Task], sag_image: Sequence[int], layout: StudyLayout
+) -> dict[str, list]:
+    """The sagittal ``slices`` and axial ``levels`` that some tasks show, in the layout's order."""
+    levels = dict.fromkeys(level for task in tasks if task.axial for level in task.levels)
+    slices = [number for number in layout.slices if number in sag_image]
+    return {"slices": slices, "levels": list(levels)}
 
 
 def _root(path: str | None, key: str) -> Path:

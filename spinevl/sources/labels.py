@@ -12,12 +12,13 @@ from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.patient import Label, Patient
-from spinevl.schema.task import SAGITTAL_SLICES, VERTEBRAE, Task
+from spinevl.schema.study_layout import StudyLayout
+from spinevl.schema.task import VERTEBRAE, Task
 
 Boxes = dict[str, dict[int, Box]]
 
 _BOX = re.compile(r"\(([0-9]{1,6}),([0-9]{1,6})\)\(([0-9]{1,6}),([0-9]{1,6})\)")
-_SIDE_PX = 224
+_CERVAI = StudyLayout()
 _LONGEST_NAME_BYTES = 255
 
 
@@ -79,7 +80,7 @@ def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patie
     return patients
 
 
-def read_boxes(path: str | Path) -> dict[str, Boxes]:
+def read_boxes(path: str | Path, *, layout: StudyLayout = _CERVAI) -> dict[str, Boxes]:
     """Patient id -> vertebra -> slice -> its box.
 
     Raises:
@@ -95,17 +96,17 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
                 problems.append(Problem(where, known, repr(key)[:60], "remove or mend it"))
         for vertebra in VERTEBRAE:
             texts = entry.get(vertebra)
-            if not isinstance(texts, list) or len(texts) != len(SAGITTAL_SLICES):
+            if not isinstance(texts, list) or len(texts) != len(layout.slices):
                 found = "none" if texts is None else repr(texts)[:60]
-                problems.append(
-                    Problem(f"{where} {vertebra}", "3 boxes, of slices 5, 6, 7", found, "mend it")
-                )
+                numbers = ", ".join(map(str, layout.slices))
+                wanted = f"{len(layout.slices)} boxes, of slices {numbers}"
+                problems.append(Problem(f"{where} {vertebra}", wanted, found, "mend it"))
                 continue
-            boxes[vertebra] = {
-                number: box
-                for number, text in zip(SAGITTAL_SLICES, texts, strict=True)
-                if (box := _box(f"{where} {vertebra} slice {number}", text, problems))
-            }
+            boxes[vertebra] = {}
+            for number, text in zip(layout.slices, texts, strict=True):
+                here = f"{where} {vertebra} slice {number}"
+                if box := _box(here, text, layout.side_px, problems):
+                    boxes[vertebra][number] = box
         result[entry["id"]] = boxes
     if problems:
         raise UserError(problems)
@@ -179,7 +180,7 @@ def _label(where: str, task: Task, value: Any, problems: list[Problem]) -> Label
     return tuple(values) if task.levels else values[0]
 
 
-def _box(where: str, text: Any, problems: list[Problem]) -> Box | None:
+def _box(where: str, text: Any, side_px: int | None, problems: list[Problem]) -> Box | None:
     match = _BOX.fullmatch(text.replace(" ", "")) if isinstance(text, str) else None
     if match is None:
         problems.append(Problem(where, '"(x1,y1)(x2,y2)"', repr(text)[:60], "mend the box"))
@@ -188,9 +189,11 @@ def _box(where: str, text: Any, problems: list[Problem]) -> Box | None:
     if box.x1 >= box.x2 or box.y1 >= box.y2:
         problems.append(Problem(where, "x1 < x2 and y1 < y2", text, "swap its corners"))
         return None
-    if max(box.x2, box.y2) > _SIDE_PX:
+    if side_px is not None and max(box.x2, box.y2) > side_px:
         problems.append(
-            Problem(where, f"corners within 0 to {_SIDE_PX}", text, "give pixels of the 224 image")
+            Problem(
+                where, f"corners within 0 to {side_px}", text, f"give pixels of the {side_px} image"
+            )
         )
         return None
     return box

@@ -9,8 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.image_ref import ImageRef
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 from spinevl.sources.labels import read_boxes, read_labels, read_template
@@ -60,6 +65,9 @@ class PhantomSource:
         self.boxes = boxes
         self.test_labels = test_labels
         self.missing_images = missing_images
+        self.layout = StudyLayout()
+        self.names_test = True
+        self.drawn = None if labels else n_train
 
     def load(
         self,
@@ -110,6 +118,10 @@ class PhantomSource:
             name=f"phantom ({n_train} train and dev, {len(both.test)} test, seed {self.seed})",
             latents=folder / "latents.json",
         )
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See DataSource."""
+        return load_image(image.path, side_px=self.layout.side_px)
 
     def _spec(self) -> dict[str, Any]:
         """What the cohort's content depends on."""

@@ -1,0 +1,50 @@
+"""Check a submission before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spinevl.evaluation.answer_files import read_answers
+from spinevl.io.json_file import read_json_list
+from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.task import Task
+from spinevl.sources.labels import read_template
+
+
+def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> str:
+    """Hold ``answers.json`` against the template: ids, order, integers and lengths.
+
+    Returns:
+        A line that says what is fine.
+
+    Raises:
+        UserError: with every problem.
+    """
+    graded = {name: task for name, task in tasks.items() if task.closed and task.weight > 0}
+    ids = [patient.id for patient in read_template(template, tasks=graded)]
+    read_answers(path, ids=ids, tasks=graded)
+    given = read_json_list(path, expected="a list of answers")
+    found = [entry["id"] for entry in given]
+    if found != ids:
+        place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
+        raise UserError(
+            Problem(
+                f"{path}: record {place + 1}",
+                f"patient {ids[place]}, as in {template}",
+                f"patient {found[place]}",
+                "put the patients in the template's order",
+            )
+        )
+    surplus = [
+        Problem(
+            f"{path}: patient {entry['id']}",
+            f"only the keys id, {', '.join(graded)}",
+            f"also {', '.join(keys)}",
+            "remove them",
+        )
+        for entry in given
+        if (keys := sorted(set(entry) - {"id", *graded}))
+    ]
+    if surplus:
+        raise UserError(surplus)
+    return f"ok  {path}: {len(ids)} patients, ids, order and values as in the template"
