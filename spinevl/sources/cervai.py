@@ -218,7 +218,7 @@ class CervAISource:
             }
 
     def _patient_problems(self, patient: Patient, root: Path) -> list[Problem | str]:
-        if patient.images and not any(Path(one.path).exists() for one in patient.images):
+        if self.layout.sagittal.startswith("{id}/") and not (root / patient.id).is_dir():
             wanted = f"a folder with {len(patient.images)} images"
             fix = "add it, or see data.missing_images"
             return [Problem(str(root / patient.id), wanted, "no such folder", fix)]

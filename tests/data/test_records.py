@@ -45,7 +45,7 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
     cohort = source.load(
         tasks=tasks,
         known_tasks=every,
-        sag_image=[6],
+        sag_image=json.loads(args["sag_image"]),
         subsets={"train", "dev", "test"},
         cache_dir=Path(),
     )
@@ -55,14 +55,13 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
     suffix = f"_{args['suffix']}" if args["suffix"] else ""
     return {
         f"{name}_{side}{suffix}.json": records_text(
-            build_records(
+            patient_examples(
                 sides[side],
                 task=task,
                 template=templates[name],
                 sag_image=json.loads(args["sag_image"]),
                 separate=args["sag_type"] == "seperate",
-                images_root=cohort.test_images if side == "test" else cohort.train_images,
-                answers="truth",
+                with_answers=True,
             ),
             with_answer_turn=side == "train",
         )
