@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from spinevl.config.conf import build_tasks
-from spinevl.evaluation.join import read_answers
+from spinevl.evaluation.answer_files import read_submission
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
@@ -75,7 +75,7 @@ def check_submission(cfg: DictConfig) -> None:
     }
     template = read_template(template_path, tasks=tasks)
     ids = [patient.id for patient in template]
-    read_answers(cfg.answers, ids=ids, tasks=tasks)
+    read_submission(cfg.answers, ids=ids, tasks=tasks)
     given = read_json_list(cfg.answers, expected="a list of answers")
     found = [entry["id"] for entry in given]
     if found != ids:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from spinevl.evaluation.join import answers_of, write_answers, write_predictions
+from spinevl.evaluation.answer_files import write_predictions, write_submission
 from spinevl.evaluation.metrics import combine
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
@@ -84,8 +84,7 @@ def write_outputs(
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
     ids = [patient.id for patient in study.patients(subset)]
-    answers = answers_of(predictions, official)
-    write_answers(out / "answers.json", ids=ids, answers=answers, tasks=official)
+    write_submission(out / "answers.json", predictions, ids=ids, tasks=official)
     log.info("answers for %d patients in %s", len(ids), out / "answers.json")
 
 

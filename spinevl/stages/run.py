@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.evaluation.baselines import all_majority, level_majority, mean_boxes
+from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
 from spinevl.evaluation.evaluate import evaluate
-from spinevl.evaluation.join import Answers, answers_of
+from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
+from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
+from spinevl.schema.record import Record
+from spinevl.schema.score import Score
 from spinevl.stages.build import environment, fingerprint, write_records
-from spinevl.stages.evaluate import write_metrics
 from spinevl.stages.fit import check_parts
 from spinevl.stages.predict import load_predictor, swapped, write_outputs
 from spinevl.stages.prepare import Study, load_study, run_subsets
@@ -48,17 +53,17 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
         write_outputs(study, "test", predictor.predict(study.records("test")), out=out)
     else:
         write_outputs(study, scored, predictions, out=out)
-    metrics = _evaluate(study, scored, predictions, without_own_images)
-    metrics["subset"] = scored
-    metrics["selection"] = (
-        "test patients, never used to choose anything"
+    score = replace(
+        _evaluate(study, scored, predictions, without_own_images),
+        subset=scored,
+        selection="test patients, never used to choose anything"
         if scored == "test"
-        else "selected on dev: the same patients chose the checkpoint"
+        else "selected on dev: the same patients chose the checkpoint",
+        synthetic=study.cohort.synthetic,
     )
-    metrics["synthetic"] = study.cohort.synthetic
-    score = write_metrics(metrics, study.tasks, out=out)
-    _report(cfg, study, scored, predictions, metrics, out=out)
-    return score
+    value = write_metrics(score, study.tasks, out=out)
+    _report(cfg, study, scored, predictions, score, out=out)
+    return value
 
 
 def _truth_text(study: Study) -> str:
@@ -74,45 +79,27 @@ def _swapped_predictions(study: Study, predictor: Any, subset: str) -> list[Pred
 
 def _evaluate(
     study: Study, subset: str, predictions: list[Prediction], without_own_images: list[Prediction]
-) -> dict[str, Any]:
-    closed = {name: task for name, task in study.tasks.items() if task.closed}
-    patients = study.patients(subset)
-    ids = [patient.id for patient in patients]
+) -> Score:
     train_patients = study.patients("train")
-    controls: dict[str, Answers] = {}
-    if closed:
-        controls["level_majority"] = level_majority(train_patients, ids, closed)
-        controls["all_majority"] = all_majority(train_patients, ids, closed)
-        if without_own_images:
-            controls["swapped_images"] = answers_of(without_own_images, closed)
-        if study.cohort.latents is not None:
-            from spinevl.sources.phantom.ceiling import ceiling_predictions
+    computed: list[Baseline] = [
+        LevelMajority(train_patients, study.tasks),
+        AllMajority(train_patients, study.tasks),
+    ]
+    notes = {"swapped_images": "the same checkpoint shown another patient's images"}
+    baselines = {one.name: one.predict(predictions) for one in computed}
+    baselines["swapped_images"] = without_own_images
+    if study.cohort.latents is not None:
+        from spinevl.evaluation.ceiling import Ceiling
 
-            best = ceiling_predictions(
-                study.cohort.latents, fit=train_patients, predict=patients, tasks=closed
-            )
-            controls["ceiling"] = answers_of(best, closed)
+        computed.append(Ceiling(study.cohort.latents, train_patients, study.tasks))
+        baselines["ceiling"] = computed[-1].predict(predictions)
     return evaluate(
-        patients,
-        answers_of(predictions, closed),
+        study.patients(subset),
+        predictions,
         tasks=study.tasks,
-        controls=controls,
-        predictions=predictions,
-        control_boxes=_control_boxes(study, predictions, without_own_images),
+        baselines=baselines,
+        notes=notes | {one.name: one.note for one in computed},
     )
-
-
-def _control_boxes(
-    study: Study, predictions: list[Prediction], without_own_images: list[Prediction]
-) -> dict[str, list[Prediction]]:
-    boxed = [task for task in study.tasks.values() if not task.closed]
-    if not boxed:
-        return {}
-    train = study.patients("train")
-    return {
-        "level_majority": [one for task in boxed for one in mean_boxes(train, predictions, task)],
-        "swapped_images": [one for one in without_own_images if not study.tasks[one.task].closed],
-    }
 
 
 def _report(
@@ -120,25 +107,35 @@ def _report(
     study: Study,
     subset: str,
     predictions: list[Prediction],
-    metrics: dict[str, Any],
+    score: Score,
     *,
     out: Path,
 ) -> None:
-    from spinevl.report.html import write_report
+    from spinevl.report.page import write_report
 
-    root = study.cohort.test_images if subset == "test" else study.cohort.train_images
     write_report(
         out,
-        metrics=metrics,
-        predictions=predictions,
-        truth=study.patients(subset),
+        score=score,
+        predictions=with_truth(predictions, study.patients(subset), study.tasks),
         tasks=study.tasks,
-        images_root=root,
-        shown_slice=study.sag_image[len(study.sag_image) // 2],
+        pictures=_pictures(study.records(subset)),
         config=OmegaConf.to_yaml(cfg, resolve=True),
         fingerprint={**fingerprint(study), "versions": environment(cfg)["versions"]},
         cohort=study.cohort.name,
-        synthetic=study.cohort.synthetic,
         curve=out / "metrics.csv",
     )
     log.info("report: %s", out / "report.html")
+
+
+def _pictures(records: Sequence[Record]) -> dict[str, list[ImageRef]]:
+    """Patient -> its images, each once, sagittal ones first."""
+    found: dict[str, dict[ImageRef, None]] = {}
+    for record in records:
+        images = found.setdefault(record.id, {})
+        for path, number in zip(record.images, record.slices, strict=False):
+            images[ImageRef(path, patient=record.id, plane="sagittal", slice=number)] = None
+        for path in record.images[len(record.slices) :]:
+            images[ImageRef(path, patient=record.id, plane="axial", level=record.object)] = None
+    return {
+        key: sorted(images, key=lambda one: one.plane == "axial") for key, images in found.items()
+    }

@@ -150,8 +150,7 @@ def _mean_logprob(batches: Any, logprobs: Any) -> float:
 
 def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
     """A function of dev batches and their option log-probabilities -> the dev score."""
-    from spinevl.evaluation.join import answers_of, truth_of
-    from spinevl.evaluation.metrics import point_score
+    from spinevl.evaluation.evaluate import point_score
     from spinevl.inference.predictor import choice_prediction, merge_slices, option_logprobs
 
     def score(batches: Any, logprobs: Any) -> float:
@@ -160,8 +159,7 @@ def _dev_scorer(records: Sequence[Record], study: Study) -> Any:
             for index, options in option_logprobs(batch, values.double().tolist()).items():
                 record = records[index]
                 predictions.append(choice_prediction(record, study.tasks[record.task], options))
-        answers = answers_of(merge_slices(predictions, study.tasks), study.tasks)
-        closed = {name: task for name, task in study.tasks.items() if task.closed}
-        return point_score(truth_of(study.patients("dev"), closed), answers, closed)
+        answers = merge_slices(predictions, study.tasks)
+        return point_score(study.patients("dev"), answers, tasks=study.tasks)
 
     return score
