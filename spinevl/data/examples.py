@@ -8,6 +8,7 @@ from dataclasses import replace
 from spinevl.data.prompt import render
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
 
@@ -121,3 +122,14 @@ def swapped(examples: Sequence[Example], patients: Sequence[Patient]) -> list[Ex
         )
         result.append(replace(example, images=images))
     return result
+
+
+def pictures(examples: Iterable[Example]) -> dict[str, list[ImageRef]]:
+    """Patient -> the images shown of it, each once, sagittal ones first."""
+    found: dict[str, dict[ImageRef, None]] = {}
+    for one in examples:
+        found.setdefault(one.key.patient, {}).update(dict.fromkeys(one.images))
+    return {
+        patient: sorted(images, key=lambda image: image.plane == "axial")
+        for patient, images in found.items()
+    }

@@ -226,11 +226,8 @@ def open_study(
     return study
 
 
-def open_patients(
-    spec: StudySpec, subsets: Collection[str] | None, *, trusted: Sequence[str] = ()
-) -> PatientStudy:
-    """The same where only patients will do. Raises UserError for conversations too."""
-    study = open_study(spec, subsets, trusted=trusted)
+def require_patients(study: Study) -> PatientStudy:
+    """The study, which must be of patients. Raises UserError for conversations."""
     if isinstance(study, ConversationStudy):
         raise UserError(
             "data=conversations: train, predict and doctor take conversations; this asks patients, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spinevl.evaluation.answer_files import read_answers
+from spinevl.evaluation.answer_files import read_submission
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.task import Task
@@ -22,7 +22,7 @@ def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> 
     """
     graded = {name: task for name, task in tasks.items() if task.closed and task.weight > 0}
     ids = [patient.id for patient in read_template(template, tasks=graded)]
-    read_answers(path, ids=ids, tasks=graded)
+    read_submission(path, ids=ids, tasks=graded, missing="error")
     given = read_json_list(path, expected="a list of answers")
     found = [entry["id"] for entry in given]
     if found != ids:

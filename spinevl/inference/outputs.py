@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinevl.data.study import ConversationStudy, PatientStudy
-from spinevl.evaluation.join import answers_of, write_answers, write_predictions
+from spinevl.evaluation.answer_files import write_predictions, write_submission
 from spinevl.evaluation.metrics import combine
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.progress import Progress, answer_keys
@@ -81,6 +81,5 @@ def write_outputs(
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
     ids = [patient.id for patient in study.patients(subset)]
-    answers = answers_of(answered, official)
-    write_answers(out / "answers.json", ids=ids, answers=answers, tasks=official)
+    write_submission(out / "answers.json", answered, ids=ids, tasks=official)
     log.info("answers for %d patients in %s", len(ids), out / "answers.json")

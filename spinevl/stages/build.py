@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from spinevl.config.plain import plain
 from spinevl.data.record_files import write_records
-from spinevl.data.study import open_patients
+from spinevl.data.study import open_study, require_patients
 from spinevl.data.study_spec import StudySpec
 from spinevl.jobs.provenance import provenance
 
@@ -18,7 +18,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     config = plain(cfg)
     wanted = {"both": ("train", "dev")}.get(config["type_dataset"], (config["type_dataset"],))
     spec = StudySpec.from_config(config)
-    study = open_patients(spec, wanted, trusted=config["trusted_targets"])
+    study = require_patients(open_study(spec, wanted, trusted=config["trusted_targets"]))
     write_records(
         study,
         wanted,

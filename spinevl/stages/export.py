@@ -22,6 +22,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     from spinevl.inference.assemble import load_model, stored_tasks
     from spinevl.models.source import checkpoint_folder
     from spinevl.report.card import card
+    from spinevl.report.metrics_file import read_metrics
 
     form = str(cfg.format)
     folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
@@ -38,7 +39,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
             config,
             tasks=tasks,
             license_id=cfg.license,
-            metrics=_beside(source, "metrics.json", key="controls"),
+            score=read_metrics(source.absolute().parent),
             training=_beside(source, "train.json", key="trained_parameters"),
             form=form,
         )

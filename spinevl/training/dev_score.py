@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from spinevl.data.study import PatientStudy, Study
-from spinevl.evaluation.join import answers_of, truth_of
-from spinevl.evaluation.metrics import point_score
+from spinevl.evaluation.evaluate import point_score
 from spinevl.inference.options import choose, merge_slices, option_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.schema.example import Example
@@ -25,7 +24,6 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
     """
     if not isinstance(study, PatientStudy):
         return mean_logprob, "dev log-probability a token"
-    closed = {name: task for name, task in study.tasks.items() if task.closed}
     patients = study.patients("dev")
 
     def score(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:
@@ -34,8 +32,7 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
             for index, options in option_logprobs(batch, values.double().tolist()).items():
                 chosen[index] = choose(examples[index], options)
         predictions = merge_slices([examples[index] for index in chosen], list(chosen.values()))
-        answers = answers_of(predictions, closed)
-        return point_score(truth_of(patients, closed), answers, closed)
+        return point_score(patients, predictions, tasks=study.tasks)
 
     return score, "dev score"
 

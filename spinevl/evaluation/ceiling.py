@@ -1,0 +1,45 @@
+"""The ceiling of a phantom cohort: what a classifier on its exact geometry scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from spinevl.schema.patient import Patient
+from spinevl.schema.prediction import Prediction
+from spinevl.schema.task import Task
+from spinevl.sources.phantom.ceiling import ceiling_predictions
+
+
+class Ceiling:
+    """A baseline above the model, for phantoms only; boxes are left out.
+
+    Args:
+        latents: the side file of the phantom cohort.
+        train: the patients to fit on.
+        tasks: what is asked.
+    """
+
+    name = "ceiling"
+    note = "a classifier on the phantoms' latent geometry, fitted on training patients"
+
+    def __init__(self, latents: Path, train: Sequence[Patient], tasks: Mapping[str, Task]) -> None:
+        self.latents = latents
+        self.train = train
+        self.tasks = tasks
+
+    def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
+        """See Baseline. Raises UserError for patients without latents."""
+        patients = [Patient(one) for one in dict.fromkeys(one.id for one in asked)]
+        answers = {
+            (one.id, one.task, one.object): one
+            for one in ceiling_predictions(
+                self.latents, fit=self.train, predict=patients, tasks=self.tasks
+            )
+        }
+        return [
+            replace(found, slices=one.slices)
+            for one in asked
+            if (found := answers.get((one.id, one.task, one.object)))
+        ]
