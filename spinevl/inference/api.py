@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.data.records import build_records
-from spinevl.inference.assemble import load_model, stored_tasks
 from spinevl.inference.predictor import Mode, Predictor
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
@@ -84,11 +84,11 @@ def load(
     """
     import torch
 
-    model, config = load_model(Path(checkpoint), trusted=trusted_targets)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
-    predictor = Predictor(model, tasks=tasks, mode=mode, batch_patients=batch_patients)
-    return SpineModel(predictor, tasks, config)
+    stored = load_checkpoint(Path(checkpoint), trusted=trusted_targets)
+    stored.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tasks = stored.tasks
+    predictor = Predictor(stored.model, tasks=tasks, mode=mode, batch_patients=batch_patients)
+    return SpineModel(predictor, tasks, stored.config)
 
 
 def _patients(

@@ -1,138 +1,36 @@
-"""Build a model from config nodes, new or as a checkpoint describes it."""
+"""Lay out images and text as a model reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from spinevl.checkpoints.medmvl import is_medmvl, load_medmvl, parts_of
-from spinevl.checkpoints.native import DESCRIBED, load_weights, read_config, require_format
-from spinevl.config.conf import build
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput, Store
 from spinevl.features.store import FeatureCache, Features
-from spinevl.models.connector.base import Connector
-from spinevl.models.encoder.base import Encoder
-from spinevl.models.llm import CausalLM
-from spinevl.models.merge import merge_adapters
-from spinevl.models.tuning import Lora, apply_tuning
 from spinevl.models.vlm import VLM, visual_rows
 from spinevl.schema.dialogue import Picture
-from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import MODALITIES, Modality
+from spinevl.schema.model_inputs import ModelInputs
 from spinevl.schema.task import Task
 
-Nodes = Mapping[str, Any]
+
+def conversation_of(inputs: ModelInputs) -> Conversation:
+    """Writes conversations as a model's LLM reads them."""
+    return Conversation(inputs.tokenizer, template=inputs.conversation, end_token=inputs.end_token)
 
 
-def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
-    """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
-
-    ``encoder3d`` and ``connector3d`` beside them add eyes for volumes. Sizes are asked from the
-    parts: a connector is told its widths, never configured with them.
-    """
-    encoder = _part(parts["encoder"], Encoder, trusted, where="encoder")
-    llm = _part(parts["llm"], CausalLM, trusted, where="llm")
-    connector = _connector(parts["connector"], encoder, llm.dim, trusted)
-    second: dict[str, Any] = {}
-    if parts.get("encoder3d"):
-        encoder3d = _part(parts["encoder3d"], Encoder, trusted, where="encoder3d")
-        if (encoder.modality, encoder3d.modality) != ("image", "image3d"):
-            raise UserError(
-                f"encoder3d: encoder reads {encoder.modality} and encoder3d "
-                f"{encoder3d.modality}; expected image and image3d"
-            )
-        node = parts.get("connector3d") or parts["connector"]
-        second = {
-            "encoder3d": encoder3d,
-            "connector3d": _connector(node, encoder3d, llm.dim, trusted, where="connector3d"),
-        }
-    return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
-
-
-def check_branches(
-    parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()
-) -> None:
-    """Raise UserError where a connector cannot stand behind its encoder; nothing is loaded.
-
-    The parts are built without weights or memory, so that a mistake is told before any image is
-    read. What cannot be built so is left for ``assemble`` to judge.
-
-    Args:
-        parts: the nodes.
-        shows: what the data show; some encoder must read it.
-        trusted: see assemble.
-    """
-    seen: set[Modality] = set()
-    for suffix in ("", "3d"):
-        node = parts.get(f"encoder{suffix}")
-        if not node:
-            continue
-        bare = {**node, "pretrained": False} if "pretrained" in node else node
-        bridge = parts.get(f"connector{suffix}") or parts["connector"]
-        try:
-            with torch.device("meta"):
-                encoder = build(bare, trusted=trusted)
-                seen.add(encoder.modality)
-                _connector(bridge, encoder, encoder.dim, trusted, where=f"connector{suffix}")
-        except (NotImplementedError, RuntimeError, TypeError):
-            return
-    if shows and shows not in seen:
-        raise UserError(
-            f"encoder: it reads <{seen.pop()}>, and the data show <{shows}>; choose an encoder of "
-            "theirs (docs/model_zoo.md)"
-        )
-
-
-def tuned(model: VLM, tuning: Nodes) -> VLM:
-    """The model with the node ``tuning`` applied, in place; adapters it has are merged first."""
-    merge_adapters(model)
-    known = [field.name for field in fields(Lora)]
-    if unknown := [name for name in tuning["lora"] if name not in known]:
-        raise UserError(f"tuning.lora.{unknown[0]}: unknown; valid: {', '.join(known)}")
-    apply_tuning(model, tuning, lora=Lora(**tuning["lora"]))
-    return model
-
-
-def _part(node: Any, kind: type[Any], trusted: Sequence[str], *, where: str) -> Any:
-    """The part that a node describes, which must be of its kind."""
-    part = build(node, trusted=trusted)
-    if not isinstance(part, kind):
-        raise UserError(f"{where}: {node['_target_']} is no {kind.__name__}")
-    return part
-
-
-def _connector(
-    node: Any, encoder: Encoder, out_dim: int, trusted: Sequence[str], *, where: str = "connector"
-) -> Connector:
-    try:
-        connector: Connector = build(node, trusted=trusted)(
-            in_dim=encoder.dim,
-            out_dim=out_dim,
-            in_tokens=encoder.tokens,
-            in_grid=encoder.grid,
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error}") from error
-    return connector
-
-
-def conversation_of(llm: CausalLM) -> Conversation:
-    """Writes conversations as the model's LLM reads them."""
-    return Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
-
-
-def image_inputs_of(model: VLM, stores: Mapping[Modality, Store]) -> dict[Modality, ImageInput]:
-    """How ``model`` gets its images from some stores of them."""
+def image_inputs_of(
+    inputs: ModelInputs, stores: Mapping[Modality, Store]
+) -> dict[Modality, ImageInput]:
+    """How a model gets its images from some stores of them."""
     return {
-        modality: ImageInput(connector.tokens, encoder.transform, stores[modality])
-        for modality, (encoder, connector) in model.vision_branches().items()
+        modality: ImageInput(vision.tokens, vision.transform, stores[modality])
+        for modality, vision in inputs.vision.items()
         if modality in stores
     }
 
@@ -145,37 +43,37 @@ def keep_features(
     *,
     autocast: torch.dtype | None = None,
 ) -> list[Features]:
-    """Let the sights read features of frozen encoders, encoded here where the cache lacks them.
+    """Let image inputs read cached features of frozen encoders, encoded here where they lack.
 
     Args:
         model: its encoders in evaluation mode, on the device that they are to run on.
         cache: the features.
-        sights: of the images.
-        pictures: all that will be shown.
+        image_inputs: of the images.
+        pictures: all images that will be shown.
         autocast: see FeatureCache.features.
 
     Returns:
         What was encoded and found; a modality whose features the cache cannot hold has none.
     """
     kept = []
-    for modality, (encoder, _) in model.vision_branches().items():
+    for modality, branch in model.vision_branches().items():
         paths = [path for kind, path in pictures if kind == modality]
         if modality not in image_inputs or not paths:
             continue
         load = image_inputs[modality].images.__getitem__
-        features = cache.features(encoder, paths, load=load, autocast=autocast)
+        features = cache.features(branch.encoder, paths, load=load, autocast=autocast)
         image_inputs[modality].features = features
         kept += [features] if features is not None else []
     return kept
 
 
-def visual_rows_of(model: VLM, seen: BatchImages) -> torch.Tensor:
-    """The visual tokens [R, llm.dim] of the images seen, in the order of ``Seen.rows``."""
+def visual_rows_of(model: VLM, images: BatchImages) -> torch.Tensor:
+    """The visual tokens [R, llm.dim] of a batch's images, in the order of ``BatchImages.rows``."""
     device = next(model.parameters()).device
     tokens = []
     for modality in MODALITIES:
-        if paths := seen.paths(modality):
-            pixels, features = seen.image_inputs[modality](paths)
+        if paths := images.paths(modality):
+            pixels, features = images.image_inputs[modality](paths)
             tokens.append(
                 model.visual_tokens(
                     pixels.to(device),
@@ -183,9 +81,7 @@ def visual_rows_of(model: VLM, seen: BatchImages) -> torch.Tensor:
                     modality=modality,
                 )
             )
-    return visual_rows(
-        tokens, like=model.llm.embed(torch.zeros(1, 1, dtype=torch.long, device=device))
-    )
+    return visual_rows(tokens)
 
 
 def collator_of(
@@ -193,7 +89,6 @@ def collator_of(
     tasks: Mapping[str, Task],
     *,
     images: ImageStore,
-    features: Any = None,
     **options: Any,
 ) -> Collator:
     """A Collator that lays out batches of 2D images as ``model`` reads them.
@@ -202,57 +97,13 @@ def collator_of(
         model: the model.
         tasks: the tasks that the records name.
         images: decoded images.
-        features: see Sight.
         options: the Collator's others.
     """
-    image_inputs = image_inputs_of(model, {"image": images})
-    if features is not None:
-        image_inputs["image"].features = features
+    inputs = model.inputs()
     return Collator(
         tasks=tasks,
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs,
-        max_length=model.llm.max_length,
+        conversation=conversation_of(inputs),
+        image_inputs=image_inputs_of(inputs, {"image": images}),
+        max_length=inputs.max_length,
         **options,
     )
-
-
-def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[str, Any]]:
-    """The model of a checkpoint in evaluation mode, and the checkpoint's config.
-
-    Args:
-        folder: the checkpoint.
-        trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
-    """
-    config = read_config(folder)
-    if is_medmvl(config):
-        parts = parts_of(config, folder)
-        model = assemble(parts, trusted=trusted)
-        load_medmvl(folder, model)
-        return model.eval(), {"parts": parts, "study": {}}
-    require_format(config, folder)
-    parts = _stored_parts(config, folder)
-    for part in DESCRIBED:
-        if "path" in parts.get(part, {}):
-            parts[part] |= {"path": str(folder / part), "pretrained": False}
-    model = assemble(parts, trusted=trusted)
-    load_weights(folder, model)
-    return model.eval(), config
-
-
-def _stored_parts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The nodes of a checkpoint; what only a person may switch on is off."""
-    nodes = config.get("parts")
-    needed = {"encoder", "connector", "llm", "tuning"}
-    if not isinstance(nodes, Mapping) or needed - set(nodes) or "study" not in config:
-        raise UserError(f"{folder / 'config.json'}: no parts or no study; the file is damaged")
-    parts = {name: dict(node) for name, node in nodes.items() if node}
-    for node in parts.values():
-        if "trust_remote_code" in node:
-            node["trust_remote_code"] = False
-    return parts
-
-
-def stored_tasks(config: Mapping[str, Any]) -> dict[str, Task]:
-    """The tasks that a checkpoint was trained for."""
-    return {name: build(node) for name, node in config["study"]["task"].items()}

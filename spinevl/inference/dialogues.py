@@ -42,10 +42,11 @@ def dialogue_collator(
         "image": ImageStore(load=load_rgb),
         "image3d": ImageStore(load=lambda path: load_volume(path, window=window)),
     }
+    inputs = model.inputs()
     return DialogueCollator(
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs_of(model, stores),
-        max_length=model.llm.max_length,
+        conversation=conversation_of(inputs),
+        image_inputs=image_inputs_of(inputs, stores),
+        max_length=inputs.max_length,
         packing=packing,
     )
 

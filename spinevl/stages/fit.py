@@ -70,17 +70,17 @@ def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
         shows: what the data show.
     """
     if not cfg.checkpoint:
-        from spinevl.inference.assemble import check_branches
+        from spinevl.models.assemble import check_compatible
 
-        check_branches(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
+        check_compatible(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
 
 
 def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     """The model that a training starts from, and its nodes: new parts, or those of a checkpoint."""
     import pytorch_lightning as pl
 
-    from spinevl.inference.assemble import assemble, load_model, tuned
-    from spinevl.models.source import checkpoint_folder
+    from spinevl.checkpoints.load import load_checkpoint
+    from spinevl.models.assemble import assemble, tuned
 
     _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -88,12 +88,12 @@ def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     parts = part_nodes(cfg)
     if not cfg.checkpoint:
         return assemble(parts, trusted=trusted), parts
-    model, stored = load_model(checkpoint_folder(cfg.checkpoint), trusted=trusted)
-    llm = dict(stored["parts"]["llm"])
+    stored = load_checkpoint(str(cfg.checkpoint), trusted=trusted)
+    model, llm = stored.model, dict(stored.parts["llm"])
     if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
         llm["conversation"] = model.llm.conversation = parts["llm"]["conversation"]
     changed = {"llm": llm, "tuning": parts["tuning"]}
-    return tuned(model, parts["tuning"]), {**stored["parts"], **changed}
+    return tuned(model, parts["tuning"]), {**stored.parts, **changed}
 
 
 def encode_once(
@@ -112,8 +112,8 @@ def encode_once(
     if parts["tuning"]["encoder"] != "frozen" or cache is None:
         return []
     device = torch.device("cuda" if _on_gpu(cfg.trainer.accelerator) else "cpu")
-    for encoder, _ in model.vision_branches().values():
-        encoder.to(device).eval()
+    for branch in model.vision_branches().values():
+        branch.encoder.to(device).eval()
     halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     precision = _precision(cfg.trainer.precision, cfg.trainer.accelerator)
     return keep_features(model, cache, image_inputs, pictures, autocast=halves.get(precision))
@@ -127,6 +127,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
     """
     import torch
 
+    from spinevl.checkpoints.format import Checkpoint
     from spinevl.checkpoints.native import save_checkpoint
     from spinevl.models.vlm import learns
     from spinevl.training.callbacks import Clock, DevScore, MetricsFile
@@ -158,15 +159,12 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
     for part in ("encoder", "encoder3d", "llm"):  # what does not learn drops nothing out
         if hasattr(model, part) and not learns(getattr(model, part)):
             getattr(model, part).eval()
-    description = {
-        "parts": dict(plan.parts),
-        "study": dict(plan.study),
-        "parent": str(cfg.checkpoint) if cfg.checkpoint else None,
-    }
+    parent = str(cfg.checkpoint) if cfg.checkpoint else None
+    checkpoint = Checkpoint(model, plan.parts, plan.study, parent)
     clock = Clock()
     dev = DevScore(
         plan.score,
-        lambda: save_checkpoint(out / "checkpoint", model, config=description),
+        lambda: save_checkpoint(out / "checkpoint", checkpoint),
     )
     logger = _logger(cfg)
     every = max(1, options.max_epochs // max(1, options.dev_checks))

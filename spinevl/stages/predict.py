@@ -25,7 +25,7 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     """Predict; writes ``predictions.jsonl`` and, with all graded tasks, ``answers.json``."""
     if not cfg.checkpoint:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
-    from spinevl.checkpoints.native import read_config
+    from spinevl.checkpoints.format import read_config
     from spinevl.models.source import checkpoint_folder
 
     checkpoint = checkpoint_folder(cfg.checkpoint)

@@ -224,12 +224,12 @@ def ready_model(cfg: DictConfig, checkpoint: Path) -> tuple[VLM, Any]:
     """A checkpoint's model on the device that is there, and a cache where its encoder is frozen."""
     import torch
 
-    from spinevl.inference.assemble import load_model
+    from spinevl.checkpoints.load import load_checkpoint
 
-    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
-    return model, feature_cache(cfg) if frozen else None
+    stored = load_checkpoint(checkpoint, trusted=list(cfg.trusted_targets))
+    stored.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    frozen = stored.parts["tuning"]["encoder"] == "frozen"
+    return stored.model, feature_cache(cfg) if frozen else None
 
 
 def conversations(
