@@ -94,7 +94,7 @@ def predict(
         seconds["naive 8"].append(
             timed(lambda: naive.predict(model, records, batch_size=8)) / n_patients
         )
-        model.llm.use_tree_attention()
+        model.llm.use_prefix_attention()
         seconds["warm, one patient"].append(
             timed(lambda: predictor(model, warm).predict(records[:QUESTIONS]))
         )
@@ -198,7 +198,8 @@ def _our_step(
         model.encoder, [p for r in records for p in r.images], load=images.__getitem__
     )
     weights = LossWeights(records, subject.tasks(), class_weights="none")
-    collate = collator_of(model, subject.tasks(), images=images, weights=weights, features=features)
+    collate = collator_of(model, subject.tasks(), images=images, weights=weights)
+    collate.image_inputs["image"].features = features
 
     def step(group: Any) -> float:
         optimizer.zero_grad()

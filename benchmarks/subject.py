@@ -80,7 +80,7 @@ def model(nodes: dict[str, Any]) -> VLM:
     """The model of these nodes, the same weights each time."""
     import torch
 
-    from spinevl.inference.assemble import assemble
+    from spinevl.models.assemble import assemble
 
     torch.manual_seed(0)
     return assemble(nodes).eval()

@@ -15,18 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from spinevl.checkpoints.medmvl_export import write_medmvl
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
 from spinevl.config.conf import CONF_DIR
 from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import (
-    assemble,
-    check_branches,
-    conversation_of,
-    image_inputs_of,
-    load_model,
-)
+from spinevl.inference.assemble import conversation_of, image_inputs_of
+from spinevl.models.assemble import assemble, check_compatible
 from spinevl.models.vlm import VLM
 from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
@@ -188,8 +185,10 @@ def two_steps(model: VLM) -> tuple[list[float], Any]:
     """The losses before, between and after two steps on the same two conversations."""
     (modality,) = model.vision_branches()
     collate = DialogueCollator(
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs_of(model, {modality: Noise(volumes=modality == "image3d")}),
+        conversation=conversation_of(model.inputs()),
+        image_inputs=image_inputs_of(
+            model.inputs(), {modality: Noise(volumes=modality == "image3d")}
+        ),
         max_length=model.llm.max_length,
     )
     sign = f"<{modality}>"
@@ -255,8 +254,8 @@ def test_two_encoders_see_images_and_volumes_of_one_batch(bases: Path) -> None:
     model = assemble(parts).train()
     stores = {"image": Noise(volumes=False), "image3d": Noise(volumes=True)}
     collate = DialogueCollator(
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs_of(model, stores),  # type: ignore[arg-type]
+        conversation=conversation_of(model.inputs()),
+        image_inputs=image_inputs_of(model.inputs(), stores),  # type: ignore[arg-type]
         max_length=model.llm.max_length,
     )
     dialogues = [
@@ -293,18 +292,18 @@ def test_the_page_names_every_part() -> None:
 
 def test_parts_that_do_not_fit_are_told_before_any_weight_or_image_is_read(bases: Path) -> None:
     parts = nodes(bases, "clip", "pixel_shuffle", "qwen2")
-    check_branches(parts, shows="image")
+    check_compatible(parts, shows="image")
     parts["encoder"]["pretrained"] = True  # there are no weights, and none are read
-    check_branches(parts, shows="image")
+    check_compatible(parts, shows="image")
     parts["connector"]["scale"] = 3
     with pytest.raises(UserError, match=r"connector: connector\.scale=3 does not divide .* 4 x 4"):
-        check_branches(parts)
+        check_compatible(parts)
     volumes = nodes(bases, "medmclip", "mlp", "qwen2")
-    check_branches(volumes, shows="image3d")
+    check_compatible(volumes, shows="image3d")
     with pytest.raises(UserError, match="it reads <image3d>, and the data show <image>"):
-        check_branches(volumes, shows="image")
+        check_compatible(volumes, shows="image")
     both = {**nodes(bases, "clip", "mlp", "qwen2"), "encoder3d": volumes["encoder"]}
-    check_branches(both, shows="image")
+    check_compatible(both, shows="image")
 
 
 def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
@@ -316,12 +315,12 @@ def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
     end = "<|im_end|>"
     parts["llm"] |= {"conversation": "medmvl", "end_token": end}
     model = assemble(parts)
-    save_checkpoint(tmp_path / "ours", model, config={"parts": parts, "study": {}})
+    save_checkpoint(tmp_path / "ours", Checkpoint(model, parts))
     model.llm.tokenizer.add_special_tokens({"eos_token": end})
     (tmp_path / "theirs").mkdir()
-    write_medmvl(tmp_path / "theirs", model)
+    MedMVLFormat().write(tmp_path / "theirs", Checkpoint(model, parts))
     for folder in ("ours", "theirs"):
-        again, _ = load_model(tmp_path / folder)
+        again = load_checkpoint(tmp_path / folder).model
         assert set(again.vision_branches()) == {"image", "image3d"}
         for (name, one), other in zip(
             model.state_dict().items(), again.state_dict().values(), strict=True

@@ -203,3 +203,46 @@ def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Predicti
         text=str(entry["text"]),
         box=None if box is None else Box(*box),
     )
+
+
+def read_answered(
+    *,
+    answers: str | None,
+    predictions: str | None,
+    ids: Sequence[str],
+    tasks: Mapping[str, Task],
+    missing: str,
+) -> list[Prediction]:
+    """The answers of a submission, of ``predictions.jsonl``, or of both.
+
+    Of both, the predictions add probabilities and boxes to the submission.
+
+    Args:
+        answers, predictions: the files; one of them at least.
+        ids: the patients who must be answered.
+        tasks, missing: see read_submission.
+
+    Raises:
+        UserError: the files disagree, or do not answer exactly the patients of ``ids``.
+    """
+    closed = {name: task for name, task in tasks.items() if task.closed}
+    predicted = read_predictions(predictions, tasks=tasks) if predictions else []
+    if answers:
+        submitted = read_submission(answers, ids=ids, tasks=closed, missing=missing)
+        # a submission does not say which slices its answers rest on
+        choices = {one.question[:3]: one.choice for one in submitted}
+        if any(choices.get(one.question[:3], one.choice) != one.choice for one in predicted):
+            raise UserError(
+                f"{predictions} and {answers} disagree; give files of the same prediction"
+            )
+        answered = {one.id for one in submitted}
+        return submitted + [one for one in predicted if one.id in answered or not closed]
+    answered = {one.id for one in predicted if one.task in (closed or tasks)}
+    absent = [one for one in ids if one not in answered]
+    surplus = sorted(answered - set(ids))
+    if (absent or surplus) and missing == "error":
+        raise UserError(
+            [f"{predictions}: patient {one}: no prediction; predict it" for one in absent]
+            + [f"{predictions}: patient {one}: has no labels; drop it" for one in surplus]
+        )
+    return predicted

@@ -22,10 +22,10 @@ class Baseline(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
 
     @property
-    def note(self) -> str: ...  # noqa: D102
+    def note(self) -> str: ...
 
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """Answers to the questions of ``asked``, with the same id, task, object and slices.

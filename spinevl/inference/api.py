@@ -114,7 +114,9 @@ def load(
 def _layout(node: Mapping[str, Any]) -> StudyLayout:
     """The layout of the images that a checkpoint was trained on."""
     told = {name: node[name] for name in vars(StudyLayout()) if name in node}
-    return StudyLayout(**{**told, **({"slices": tuple(told["slices"])} if "slices" in told else {})})
+    if "slices" in told:
+        told["slices"] = tuple(told["slices"])
+    return StudyLayout(**told)
 
 
 def _patients(

@@ -65,5 +65,4 @@ def visual_rows_of(model: VLM, images: BatchImages) -> torch.Tensor:
                     modality=modality,
                 )
             )
-    like = model.llm.embed(torch.zeros(1, 1, dtype=torch.long, device=device))
-    return visual_rows(tokens, like=like)
+    return visual_rows(tokens)

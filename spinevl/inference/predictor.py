@@ -68,7 +68,7 @@ class Predictor:
         self.collate = Collator(
             model.inputs(),
             ImageStore(decode),
-            packing=self.options.packing.value,  # type: ignore[arg-type]
+            packing=self.options.packing.value,
         )
         self.conversation = self.collate.conversation
 
@@ -170,8 +170,8 @@ class Predictor:
             texts = self._texts([(pairs[number][1], rounds) for number, rounds in asked])
             for (number, rounds), text in zip(asked, texts, strict=True):
                 said[number].append((rounds[-1][0], text))
-        for (index, _), rounds in zip(pairs, said, strict=True):
-            yield index, Answer(tuple(rounds))
+        for (index, _), answered in zip(pairs, said, strict=True):
+            yield index, Answer(tuple(answered))
 
     def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
         """The answers to the last question of some conversations, after what was said."""

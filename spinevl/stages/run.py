@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
@@ -73,7 +72,7 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
         predictions=with_truth(predictions, study.patients(scored), study.tasks),
         tasks=study.tasks,
         pictures=pictures(study.examples(scored)),
-        config=yaml.safe_dump(config, allow_unicode=True, sort_keys=False),
+        config=OmegaConf.to_yaml(cfg, resolve=True),
         fingerprint={**study.fingerprint(), "versions": told["versions"]},
         cohort=study.cohort.name,
         curve=out / "metrics.csv",

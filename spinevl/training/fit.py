@@ -157,7 +157,7 @@ def prepare(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Pr
     collate = Collator(
         model.inputs(),
         ImageStore(study.decode),
-        packing=spec.trainer.packing.value,  # type: ignore[arg-type]
+        packing=spec.trainer.packing.value,
         learn=True,
         heads=heads,
     )

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-# V
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput
-from spinevl.inference.assemble import conversation_of, image_inputs_of, load_model, visual_rows_of
+from spinevl.inference.assemble import conversation_of, image_inputs_of, visual_rows_of
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
 from spinevl.models.splice import splice
@@ -51,7 +51,7 @@ class Files:
 
 def _loaded(shared: Path, combo: str) -> tuple[VLM, dict[str, Any], dict[str, torch.Tensor]]:
     folder = shared / "goldens" / combo
-    model, _ = load_model(folder / "checkpoint")
+    model = load_checkpoint(folder / "checkpoint").model
     golden = json.loads((folder / "golden.json").read_text())
     return model, golden, load_file(folder / "golden.safetensors")
 
@@ -72,8 +72,8 @@ def _waiting(turns: list[dict[str, str]]) -> list[tuple[str, str | None]]:
 def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) -> None:
     model, golden, tensors = _loaded(shared, combo)
     (modality,) = model.vision_branches()
-    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
-    conversation = conversation_of(model.llm)
+    image_inputs = image_inputs_of(model.inputs(), {modality: Files(shared / "goldens/data")})
+    conversation = conversation_of(model.inputs())
     for number, one in enumerate(golden["conversations"]):
         pictures: list[Picture] = [(modality, name) for name in one["files"]]
         made = conversation.dialogue(_rounds(one["conversations"]))
@@ -140,8 +140,8 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
 def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
     model, golden, _ = _loaded(shared, combo)
     (modality,) = model.vision_branches()
-    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
-    conversation = conversation_of(model.llm)
+    image_inputs = image_inputs_of(model.inputs(), {modality: Files(shared / "goldens/data")})
+    conversation = conversation_of(model.inputs())
     for batch in golden["batches"]:
         seen = BatchImages(image_inputs)
         prompts = []
@@ -188,7 +188,7 @@ def _plain_hidden(
     embeddings = splice(text, visual.flatten(0, 1), torch.from_numpy(rows)[None])
     model.llm.model.set_attn_implementation("sdpa")
     hidden = model.llm.model.base_model(inputs_embeds=embeddings).last_hidden_state[0]
-    model.llm.use_tree_attention()
+    model.llm.use_prefix_attention()
     return hidden
 
 
@@ -211,7 +211,7 @@ def _same(one: VLM, other: VLM) -> None:
 
 def test_a_sharded_checkpoint_loads_the_same(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
-    whole, _ = load_model(folder)
+    whole = load_checkpoint(folder).model
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
     shards = {
@@ -223,21 +223,21 @@ def test_a_sharded_checkpoint_loads_the_same(shared: Path, tmp_path: Path) -> No
     index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
-    _same(whole, load_model(folder)[0])
+    _same(whole, load_checkpoint(folder).model)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: expected safetensors"):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_the_older_generation_of_configs_loads_the_same(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
-    whole, _ = load_model(folder)
+    whole = load_checkpoint(folder).model
     config = json.loads((folder / "config.json").read_text())
     older = {re.sub("^lvlm_", "", key): value for key, value in config.items()}
     base = tmp_path / "models/llm_qwen2/config.json"
     older["llm_config"] = json.loads(base.read_text())
     (folder / "config.json").write_text(json.dumps(older))
-    _same(whole, load_model(folder)[0])
+    _same(whole, load_checkpoint(folder).model)
 
 
 def test_a_tied_head_is_tied_where_the_file_lacks_it_and_free_where_it_differs(
@@ -246,16 +246,16 @@ def test_a_tied_head_is_tied_where_the_file_lacks_it_and_free_where_it_differs(
     folder = _copy(shared, "clip_mlp_qwen2_tied", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     assert "llm.lm_head.weight" not in tensors
-    tied, _ = load_model(folder)
+    tied = load_checkpoint(folder).model
     llm = tied.llm.model
     assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight
     tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"] + 1
     save_file(tensors, folder / "model.safetensors")
-    free, _ = load_model(folder)
+    free = load_checkpoint(folder).model
     assert torch.equal(free.llm.model.get_output_embeddings().weight, tensors["llm.lm_head.weight"])
     tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
-    both, _ = load_model(folder)  # as a DeepSpeed save has it
+    both = load_checkpoint(folder).model  # as a DeepSpeed save has it
     llm = both.llm.model
     assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight
 
@@ -279,14 +279,14 @@ def test_keys_that_do_not_fit_are_grouped(
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=re.escape(message)):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_a_pickle_is_not_read(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"only pytorch_model\.bin, a pickle, which is not read"):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_an_unknown_part_is_named(shared: Path, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_an_unknown_part_is_named(shared: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_type": "gpt5"}))
     with pytest.raises(UserError, match=r"llm_type: expected qwen2, .* found 'gpt5'"):
-        load_model(folder)
+        load_checkpoint(folder)
     (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_max_length": "x"}))
     with pytest.raises(UserError, match="llm_max_length: expected a whole number, found 'x'"):
-        load_model(folder)
+        load_checkpoint(folder)

@@ -12,7 +12,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from spinevl.features.store import FeatureCache, Features, _modules, encode, encoder_key
+from spinevl.features.encode import encode
+from spinevl.features.key import encoder_key, source_modules
+from spinevl.features.store import FeatureCache, Features
 from spinevl.models.encoder.base import encode_in_fixed_batches
 from spinevl.models.encoder.medmclip import MedMClipEncoder
 from spinevl.models.encoder.tiny import TinyEncoder
@@ -208,4 +210,4 @@ def test_features_depend_on_the_code_that_their_encoder_uses() -> None:
 
     package = "spinevl.models.encoder"
     used = {f"{package}.{name}" for name in ("base", "medmclip", "resize", "tower")}
-    assert set(_modules(MedMClipEncoder)) == used
+    assert set(source_modules(MedMClipEncoder)) == used

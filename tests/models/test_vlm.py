@@ -73,7 +73,7 @@ def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None)
     return Collator(
         tasks=TASKS,
         conversation=Conversation(model.llm.tokenizer, template="chat"),
-        image_inputs=image_inputs_of(model, {"image": ImageStore()}),
+        image_inputs=image_inputs_of(model.inputs(), {"image": ImageStore()}),
         max_length=512,
         packing=packing,
         weights=LossWeights(learn, TASKS) if learn else None,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spinevl.inference.assemble import load_model, tuned
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.inference.dialogues import dialogue_collator
+from spinevl.models.assemble import tuned
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
@@ -41,7 +42,7 @@ def ours(name: str) -> str:
 
 def prepared(shared: Path, case: str) -> tuple[VLM, Batch]:
     goldens = shared / "goldens"
-    model, _ = load_model(goldens / "clip_mlp_qwen2/checkpoint")
+    model = load_checkpoint(goldens / "clip_mlp_qwen2/checkpoint").model
     encoder, connector, llm = CASES[case]
     tuned(model, {"encoder": encoder, "connector": connector, "llm": llm, "lora": LORA})
     initial = goldens / "recipe" / f"{case}.safetensors"
@@ -92,7 +93,7 @@ def test_a_merged_adapter_says_what_the_adapter_said(shared: Path) -> None:
     model.eval()
     golden = json.loads((shared / "goldens/recipe/recipe.json").read_text())
     merged = golden["cases"]["llm_lora8_enc_frozen_conn_full"]["merge"]
-    before = dict(load_model(shared / "goldens/clip_mlp_qwen2/checkpoint")[0].state_dict())
+    before = dict(load_checkpoint(shared / "goldens/clip_mlp_qwen2/checkpoint").model.state_dict())
     with torch.inference_mode():
         apart = model(batch)
         assert merge_adapters(model) == 6

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spinevl.models.encoder.base import Encoder
+from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.source import checked_source, pretrained_model
 from spinevl.schema.errors import Problem, UserError
 
@@ -90,12 +90,7 @@ class HFVisionEncoder(Encoder):
         self.tokens = cells**2 + special - self.dropped
         self.dim = config.hidden_size
         layers = config.num_hidden_layers
-        if not -layers - 1 <= select_layer <= layers:
-            raise UserError(
-                f"encoder.select_layer={select_layer}: expected {-layers - 1} to {layers} "
-                f"for this encoder of {layers} layers"
-            )
-        self.depth = select_layer if select_layer >= 0 else layers + 1 + select_layer
+        self.depth = state_index(select_layer, states=layers + 1, layers=layers)
 
     def _side(self, config: Any, path: str) -> int:
         """The side in pixels of what the image processor makes."""
@@ -156,7 +151,7 @@ class HFVisionEncoder(Encoder):
 
 
 def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
-    """The classes of a kind, once the directory is seen to hold it."""
+    """The classes of a kind, after checking that the directory holds that kind."""
     import transformers
 
     content, _ = transformers.PretrainedConfig.get_config_dict(path)
