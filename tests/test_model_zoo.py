@@ -177,7 +177,9 @@ def noise(image: ImageRef) -> np.ndarray:
     return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
-def conversation(name: str, images: list[tuple[Modality, str]], *rounds: tuple[str, str]) -> Example:
+def conversation(
+    name: str, images: list[tuple[Modality, str]], *rounds: tuple[str, str]
+) -> Example:
     shown = tuple(ImageRef(path, modality=modality) for modality, path in images)
     return Example(Key(name, ""), shown, rounds, source=name)
 

@@ -126,9 +126,7 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
     )
     made = processor(images=grey, text=written, return_tensors="pt")
     llm = model.llm
-    conversation = Conversation(
-        llm.tokenizer, template=llm.conversation, end_token=llm.end_token
-    )
+    conversation = Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
     sequence = conversation.prompt("<image>\nHow is C3?")
     spelled = []
     for symbol in sequence.symbols:
