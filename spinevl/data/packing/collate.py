@@ -122,7 +122,7 @@ class Collator:
                 f"{placeholders}",
                 "mend the prompt template or the record",
             )
-        waits = example.rounds[-1][1] is None
+        waits = example.rounds[-1][1] is None and not self.learn
         if not waits and not self.conversation.dialogue(example.rounds).learned:
             return Problem(
                 example.where,
