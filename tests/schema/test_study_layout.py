@@ -26,9 +26,7 @@ def test_the_challenges_layout_is_the_default() -> None:
         "/r/p 1/tra/7.png",
     ]
     assert images[0] == ImageRef("/r/p 1/sag/7.png", patient="p 1", plane="sagittal", slice=7)
-    assert images[3] == ImageRef(
-        "/r/p 1/tra/2-3.png", patient="p 1", plane="axial", level="C2-C3"
-    )
+    assert images[3] == ImageRef("/r/p 1/tra/2-3.png", patient="p 1", plane="axial", level="C2-C3")
 
 
 def test_another_hospitals_files_are_named_by_its_patterns() -> None:

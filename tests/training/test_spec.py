@@ -101,7 +101,11 @@ def test_a_fit_from_the_file_alone_gives_the_same_weights(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == str(score)
-    assert (tmp_path / "file" / WEIGHTS).read_bytes() == (tmp_path / "object" / WEIGHTS).read_bytes()
-    configs = [json.loads((tmp_path / one / "checkpoint/config.json").read_text())
-               for one in ("object", "file")]
+    assert (tmp_path / "file" / WEIGHTS).read_bytes() == (
+        tmp_path / "object" / WEIGHTS
+    ).read_bytes()
+    configs = [
+        json.loads((tmp_path / one / "checkpoint/config.json").read_text())
+        for one in ("object", "file")
+    ]
     assert configs[0] == configs[1]
