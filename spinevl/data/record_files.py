@@ -15,7 +15,7 @@ from spinevl.data.study import PatientStudy, record_file
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import sha256
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import refused
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ def _writable(output_dir: str) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         fix = "name another"
-        raise UserError(Problem(f"output_dir={output_dir}", "a folder", reason, fix)) from error
+        raise refused(f"output_dir={output_dir}", "a folder", reason, fix) from error
     if not os.access(folder, os.W_OK):
         fix = "change its permissions or name another"
-        raise UserError(Problem(f"output_dir={output_dir}", "a writable folder", "none", fix))
+        raise refused(f"output_dir={output_dir}", "a writable folder", "none", fix)
     return folder
 
 

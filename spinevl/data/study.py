@@ -15,8 +15,8 @@ from spinevl.data.records import read_records
 from spinevl.data.split import Split
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
-from spinevl.schema.cohort import Cohort, DataSource
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -207,13 +207,8 @@ def open_study(
         known = ", ".join(map(str, source.layout.slices))
         raise UserError(f"sag_image has no slice {', '.join(unknown)}; choose from {known}")
     known_tasks = {**official_tasks(), **tasks}
-    cohort = source.load(
-        tasks=tasks,
-        known_tasks=official_tasks(),
-        sag_image=shown,
-        subsets=subsets,
-        cache_dir=spec.cache_folder(),
-    )
+    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder())
+    cohort = source.load(request)
     split = None
     if labelled and not spec.records:
         splitter = build(spec.split, trusted=trusted)
@@ -257,22 +252,15 @@ def _split_of_records(study: PatientStudy) -> Split:
         for side in ("train", "dev")
     }
     where = f"records={study.spec.records}"
-    problems = [
-        Problem(
-            f"{where}: patient {one} ({side})",
-            "a patient of the data",
-            "none",
-            "name its build's data",
-        )
-        for side, ids in sides.items()
-        for one in ids
-        if one not in known
-    ] + [
-        Problem(f"{where}: patient {one}", "train or dev", "both", "build them again")
-        for one in sides["train"]
-        if one in sides["dev"]
-    ]
-    if problems:
-        raise UserError(problems)
+    problems = Problems()
+    for side, ids in sides.items():
+        for one in ids:
+            if one not in known:
+                at = f"{where}: patient {one} ({side})"
+                problems.add(at, "a patient of the data", "none", "name its build's data")
+    for one in sides["train"]:
+        if one in sides["dev"]:
+            problems.add(f"{where}: patient {one}", "train or dev", "both", "build them again")
+    problems.raise_any()
     train, dev = (tuple(known[one] for one in ids) for ids in sides.values())
     return Split(train, dev)

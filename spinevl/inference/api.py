@@ -10,8 +10,10 @@ import torch
 
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.options import PredictMode, PredictOptions
-from spinevl.data.examples import patient_examples
+from spinevl.data.study import PatientStudy
+from spinevl.data.study_spec import StudySpec
 from spinevl.inference.predictor import Predictor
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
 from spinevl.schema.prediction import Prediction
@@ -61,27 +63,17 @@ class SpineModel:
         study = self.config["study"]
         if not self.tasks:
             raise UserError("this checkpoint was trained for no study; use spinevl predict")
+        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
         layout = _layout(study.get("data") or {})
         examples: list[Example] = []
         for root, ids in _patients(paths, layout):
             source = CervAISource(test_images=str(root), **vars(layout))
-            cohort = source.load(
-                tasks=self.tasks,
-                known_tasks={},
-                sag_image=study["sag_image"],
-                subsets={"test"},
-                cache_dir=Path(),
-                only=ids,
+            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path())
+            cohort = source.load(request, only=ids)
+            asked = PatientStudy(
+                spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
-            for task in self.tasks.values():
-                examples += patient_examples(
-                    cohort.test,
-                    task=task,
-                    template=study["templates"][task.name],
-                    sag_image=study["sag_image"],
-                    separate=study["sag_type"] == "separate",
-                    with_answers=False,
-                )
+            examples += asked.examples("test")
         return Predictions(self.predictor.predict(examples))
 
 

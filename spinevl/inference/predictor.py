@@ -138,8 +138,7 @@ class Predictor:
             for one in waiting
             if own and any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer)
         ]
-        if problems:
-            raise UserError(problems)
+        problems.raise_any()
 
     @torch.inference_mode()
     def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 _DECODING_ERRORS = (
     OSError,
@@ -88,4 +88,4 @@ def _decoded(path: str | Path, expected: str) -> Image.Image:
 
 
 def _refused(path: str | Path, found: str, fix: str, expected: str) -> UserError:
-    return UserError(Problem(str(path), expected, found, fix))
+    return refused(str(path), expected, found, fix)

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 from spinevl.models.llm import HFCausalLM, Template
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _require_reader(package: str) -> None:
 
 
 def _unusable(package: str, expected: str, found: str, fix: str) -> UserError:
-    return UserError(Problem(f"llm.package={package}", expected, found, fix))
+    return refused(f"llm.package={package}", expected, found, fix)
 
 
 def _convert(file: Path, folder: Path) -> None:

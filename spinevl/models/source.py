@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.io.tensors import pickles_in
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 
 @contextmanager
@@ -25,15 +25,13 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:
         local = Path(path).is_dir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            Problem(
-                f"{what}={path}",
-                "a directory with its config and safetensors weights"
-                if local
-                else "a local directory, or a Hugging Face id that can be reached",
-                reason,
-                "check the directory" if local else "check the name, or download it beforehand",
-            )
+        raise refused(
+            f"{what}={path}",
+            "a directory with its config and safetensors weights"
+            if local
+            else "a local directory, or a Hugging Face id that can be reached",
+            reason,
+            "check the directory" if local else "check the name, or download it beforehand",
         ) from error
 
 
@@ -77,7 +75,7 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
     pickles = pickles_in(Path(path))
     if pickles and not any(Path(path).glob("*.safetensors")):
         found = f"only {pickles[0]}, a pickle, which is not read"
-        raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
+        raise refused(where, "safetensors weights", found, "save it as safetensors")
     try:
         model, report = model_class.from_pretrained(
             path,
@@ -101,4 +99,4 @@ def require_all_weights(where: str, expected: str, wrong: Sequence[str]) -> None
     if wrong:
         found = f"{len(wrong)} missing or of another shape, first {wrong[0]}"
         fix = "check that the weights belong to its config.json"
-        raise UserError(Problem(where, expected, found, fix))
+        raise refused(where, expected, found, fix)

@@ -66,8 +66,7 @@ def _check_ranges(lora: LoraOptions) -> None:
         for name, value, expected, holds in checks
         if not holds
     ]
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
 
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:

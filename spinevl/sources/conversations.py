@@ -13,7 +13,7 @@ from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import read_json_list
 from spinevl.io.volume_file import load_volume
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problem, UserError, collected
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import MODALITIES, ImageRef
 
@@ -71,13 +71,12 @@ class ConversationSource:
             raise UserError(f"data.{subset} is not set: name a JSON file, {EXPECTED}")
         path = Path(file).expanduser()
         root = self.images or path.absolute().parent
-        problems: list[Problem | str] = []
+        problems = Problems()
         result = []
         for number, record in enumerate(read_json_list(path, expected=EXPECTED)):
-            with collected(problems):
+            with problems.collected():
                 result.append((record, self._example(record, number, path, root, answered)))
-        if problems:
-            raise UserError(problems)
+        problems.raise_any()
         return result
 
     def decode(self, image: ImageRef) -> np.ndarray:
@@ -167,4 +166,4 @@ def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:
 
 
 def _problem(where: str, expected: str, found: str, fix: str) -> UserError:
-    return UserError(Problem(where, expected, found, fix))
+    return refused(where, expected, found, fix)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from spinevl.config.plain import plain
 from spinevl.io.files import whole_folder
 from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     form = config["format"]
     folder = Path(config["output_dir"]).expanduser() if config["output_dir"] else out / form
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(
-            Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
+        raise refused(
+            f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
         )
     checkpoint = load_checkpoint(config["checkpoint"], trusted=config["trusted_targets"])
     assert checkpoint.folder is not None

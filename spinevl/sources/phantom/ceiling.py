@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import SAGITTAL_SLICES, Task, is_disc
@@ -87,13 +87,11 @@ def _sides(
     for patients, known in ((fit, sides["train"]), (predict, answered)):
         lacking = [one.id for one in patients if one.id not in known]
         if lacking:
-            raise UserError(
-                Problem(
-                    str(path),
-                    "the latents of every patient",
-                    f"none of {lacking[0]}",
-                    "give the cohort's own side file",
-                )
+            raise refused(
+                str(path),
+                "the latents of every patient",
+                f"none of {lacking[0]}",
+                "give the cohort's own side file",
             )
     return sides["train"], answered
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from spinevl.io.image_file import load_image
-from spinevl.schema.cohort import Cohort
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.cohort import Cohort, StudyRequest
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
@@ -69,30 +69,24 @@ class PhantomSource:
         self.names_test = True
         self.drawn = None if labels else n_train
 
-    def load(
-        self,
-        *,
-        tasks: Mapping[str, Task],
-        known_tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        subsets: Collection[str],
-        cache_dir: Path,
-    ) -> Cohort:
+    def load(self, request: StudyRequest) -> Cohort:
         """Render the cohort where the cache lacks it, and read it as a CervAI study.
 
         All slices and subsets are rendered, into the folder ``phantom`` of ``cache_dir``. See
         DataSource; a UserError also names tasks that the phantom cannot draw.
         """
-        unknown = [t.name for t in tasks.values() if t.closed and t.name not in GRADED]
+        unknown = [t.name for t in request.tasks.values() if t.closed and t.name not in GRADED]
         if unknown:
             raise UserError(
                 f"data=phantom has no labels for task {', '.join(unknown)}; it draws "
                 f"{', '.join(GRADED)} and positioning"
             )
-        cases = self._cases(known_tasks)
+        cases = self._cases(request.known_tasks)
         spec = self._spec()
         key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-        folder = rendered_cohort(cases, cache_dir / "phantom" / key, seed=self.seed, spec=spec)
+        folder = rendered_cohort(
+            cases, request.cache_dir / "phantom" / key, seed=self.seed, spec=spec
+        )
         study = CervAISource(
             labels=str(folder / "labels.json"),
             boxes=str(folder / "boxes.json"),
@@ -101,13 +95,7 @@ class PhantomSource:
             test_labels=str(folder / "test_truth.json"),
             missing_images="ignore",
         )
-        both = study.load(
-            tasks=tasks,
-            known_tasks=known_tasks,
-            sag_image=sag_image,
-            subsets={"train", "test"},
-            cache_dir=cache_dir,
-        )
+        both = study.load(replace(request, subsets={"train", "test"}))
         test_boxes = read_boxes(folder / "test_boxes.json")
         n_train = len(both.patients)
         return replace(
@@ -149,14 +137,11 @@ class PhantomSource:
         assert self.labels is not None
         boxes = read_boxes(self.boxes) if self.boxes else None
         patients = read_labels(self.labels, tasks=known_tasks, required=GRADED)
-        if boxes is not None:
-            problems = [
-                Problem(f"{self.boxes}: patient {one.id}", "boxes", "none", "add them")
-                for one in patients
-                if one.id not in boxes
-            ]
-            if problems:
-                raise UserError(problems)
+        problems = Problems()
+        for one in patients:
+            if boxes is not None and one.id not in boxes:
+                problems.add(f"{self.boxes}: patient {one.id}", "boxes", "none", "add them")
+        problems.raise_any()
         return [
             Case(
                 "train",
@@ -174,4 +159,4 @@ def _digest(path: str) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(Problem(path, "a readable file", reason, "check the path")) from error
+        raise refused(path, "a readable file", reason, "check the path") from error
