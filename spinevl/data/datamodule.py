@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from spinevl.data.examples import grouped
 from spinevl.data.packing.collate import Collator
-from spinevl.data.sampling import EpochSampler, LengthBatches, RatioSampler, conversation_sampler
+from spinevl.data.sampling import EpochSampler, LengthBatches, train_sampler
 from spinevl.schema.batch import Batch
 from spinevl.schema.example import Example
 
@@ -93,9 +93,7 @@ class ExampleDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.accumulate = accumulate
-        self.sampler: EpochSampler | RatioSampler = EpochSampler(len(self.train_groups), seed=seed)
-        if ratios is not None:
-            self.sampler = conversation_sampler(train, ratios=ratios, seed=seed)
+        self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // batch_size)
 
     def train_dataloader(self) -> Steps:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from spinevl.data.examples import grouped
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
 
@@ -74,7 +75,7 @@ class RatioSampler(Sampler[int]):
             start, so that no rank waits for another.
 
     Raises:
-        ValueError: a ratio names no task of the items, or nothing is left.
+        UserError: a ratio names no task of the items, or nothing is left.
     """
 
     def __init__(
@@ -91,13 +92,13 @@ class RatioSampler(Sampler[int]):
             self.items.setdefault(task, []).append(index)
         if unknown := [task for task in ratios if task not in self.items]:
             known = ", ".join(repr(task) for task in self.items)
-            raise ValueError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
+            raise UserError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
         self.counts = {
             task: round(ratios.get(task, 1.0) * len(items)) for task, items in self.items.items()
         }
         self.total = sum(self.counts.values())
         if not self.total:
-            raise ValueError("data.ratios leave nothing to train on")
+            raise UserError("data.ratios leave nothing to train on")
         self.seed = seed
         self.rank = rank
         self.world = world
@@ -135,11 +136,10 @@ class RatioSampler(Sampler[int]):
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def conversation_sampler(
-    examples: Sequence[Example], *, ratios: Mapping[str, float], seed: int
-) -> RatioSampler:
-    """The order of training conversations. Raises UserError for ratios that do not fit them."""
-    try:
-        return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def train_sampler(
+    examples: Sequence[Example], *, ratios: Mapping[str, float] | None, seed: int
+) -> EpochSampler | RatioSampler:
+    """The order of training groups: every patient once, or conversations in some ratios."""
+    if ratios is None:
+        return EpochSampler(len(grouped(examples)), seed=seed)
+    return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)

@@ -35,6 +35,7 @@ class ConversationStudy:
         tasks: none; a conversation asks in its own words.
         ratios: see RatioSampler.
         images_checked: whether opening the study has decoded every image.
+        subsets: those whose files are named.
     """
 
     tasks: Mapping[str, Task] = {}
@@ -44,12 +45,19 @@ class ConversationStudy:
         self.source = source
         self.spec = spec
         self.ratios: Mapping[str, float] | None = source.ratios
+        self.subsets = tuple(subset for subset, file in source.files.items() if file)
+        self.name = f"conversations ({', '.join(self.subsets)})"
 
     def examples(self, subset: str) -> list[Example]:
-        """Answered conversations of ``train`` and ``dev``; none where no file is named for dev."""
-        if subset == "dev" and not self.source.files["dev"]:
+        """Answered conversations of ``train`` and ``dev``, none where dev has no file; of ``test``
+        without their last answers."""
+        if subset == "dev" and "dev" not in self.subsets:
             return []
-        return [one for _, one in self.source.read(subset, answered=True)]
+        return [one for _, one in self.source.read(subset, answered=subset != "test")]
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        return f"{len(self.examples(subset))} conversations"
 
     def decode(self, image: ImageRef) -> np.ndarray:
         """See ConversationSource."""
@@ -107,6 +115,16 @@ class PatientStudy:
             return self.cohort.test
         assert self.split is not None
         return self.split.train if subset == "train" else self.split.dev
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.cohort.name
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        n_examples = len(self.examples(subset))
+        return f"{len(self.patients(subset))} patients, {n_examples} questions"
 
     def examples(self, subset: str) -> list[Example]:
         """The examples of all tasks, task by task."""
@@ -195,7 +213,10 @@ def open_study(
         spec.require(split=False)
     source: DataSource | ConversationSource = build(spec.data, trusted=trusted)
     if isinstance(source, ConversationSource):
-        return ConversationStudy(source, spec)
+        conversations = ConversationStudy(source, spec)
+        if subsets is None and not conversations.subsets:
+            raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
+        return conversations
     if subsets is None:
         subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
     labelled = bool({"train", "dev"} & set(subsets))

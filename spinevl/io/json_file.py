@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spinevl.schema.errors import refused
+
 
 def read_json(path: str | Path, *, expected: str) -> Any:
     """The content of a JSON file. Raises UserError where it is missing, empty or not JSON."""
