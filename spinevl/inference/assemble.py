@@ -74,13 +74,8 @@ def visual_rows_of(model: VLM, images: BatchImages) -> torch.Tensor:
     for modality in MODALITIES:
         if paths := images.paths(modality):
             pixels, features = images.image_inputs[modality](paths)
-            tokens.append(
-                model.visual_tokens(
-                    pixels.to(device),
-                    None if features is None else features.to(device),
-                    modality=modality,
-                )
-            )
+            features = None if features is None else features.to(device)
+            tokens.append(model.visual_tokens(pixels.to(device), features, modality=modality))
     return visual_rows(tokens)
 
 
