@@ -1,4 +1,4 @@
-"""Where pretrained parts come from, and one clear line where they can't be had."""
+"""Pretrained parts by Hugging Face id or directory, and one clear error where loading fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# what a checkpoint is made of; no code, no pickles
+# the files of a checkpoint; no code, no pickles
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -57,10 +57,10 @@ def checkpoint_folder(name: str) -> Path:
 
 
 def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
-    """A model of transformers with its weights, every one found, in float32 however stored.
+    """A model of transformers with all its weights, in float32 however they are stored.
 
     Args:
-        model_class: what has ``from_pretrained``.
+        model_class: a class with ``from_pretrained``.
         path: a Hugging Face id or directory.
         what: the config key that names it.
         options: others of ``from_pretrained``.

@@ -42,7 +42,7 @@ class CervAISource:
             StudyLayout.
     """
 
-    drawn = None
+    drawn: int | None = None
 
     def __init__(
         self,

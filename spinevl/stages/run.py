@@ -102,7 +102,7 @@ def _evaluate(
         note = "the same checkpoint shown another patient's images"
         baselines.append(Given("swapped_images", note, others))
     if study.cohort.latents is not None:
-        from spinevl.evaluation.ceiling import Ceiling
+        from spinevl.sources.phantom.ceiling import Ceiling
 
         baselines.append(Ceiling(study.cohort.latents, train, study.tasks))
     score = evaluate(patients, predictions, tasks=study.tasks, baselines=baselines)

@@ -143,17 +143,17 @@ def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
     image_inputs = image_inputs_of(model.inputs(), {modality: Files(shared / "goldens/data")})
     conversation = conversation_of(model.inputs())
     for batch in golden["batches"]:
-        seen = BatchImages(image_inputs)
+        images = BatchImages(image_inputs)
         prompts = []
         for item in batch["items"]:
             one = golden["conversations"][item]
             prompt = _waiting(one["conversations"])
             pictures: list[Picture] = [(modality, name) for name in one["files"]]
-            prompts.append(np.array(seen.expand(conversation.dialogue(prompt), pictures)[0]))
+            prompts.append(np.array(images.expand(conversation.dialogue(prompt), pictures)[0]))
         answers = greedy(
             model,
-            prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=visual_rows_of(model, seen),
+            prompts=[(prompt, images.rows(prompt)) for prompt in prompts],
+            visual_rows=visual_rows_of(model, images),
             end_id=conversation.end_id,
             max_new_tokens=16,
             repetition_penalty=PENALTY.get(combo, 1.0),
@@ -173,10 +173,10 @@ def _expanded(
     rounds: list[tuple[str, str | None]],
     pictures: list[Picture],
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...]]:
-    seen = BatchImages(image_inputs)
-    symbols, learned = seen.expand(conversation.dialogue(rounds), pictures)
+    images = BatchImages(image_inputs)
+    symbols, learned = images.expand(conversation.dialogue(rounds), pictures)
     array = np.array(symbols)
-    return array, seen.rows(array), learned
+    return array, images.rows(array), learned
 
 
 def _plain_hidden(

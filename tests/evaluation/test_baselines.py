@@ -10,7 +10,7 @@ import pytest
 
 from spinevl.config.conf import official_tasks
 from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
-from spinevl.evaluation.ceiling import Ceiling
+from spinevl.sources.phantom.ceiling import Ceiling
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Patient

@@ -80,6 +80,17 @@ def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None)
     )
 
 
+def test_a_model_tells_what_its_batches_are_laid_out_for() -> None:
+    model = tiny_model()
+    inputs = model.inputs()
+    assert inputs.tokenizer is model.llm.tokenizer
+    assert (inputs.conversation, inputs.end_token, inputs.max_length) == ("chat", None, 1024)
+    (vision,) = inputs.vision.values()
+    assert vision.tokens == 4
+    image = np.full((64, 64), 7, np.uint8)
+    assert torch.equal(vision.transform(image), model.encoder.transform(image))
+
+
 @pytest.mark.parametrize("packing", ["tree", "plain", "off"])
 def test_option_logprobs_are_those_of_transformers_own_forward(
     records: list[Record], packing: Packing

@@ -133,6 +133,8 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "pipeline_tag: image-text-to-text" in text
     assert "| llm | HFCausalLM" in text
+    with pytest.raises(UserError, match=r"format=hf is only written, .* format=medmvl"):
+        load_checkpoint(folder)
 
 
 def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None:
@@ -157,6 +159,8 @@ def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None
     with torch.inference_mode():
         torch.testing.assert_close(own.eval()(ids).logits, plain, atol=1e-5, rtol=0)
     assert "| started from | there |" in (whole / "README.md").read_text()
+    with pytest.raises(UserError, match="format=peft is only written"):
+        load_checkpoint(folder)
     rest = load_file(folder / "rest.safetensors")
     assert set(rest) == {name for name in model.state_dict() if name.startswith("connector")}
 

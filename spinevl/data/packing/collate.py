@@ -14,7 +14,6 @@ from spinevl.schema.batch import Batch
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Rounds
-from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.model_inputs import ModelInputs
 
 Group = Sequence[tuple[int, Example]]
@@ -68,7 +67,12 @@ class Collator:
         images = BatchImages(self.inputs)
         pairs = [pair for group in groups for pair in group]
         sequences = [
-            Sequenced(question, label, *self._symbols(rounds, example, images), example.weight)
+            Sequenced(
+                question,
+                label,
+                *images.expand(self.conversation.dialogue(rounds), example.images),
+                example.weight,
+            )
             for question, (_, example) in enumerate(pairs)
             for label, rounds in self._answered(example)
         ]
@@ -142,16 +146,8 @@ class Collator:
             (label, (*before, (question, option))) for label, option in enumerate(example.options)
         ]
 
-    def _symbols(
-        self, rounds: Rounds, example: Example, images: BatchImages
-    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        return images.expand(self.conversation.dialogue(rounds), example.images)
-
     def _auxiliary(self, example: Example, images: BatchImages) -> list[AuxiliaryTarget]:
-        if not self.heads:
-            return []
-        found: list[tuple[ImageRef, str, int]] = list(head_targets(example))
         return [
             AuxiliaryTarget(images.number(image), self.heads[head], label, example.weight)
-            for image, head, label in found
+            for image, head, label in (head_targets(example) if self.heads else ())
         ]

@@ -27,7 +27,6 @@ def images_of(cohort: Cohort, side: str) -> Path:
     return Path(patients[0].images[0].path).parents[2]
 
 
-
 def load(cache: Path, tasks: Mapping[str, Task] = TASKS, **options: object) -> Cohort:
     """A small cohort; ``options`` go to the source."""
     numbers: dict[str, object] = {"n_train": 2, "n_dev": 1, "n_test": 1}

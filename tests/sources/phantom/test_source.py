@@ -23,7 +23,6 @@ def images_of(cohort: Cohort, side: str) -> Path:
     return Path(patients[0].images[0].path).parents[2]
 
 
-
 def load(cache: Path, **options: object) -> Cohort:
     options = {"n_train": 3, "n_dev": 1, "n_test": 2, **options}
     return PhantomSource(**options).load(  # type: ignore[arg-type]
