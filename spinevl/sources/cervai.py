@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MissingImages = Literal["error", "skip", "ignore"]
 
 
+@dataclass(kw_only=True)
 class CervAISource:
     """Reads a study in the CervAI layout.
 
@@ -42,32 +43,24 @@ class CervAISource:
             StudyLayout.
     """
 
-    drawn: int | None = None
+    labels: str | None = None
+    boxes: str | None = None
+    train_images: str | None = None
+    test_images: str | None = None
+    test_labels: str | None = None
+    missing_images: MissingImages = "error"
+    slices: Sequence[int] = StudyLayout.slices
+    sagittal: str = StudyLayout.sagittal
+    axial: str = StudyLayout.axial
+    side_px: int | None = StudyLayout.side_px
 
-    def __init__(
-        self,
-        *,
-        labels: str | None = None,
-        boxes: str | None = None,
-        train_images: str | None = None,
-        test_images: str | None = None,
-        test_labels: str | None = None,
-        missing_images: MissingImages = "error",
-        slices: Sequence[int] = StudyLayout.slices,
-        sagittal: str = StudyLayout.sagittal,
-        axial: str = StudyLayout.axial,
-        side_px: int | None = StudyLayout.side_px,
-    ) -> None:
-        if missing_images not in ("error", "skip", "ignore"):
-            raise ValueError(f"missing_images={missing_images}: expected error, skip or ignore")
-        self.labels = labels
-        self.boxes = boxes
-        self.train_images = train_images
-        self.test_images = test_images
-        self.test_labels = test_labels
-        self.missing_images = missing_images
-        self.layout = StudyLayout(tuple(slices), sagittal, axial, side_px)
-        self.names_test = bool(test_images or test_labels)
+    def __post_init__(self) -> None:
+        if self.missing_images not in get_args(MissingImages):
+            expected = "expected error, skip or ignore"
+            raise ValueError(f"missing_images={self.missing_images}: {expected}")
+        self.layout = StudyLayout(tuple(self.slices), self.sagittal, self.axial, self.side_px)
+        self.names_test = bool(self.test_images or self.test_labels)
+        self.drawn: int | None = None
 
     def load(self, request: StudyRequest, *, only: Collection[str] | None = None) -> Cohort:
         """See DataSource. ``only`` keeps these ids among the test patients; nothing is cached."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -24,7 +24,7 @@ _TINY_PATIENTS_PER_SECOND = 15.0
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Print what is fine; raise with every problem otherwise. Writes nothing."""
-    config = plain(cfg)
+    config: Any = plain(cfg)
     trusted = config["trusted_targets"]
     if config["answers"]:
         template = config["data"].get("test_labels")
@@ -33,8 +33,8 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         tasks = {name: build(node, trusted=trusted) for name, node in config["task"].items()}
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
-    from spinevl.training.fit import open_for_training
     from spinevl.training.spec import TrainSpec
+    from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
     for line in check(spec, open_for_training(spec, None, trusted=trusted), trusted=trusted):
@@ -54,7 +54,7 @@ def check(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Iter
     from spinevl.data.packing.collate import Collator
     from spinevl.data.packing.image_input import check_images
     from spinevl.data.sampling import train_sampler
-    from spinevl.training.fit import starting_model
+    from spinevl.training.worker import starting_model
 
     yield f"ok  {study.name}"
     counts = {subset: study.examples(subset) for subset in study.subsets}
