@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spinevl.schema.patient import Patient
@@ -12,22 +12,21 @@ from spinevl.schema.task import Task
 from spinevl.sources.phantom.ceiling import ceiling_predictions
 
 
+@dataclass(frozen=True)
 class Ceiling:
     """A baseline above the model, for phantoms only; boxes are left out.
 
-    Args:
+    Attributes:
         latents: the side file of the phantom cohort.
         train: the patients to fit on.
         tasks: what is asked.
     """
 
-    name = "ceiling"
-    note = "a classifier on the phantoms' latent geometry, fitted on training patients"
-
-    def __init__(self, latents: Path, train: Sequence[Patient], tasks: Mapping[str, Task]) -> None:
-        self.latents = latents
-        self.train = train
-        self.tasks = tasks
+    latents: Path
+    train: Sequence[Patient]
+    tasks: Mapping[str, Task]
+    name: str = "ceiling"
+    note: str = "a classifier on the phantoms' latent geometry, fitted on training patients"
 
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """See Baseline. Raises UserError for patients without latents."""
