@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spinevl.data.packing.dialogue_collate import DialogueCollator
+from spinevl.inference.assemble import conversation_of, image_inputs_of
+from spinevl.schema.dialogue import Dialogue
 
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
@@ -21,11 +24,8 @@ from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
 from spinevl.config.conf import CONF_DIR
-from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import conversation_of, image_inputs_of
 from spinevl.models.assemble import assemble, check_compatible
 from spinevl.models.vlm import VLM
-from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "model_zoo.md"

@@ -35,6 +35,14 @@ def _truth(one: Prediction, patient: Patient, task: Task) -> int | Box | None:
     return None if patient.boxes is None else patient.boxes[one.object][one.slices[0]]
 
 
+def join(
+    predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
+) -> dict[str, Rows]:
+    """The rows of by_patient for ``patients``, with their truth."""
+    joined = with_truth(predictions, patients, tasks)
+    return by_patient(joined, [one.id for one in patients], tasks)
+
+
 def by_patient(
     predictions: Sequence[Prediction], ids: Sequence[str], tasks: Mapping[str, Task]
 ) -> dict[str, Rows]:

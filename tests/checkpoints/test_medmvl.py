@@ -18,16 +18,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from spinevl.inference.assemble import conversation_of, image_inputs_of, visual_rows_of
+from spinevl.schema.dialogue import Picture
 
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput
-from spinevl.inference.assemble import conversation_of, image_inputs_of, visual_rows_of
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
-from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
 
 COMBOS_2D = ["clip_mlp_qwen2", "clip_mlp_qwen2_tied", "siglip_mlp_llama3", "clipfull_mlp_phi"]

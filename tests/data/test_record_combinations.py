@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from spinevl.config.conf import official_tasks
-from spinevl.data.prompt import render
 from spinevl.data.examples import patient_examples
+from spinevl.data.prompt import render
 from spinevl.data.records import read_records, records_text
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Patient

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spinevl.data.weighting import LossWeights
+from spinevl.inference.assemble import image_inputs_of
+from spinevl.schema.record import Record
 
 from spinevl.config.conf import official_tasks
 from spinevl.data.datamodule import by_patient
@@ -17,15 +20,12 @@ from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.layout import Packing
 from spinevl.data.records import build_records
-from spinevl.data.weighting import LossWeights
-from spinevl.inference.assemble import image_inputs_of
 from spinevl.io.image_file import load_image
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM, TinyLLM
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.patient import Patient
-from spinevl.schema.record import Record
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
 TEMPLATES = {

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from spinevl.inference.assemble import conversation_of
 
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.config.compose import compose
-from spinevl.inference.assemble import conversation_of
 from spinevl.io.files import _umask
 from spinevl.models.assemble import assemble, tuned
 from spinevl.models.merge import merge_adapters

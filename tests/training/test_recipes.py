@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from spinevl.inference.dialogues import dialogue_collator
 
 from spinevl.checkpoints.load import load_checkpoint
-from spinevl.inference.dialogues import dialogue_collator
 from spinevl.models.assemble import tuned
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
