@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from spinevl.data.weighting import LossWeights
+from spinevl.inference.assemble import collator_of
+from spinevl.schema.record import Record
 
 from benchmarks import flops, naive, subject
 from spinevl.data.datamodule import by_patient
 from spinevl.data.images import ImageStore
-from spinevl.data.weighting import LossWeights
 from spinevl.features.store import FeatureCache
-from spinevl.inference.assemble import collator_of
 from spinevl.inference.predictor import Predictor
 from spinevl.models.vlm import VLM
-from spinevl.schema.record import Record
 
 QUESTIONS = 18
 

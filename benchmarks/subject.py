@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from spinevl.schema.record import Record
+
 from spinevl.data.records import build_records
 from spinevl.models.vlm import VLM
-from spinevl.schema.record import Record
 from spinevl.schema.task import Task
 from spinevl.sources.phantom.source import PhantomSource
 

@@ -47,7 +47,7 @@ def official_tasks() -> dict[str, Task]:
     """Every task that ships with the project, by name, whatever is selected."""
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
-        loaded: Any = OmegaConf.load(file)
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
         tasks.update({str(name): build(node) for name, node in loaded.items()})
     return tasks
 

@@ -86,8 +86,8 @@ class ExampleDataModule(pl.LightningDataModule):
         accumulate: int = 1,
     ) -> None:
         super().__init__()
-        self.train_groups = grouped(train)
-        self.dev_groups = grouped(dev)
+        self.train = train
+        self.dev = dev
         self.collate = collate
         self.seed = seed
         self.batch_size = batch_size
@@ -102,20 +102,20 @@ class ExampleDataModule(pl.LightningDataModule):
         Without packing, patients' questions one by one instead, batches of like length.
         """
         if self.collate.packing == "off" and isinstance(self.sampler, EpochSampler):
-            questions = [[pair] for group in self.train_groups for pair in group]
+            questions = [[pair] for group in grouped(self.train) for pair in group]
             lengths = [self.collate.length(example) for ((_, example),) in questions]
             batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
             loader = self._loader(questions, self.collate, batch_sampler=batches)
         else:
             options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": self.sampler}
-            loader = self._loader(self.train_groups, self.collate, **options)
+            loader = self._loader(grouped(self.train), self.collate, **options)
         return Steps(loader, self.accumulate)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Dev examples in order; options take no gradients, so four times as many at once."""
         several = 4 if isinstance(self.sampler, EpochSampler) else 1
         score = self.collate.to_score()
-        return self._loader(self.dev_groups, score, batch_size=several * self.batch_size)
+        return self._loader(grouped(self.dev), score, batch_size=several * self.batch_size)
 
     def _loader(
         self, groups: Sequence[Any], collate: Callable[..., Batch], **options: Any

@@ -9,7 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
-from spinevl.schema.example import Example
 from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile
 from spinevl.training.dev_score import dev_score
 from spinevl.training.loggers import close_loggers, logger_of
@@ -44,28 +43,6 @@ from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A training that is ready to run.
-
-    Attributes:
-        model: with its parts frozen, adapted or free.
-        parts: the nodes that it was assembled from, and its tuning.
-        train, dev: the examples.
-        collate: lays out training batches.
-        data: the batches.
-        heads: name of an auxiliary head -> number of classes; empty without them.
-    """
-
-    model: VLM
-    parts: Mapping[str, Any]
-    train: Sequence[Example]
-    dev: Sequence[Example]
-    collate: Collator
-    data: ExampleDataModule
-    heads: Mapping[str, int]
 
 
 def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None) -> float | None:
@@ -88,16 +65,21 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
         study = open_for_training(spec, ("train", "dev"), trusted=trusted)
     if isinstance(study, PatientStudy):
         write_split(study, out)
-    ready = prepare(spec, study, trusted=trusted)
-    features = _encode_once(spec, study, ready)
-    score, measure = dev_score(study, ready.dev)
+    _quiet()
+    pl.seed_everything(spec.seed, workers=True, verbose=False)
+    model, parts = starting_model(spec, trusted)
+    heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
+    data = _batches(spec, study, model, heads)
+    features = _encode_once(spec, study, model, data)
+    score, measure = dev_score(study, data.dev)
     told = {**study.description(), "fingerprint": study.fingerprint()}
-    checkpoint = Checkpoint(ready.model, ready.parts, told, spec.checkpoint)
+    checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     clock = Clock()
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    module = _module(spec, ready)
-    trainer = _trainer(spec, ready, [clock, best, MetricsFile(out / "metrics.csv")], trusted)
-    _run(trainer, module, ready.data)
+    module = _module(spec, model, heads, data.train_batches)
+    callbacks = [clock, best, MetricsFile(out / "metrics.csv")]
+    trainer = _trainer(spec, callbacks, trusted, log_every=min(10, data.train_batches))
+    _run(trainer, module, data)
     report = {
         **clock.report(),
         "peak_memory_bytes": _peak_memory(),
@@ -109,8 +91,8 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
         "dev_score": best.score,
         "dev_score_step": best.step,
         "dev_history": best.history,
-        "parameters": sum(p.numel() for p in ready.model.parameters()),
-        "trained_parameters": sum(p.numel() for p in ready.model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
     write_text_atomic(out / "train.json", json.dumps(report, indent=2))
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
@@ -137,43 +119,6 @@ def open_for_training(
     return open_study(spec.study, subsets, trusted=trusted)
 
 
-def prepare(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Prepared:
-    """The model and the batches of a training, all examples checked against the model.
-
-    Raises:
-        UserError: with every example that does not fit.
-    """
-    _quiet()
-    pl.seed_everything(spec.seed, workers=True, verbose=False)
-    model, parts = starting_model(spec, trusted)
-    train = study.examples("train")
-    if study.tasks:
-        scheme = spec.imbalance.class_weights.value
-        train = weighted(train, study.tasks, class_weights=scheme)  # type: ignore[arg-type]
-    dev = [one for one in study.examples("dev") if one.kind != "box"]
-    heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
-    collate = Collator(
-        model.inputs(),
-        ImageStore(study.decode),
-        packing=spec.trainer.packing.value,
-        learn=True,
-        heads=heads,
-    )
-    data = ExampleDataModule(
-        train,
-        dev,
-        collate=collate,
-        ratios=study.ratios,
-        batch_size=spec.trainer.batch_patients,
-        seed=spec.seed,
-        num_workers=spec.trainer.num_workers,
-        accumulate=spec.trainer.accumulate,
-    )
-    collate.check(train)
-    collate.to_score().check(dev)
-    return Prepared(model, parts, train, dev, collate, data, heads)
-
-
 def starting_model(spec: TrainSpec, trusted: Sequence[str]) -> tuple[VLM, dict[str, Any]]:
     """The model to start from, and its nodes: new parts, or those of a checkpoint."""
     tuning = asdict(spec.tuning)
@@ -187,34 +132,66 @@ def starting_model(spec: TrainSpec, trusted: Sequence[str]) -> tuple[VLM, dict[s
     return tuned(start.model, tuning), {**start.parts, "llm": llm, "tuning": tuning}
 
 
-def _encode_once(spec: TrainSpec, study: Study, ready: Prepared) -> list[Features]:
+def _batches(
+    spec: TrainSpec, study: Study, model: VLM, heads: Mapping[str, int]
+) -> ExampleDataModule:
+    """The training and dev batches. Raises UserError with every example that does not fit."""
+    train = study.examples("train")
+    if study.tasks:
+        scheme = spec.imbalance.class_weights.value
+        train = weighted(train, study.tasks, class_weights=scheme)  # type: ignore[arg-type]
+    options = spec.trainer
+    collate = Collator(
+        model.inputs(),
+        ImageStore(study.decode),
+        packing=options.packing.value,
+        learn=True,
+        heads=heads,
+    )
+    data = ExampleDataModule(
+        train,
+        [one for one in study.examples("dev") if one.kind != "box"],
+        collate=collate,
+        ratios=study.ratios,
+        batch_size=options.batch_patients,
+        seed=spec.seed,
+        num_workers=options.num_workers,
+        accumulate=options.accumulate,
+    )
+    collate.check(data.train)
+    collate.to_score().check(data.dev)
+    return data
+
+
+def _encode_once(
+    spec: TrainSpec, study: Study, model: VLM, data: ExampleDataModule
+) -> list[Features]:
     """Let the image inputs read kept features where the encoder is frozen; check images else."""
-    shown = [image for one in (*ready.train, *ready.dev) for image in one.images]
+    shown = [image for one in (*data.train, *data.dev) for image in one.images]
     features: list[Features] = []
     if spec.feature_cache.enabled and spec.tuning.encoder == Mode.frozen:
         device = torch.device("cuda" if _on_gpu(spec.trainer.accelerator) else "cpu")
-        for branch in ready.model.vision_branches().values():
+        for branch in model.vision_branches().values():
             branch.encoder.to(device).eval()
         halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         precision = _precision(spec.trainer.precision, spec.trainer.accelerator)
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
-        autocast = halves.get(precision)
-        features = keep_features(ready.model, cache, ready.collate.inputs, shown, autocast=autocast)
+        inputs, autocast = data.collate.inputs, halves.get(precision)
+        features = keep_features(model, cache, inputs, shown, autocast=autocast)
     if not features and not study.images_checked:  # what is kept has been decoded
-        check_images(shown, ready.collate.inputs)
+        check_images(shown, data.collate.inputs)
     return features
 
 
-def _module(spec: TrainSpec, ready: Prepared) -> TrainingModule:
+def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int], batches: int) -> TrainingModule:
     """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
-    model = ready.model
-    heads = None
-    if ready.heads:
-        heads = AuxiliaryHeads(ready.heads, tokens=model.connector.tokens, dim=model.llm.dim)
-    steps = -(-ready.data.train_batches // spec.trainer.accumulate)
+    auxiliary = None
+    if heads:
+        auxiliary = AuxiliaryHeads(heads, tokens=model.connector.tokens, dim=model.llm.dim)
+    steps = -(-batches // spec.trainer.accumulate)
     module = TrainingModule(
         model,
-        heads,
+        auxiliary,
         warmup=spec.warmup,
         augment=spec.augment,
         optim=spec.optim,
@@ -231,7 +208,7 @@ def _module(spec: TrainSpec, ready: Prepared) -> TrainingModule:
 
 
 def _trainer(
-    spec: TrainSpec, ready: Prepared, callbacks: list[pl.Callback], trusted: Sequence[str]
+    spec: TrainSpec, callbacks: list[pl.Callback], trusted: Sequence[str], *, log_every: int
 ) -> pl.Trainer:
     """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
     options = spec.trainer
@@ -251,7 +228,7 @@ def _trainer(
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
             logger=logger_of(spec.logger, spec.config, trusted=trusted),
-            log_every_n_steps=min(10, ready.data.train_batches),
+            log_every_n_steps=log_every,
             callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError) as error:
