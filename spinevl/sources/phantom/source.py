@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from spinevl.sources.phantom.render import Case
 from spinevl.sources.phantom.store import rendered_cohort
 
 
+@dataclass(kw_only=True, eq=False)
 class PhantomSource:
     """Rendered spines with train, dev and test truth. They are no clinical evidence.
 
@@ -37,37 +38,30 @@ class PhantomSource:
         missing_images: as for a real study; a phantom misses none.
     """
 
-    def __init__(
-        self,
-        *,
-        n_train: int = 320,
-        n_dev: int = 80,
-        n_test: int = 200,
-        seed: int = 0,
-        labels: str | None = None,
-        boxes: str | None = None,
-        test_labels: str | None = None,
-        missing_images: str = "error",
-    ) -> None:
-        if min(n_train, n_dev, n_test) < 1:
+    n_train: int = 320
+    n_dev: int = 80
+    n_test: int = 200
+    seed: int = 0
+    labels: str | None = None
+    boxes: str | None = None
+    test_labels: str | None = None
+    missing_images: str = "error"
+    drawn: int | None = field(init=False)
+    layout = StudyLayout()
+    names_test = True
+
+    def __post_init__(self) -> None:
+        if min(self.n_train, self.n_dev, self.n_test) < 1:
             raise ValueError("n_train, n_dev and n_test: expected 1 or more each")
-        if seed < 0:
-            raise ValueError(f"seed={seed}: expected 0 or more")
-        if missing_images not in ("error", "skip", "ignore"):
-            raise ValueError(f"missing_images={missing_images}: expected error, skip or ignore")
-        if boxes and not labels:
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: expected 0 or more")
+        if self.missing_images not in ("error", "skip", "ignore"):
+            raise ValueError(
+                f"missing_images={self.missing_images}: expected error, skip or ignore"
+            )
+        if self.boxes and not self.labels:
             raise ValueError("boxes: given without labels; name the label file of their patients")
-        self.n_train = n_train
-        self.n_dev = n_dev
-        self.n_test = n_test
-        self.seed = seed
-        self.labels = labels
-        self.boxes = boxes
-        self.test_labels = test_labels
-        self.missing_images = missing_images
-        self.layout = StudyLayout()
-        self.names_test = True
-        self.drawn = None if labels else n_train
+        self.drawn = None if self.labels else self.n_train
 
     def load(self, request: StudyRequest) -> Cohort:
         """Render the cohort where the cache lacks it, and read it as a CervAI study.
@@ -138,20 +132,14 @@ class PhantomSource:
         boxes = read_boxes(self.boxes) if self.boxes else None
         patients = read_labels(self.labels, tasks=known_tasks, required=GRADED)
         problems = Problems()
-        for one in patients:
-            if boxes is not None and one.id not in boxes:
+        cases = []
+        for k, one in enumerate(patients):
+            given = None if boxes is None else boxes.get(one.id)
+            if boxes is not None and given is None:
                 problems.add(f"{self.boxes}: patient {one.id}", "boxes", "none", "add them")
+            cases.append(Case("train", k, one.id, one.labels, given))
         problems.raise_any()
-        return [
-            Case(
-                "train",
-                k,
-                one.id,
-                one.labels,
-                None if boxes is None else boxes[one.id],
-            )
-            for k, one in enumerate(patients)
-        ]
+        return cases
 
 
 def _digest(path: str) -> str:
