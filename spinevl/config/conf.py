@@ -15,15 +15,6 @@ from spinevl.config.options import SCHEMAS
 if TYPE_CHECKING:
     from spinevl.schema.task import Task
 
-__all__ = [
-    "CONF_DIR",
-    "VERBS",
-    "build",
-    "job_folder",
-    "official_tasks",
-    "register",
-]
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries conf/ inside the package; in the repository it lies beside it.
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from spinevl.data.examples import grouped
 from spinevl.data.packing.collate import Collator
-from spinevl.data.sampling import EpochSampler, LengthBatches, train_sampler
+from spinevl.data.sampling import LengthBatches, train_sampler
 from spinevl.schema.batch import Batch
 from spinevl.schema.example import Example
 
@@ -93,6 +93,7 @@ class ExampleDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.accumulate = accumulate
+        self.ratios = ratios
         self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // batch_size)
 
@@ -101,7 +102,7 @@ class ExampleDataModule(pl.LightningDataModule):
 
         Without packing, patients' questions one by one instead, batches of like length.
         """
-        if self.collate.packing == "off" and isinstance(self.sampler, EpochSampler):
+        if self.collate.packing == "off" and self.ratios is None:
             questions = [[pair] for group in grouped(self.train) for pair in group]
             lengths = [self.collate.length(example) for ((_, example),) in questions]
             batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
@@ -113,7 +114,7 @@ class ExampleDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Dev examples in order; options take no gradients, so four times as many at once."""
-        several = 4 if isinstance(self.sampler, EpochSampler) else 1
+        several = 4 if self.ratios is None else 1
         score = self.collate.to_score()
         return self._loader(grouped(self.dev), score, batch_size=several * self.batch_size)
 

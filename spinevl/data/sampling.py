@@ -59,7 +59,7 @@ class LengthBatches(Sampler[list[int]]):
         return iter([batches[number].tolist() for number in epoch])
 
 
-class RatioSampler(Sampler[int]):
+class RatioSampler(EpochSampler):
     """Indices of an epoch where each task's items appear ``ratio`` times on average.
 
     A task's epochs continue one stream of shuffled passes over its items, so that with a ratio of
@@ -96,20 +96,15 @@ class RatioSampler(Sampler[int]):
         self.counts = {
             task: round(ratios.get(task, 1.0) * len(items)) for task, items in self.items.items()
         }
-        self.total = sum(self.counts.values())
-        if not self.total:
+        total = sum(self.counts.values())
+        if not total:
             raise UserError("data.ratios leave nothing to train on")
-        self.seed = seed
+        super().__init__(total, seed=seed)
         self.rank = rank
         self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.total // self.world)
+        return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[int]:
         chosen = [
@@ -117,9 +112,9 @@ class RatioSampler(Sampler[int]):
             for number, (task, count) in enumerate(self.counts.items())
             for index in self._part(number, self.items[task], count)
         ]
-        order = torch.randperm(self.total, generator=self._generator(0, self.epoch)).tolist()
+        order = torch.randperm(self.size, generator=self._generator(0, self.epoch)).tolist()
         shuffled = [chosen[place] for place in order]
-        padded = [shuffled[k % self.total] for k in range(len(self) * self.world)]
+        padded = [shuffled[k % self.size] for k in range(len(self) * self.world)]
         return iter(padded[self.rank :: self.world])
 
     def _part(self, number: int, items: Sequence[int], count: int) -> Iterator[int]:
@@ -138,7 +133,7 @@ class RatioSampler(Sampler[int]):
 
 def train_sampler(
     examples: Sequence[Example], *, ratios: Mapping[str, float] | None, seed: int
-) -> EpochSampler | RatioSampler:
+) -> EpochSampler:
     """The order of training groups: every patient once, or conversations in some ratios."""
     if ratios is None:
         return EpochSampler(len(grouped(examples)), seed=seed)

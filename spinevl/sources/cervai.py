@@ -21,8 +21,6 @@ from spinevl.schema.patient import Patient
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
 
-__all__ = ["CervAISource", "read_boxes", "read_labels", "read_template"]
-
 log = logging.getLogger(__name__)
 
 MissingImages = Literal["error", "skip", "ignore"]
