@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spinevl.schema.record import Record
-
-from spinevl.data.records import build_records
+from spinevl.data.examples import patient_examples
 from spinevl.models.vlm import VLM
+from spinevl.schema.example import Example
 from spinevl.schema.task import Task
 from spinevl.sources.phantom.source import PhantomSource
 
@@ -94,7 +93,7 @@ def tasks() -> dict[str, Task]:
     return {name: task for name, task in official_tasks().items() if task.closed}
 
 
-def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Record]:
+def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Example]:
     """The questions of ``count`` phantoms with their answers, patient by patient."""
     from omegaconf import OmegaConf
 
@@ -110,16 +109,15 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
         cache_dir=cache,
     )
     return [
-        record
+        example
         for patient in cohort.patients[:count]
         for task in chosen.values()
-        for record in build_records(
+        for example in patient_examples(
             [patient],
             task=task,
             template=prompts.templates[task.name],
             sag_image=list(sag_image),
             separate=False,
-            images_root=cohort.train_images,
-            answers="truth",
+            with_answers=True,
         )
     ]

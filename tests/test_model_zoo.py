@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import conversation_of, image_inputs_of
-from spinevl.schema.dialogue import Dialogue
 
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
@@ -24,9 +21,13 @@ from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
 from spinevl.config.conf import CONF_DIR
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
 from spinevl.models.assemble import assemble, check_compatible
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import ImageRef, Modality
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "model_zoo.md"
 TOWER = {
@@ -168,42 +169,37 @@ def nodes(bases: Path, encoder: str, connector: str, llm: str) -> dict[str, Any]
     }
 
 
-class Noise:
-    """An image by name: grey values that its name decides."""
+def noise(image: ImageRef) -> np.ndarray:
+    """Grey values that the image's name decides."""
+    rng = np.random.default_rng(len(image.path))
+    if image.modality == "image3d":
+        return rng.integers(0, 255, (8, 32, 32)).astype(np.float32)
+    return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
-    def __init__(self, *, volumes: bool) -> None:
-        self.volumes = volumes
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        rng = np.random.default_rng(len(name))
-        if self.volumes:
-            return rng.integers(0, 255, (8, 32, 32)).astype(np.float32)
-        return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+def conversation(
+    name: str, images: list[tuple[Modality, str]], *rounds: tuple[str, str]
+) -> Example:
+    shown = tuple(ImageRef(path, modality=modality) for modality, path in images)
+    return Example(Key(name, ""), shown, rounds, source=name)
 
 
 def two_steps(model: VLM) -> tuple[list[float], Any]:
     """The losses before, between and after two steps on the same two conversations."""
     (modality,) = model.vision_branches()
-    collate = DialogueCollator(
-        conversation=conversation_of(model.inputs()),
-        image_inputs=image_inputs_of(
-            model.inputs(), {modality: Noise(volumes=modality == "image3d")}
-        ),
-        max_length=model.llm.max_length,
-    )
+    collate = Collator(model.inputs(), ImageStore(noise), learn=True)
     sign = f"<{modality}>"
-    dialogues = [
-        Dialogue("a", "", ((modality, "x"),), ((f"{sign}\nCurve?", "A.normal"),), "a"),
-        Dialogue(
+    examples = [
+        conversation("a", [(modality, "x")], (f"{sign}\nCurve?", "A.normal")),
+        conversation(
             "b",
-            "",
-            ((modality, "x"), (modality, "xy")),
-            ((f"{sign} or {sign}?", "The second."), ("Sure?", "Yes.")),
-            "b",
+            [(modality, "x"), (modality, "xy")],
+            (f"{sign} or {sign}?", "The second."),
+            ("Sure?", "Yes."),
         ),
     ]
-    collate.check(dialogues)
-    batch = collate([list(enumerate(dialogues))])
+    collate.check(examples)
+    batch = collate([list(enumerate(examples))])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(3):
@@ -252,29 +248,23 @@ def test_two_encoders_see_images_and_volumes_of_one_batch(bases: Path) -> None:
     volumes = nodes(bases, "siglip_slices", "attn_pooling", "qwen2")
     parts |= {"encoder3d": volumes["encoder"], "connector3d": volumes["connector"]}
     model = assemble(parts).train()
-    stores = {"image": Noise(volumes=False), "image3d": Noise(volumes=True)}
-    collate = DialogueCollator(
-        conversation=conversation_of(model.inputs()),
-        image_inputs=image_inputs_of(model.inputs(), stores),  # type: ignore[arg-type]
-        max_length=model.llm.max_length,
-    )
-    dialogues = [
-        Dialogue("v", "", (("image3d", "v"),), (("<image3d>?", "A scan."),), "v"),
-        Dialogue(
+    collate = Collator(model.inputs(), ImageStore(noise))
+    examples = [
+        conversation("v", [("image3d", "v")], ("<image3d>?", "A scan.")),
+        conversation(
             "m",
-            "",
-            (("image3d", "w0"), ("image", "i"), ("image3d", "v")),
-            (("<image3d> <image>?", "Both."), ("<image3d>?", "Again.")),
-            "m",
+            [("image3d", "w0"), ("image", "i"), ("image3d", "v")],
+            ("<image3d> <image>?", "Both."),
+            ("<image3d>?", "Again."),
         ),
-        Dialogue("t", "", (), (("What?", "Text."),), "t"),
-        Dialogue("i", "", (("image", "i"), ("image", "j0")), (("<image><image>?", "Two."),), "i"),
+        conversation("t", [], ("What?", "Text.")),
+        conversation("i", [("image", "i"), ("image", "j0")], ("<image><image>?", "Two.")),
     ]
-    together = collate([list(enumerate(dialogues))])
+    together = collate([list(enumerate(examples))])
     assert (len(together.pixel_values), len(together.volumes)) == (2, 2)
     with torch.inference_mode():
         mixed = model.eval()(together)
-        alone = torch.cat([model(collate([[(0, one)]])) for one in dialogues])
+        alone = torch.cat([model(collate([[(0, one)]])) for one in examples])
     torch.testing.assert_close(mixed, alone, atol=1e-5, rtol=0)
 
 

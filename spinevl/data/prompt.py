@@ -63,7 +63,7 @@ def render(template: str, *, task: Task, level: str, n_sagittal: int) -> str:
     """
     values = {
         "[image]": f"{IMAGE}\n" * n_sagittal,
-        "[image_num]": _NUMBER_WORDS[n_sagittal],
+        "[image_num]": _NUMBER_WORDS.get(n_sagittal, str(n_sagittal)),
         "[label]": level,
         "[object]": "intervertebral disc" if is_disc(level) else "cervical vertebrae",
         "[options]": ", ".join(task.options),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from spinevl.config.options import PredictOptions
+from spinevl.config.options import Packing, PredictOptions
 from spinevl.inference.predictor import Answer
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import stamp
@@ -62,10 +62,10 @@ def _kept(file: Path, keys: Sequence[str]) -> Iterable[tuple[int, Answer]]:
             index, key = entry["index"], entry["key"]
             rounds = tuple((question, answer) for question, answer in entry["rounds"])
             logprobs = entry.get("logprobs")
-        except (ValueError, KeyError, TypeError):
+            table = None if logprobs is None else {int(k): v for k, v in logprobs.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if isinstance(index, int) and 0 <= index < len(keys) and keys[index] == key:
-            table = None if logprobs is None else {int(k): v for k, v in logprobs.items()}
             yield index, Answer(rounds, table)
 
 
@@ -77,11 +77,12 @@ def answer_keys(
     Args:
         examples: what is asked.
         checkpoint: the folder; an edited file changes every key.
-        options: of predict.
+        options: of predict; how many are answered at once, and how they are packed, changes none.
         settings: what else decides how the images are read.
     """
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    common = repr(([(file.name, stamp(file)) for file in files], astuple(options), settings))
+    decides = astuple(replace(options, batch_size=1, packing=Packing.tree))
+    common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
         path: stamp(Path(path)) for path in {one.path for e in examples for one in e.images}
     }

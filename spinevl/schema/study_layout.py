@@ -30,10 +30,11 @@ class StudyLayout:
     side_px: int | None = 224
 
     def __post_init__(self) -> None:
-        for key, needed in (("sagittal", ("{slice}",)), ("axial", ("{level}", "{number}"))):
+        for key, needed in (("sagittal", {"slice"}), ("axial", {"level", "number"})):
             pattern = getattr(self, key)
-            if "{id}" not in pattern or not any(one in pattern for one in needed):
-                wanted = " or ".join(needed)
+            named = set(re.findall(r"\{(\w*)\}", pattern))
+            if "id" not in named or not named & needed or named - needed - {"id"}:
+                wanted = " or ".join(f"{{{one}}}" for one in sorted(needed))
                 raise ValueError(f"data.{key}={pattern}: expected a file with {{id}} and {wanted}")
 
     def images(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from spinevl.inference.dialogues import dialogue_collator
 
 from spinevl.checkpoints.load import load_checkpoint
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
 from spinevl.models.assemble import tuned
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
@@ -54,12 +55,12 @@ def prepared(shared: Path, case: str) -> tuple[VLM, Batch]:
         }
         assert not model.load_state_dict(given, strict=False).unexpected_keys
     source = ConversationSource(
-        train=str(goldens / "data/conv2d.json"), images=str(goldens / "data")
+        train=str(goldens / "data/conv2d.json"), images=str(goldens / "data"), window=None
     )
-    dialogues = source.dialogues("train", answered=True)
-    collate = dialogue_collator(model, window=None)
-    collate.check(dialogues)
-    return model.train(), collate([list(enumerate(dialogues))])
+    examples = [one for _, one in source.read("train", answered=True)]
+    collate = Collator(model.inputs(), ImageStore(source.decode), learn=True)
+    collate.check(examples)
+    return model.train(), collate([list(enumerate(examples))])
 
 
 @pytest.mark.parametrize("case", list(CASES))

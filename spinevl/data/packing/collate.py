@@ -123,7 +123,7 @@ class Collator:
             raise refused(
                 where, wanted, f"{placeholders}", "mend the prompt template or the record"
             )
-        waits = example.rounds[-1][1] is None
+        waits = example.rounds[-1][1] is None and not self.learn
         if not waits and not self.conversation.dialogue(example.rounds).learned:
             wanted = "an answer with a token to learn behind something to learn it from"
             raise refused(where, wanted, "none", "lengthen it or show an image")
