@@ -11,7 +11,7 @@ from spinevl.build.build import build
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import WEIGHTS
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.task import Task
 
 CONFIG = "config.json"
@@ -93,7 +93,7 @@ def no_checkpoint(folder: Path, found: str) -> UserError:
     """The error for a folder that no format recognises."""
     expected = f"a folder with {CONFIG} and {WEIGHTS}, of this version of spinevl or of MedM-VL"
     fix = "give the checkpoint/ folder that train or run wrote, or MedM-VL's"
-    return UserError(Problem(f"checkpoint={folder}", expected, found, fix))
+    return refused(f"checkpoint={folder}", expected, found, fix)
 
 
 def only_written(folder: Path, name: str) -> UserError:

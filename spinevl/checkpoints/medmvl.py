@@ -62,9 +62,8 @@ class MedMVLFormat:
         model = checkpoint.model
         merge_adapters(model)
         config = config_from(model)
-        back: dict[str, str] = {}
-        for theirs, ours in _prefixes(model).items():
-            back.setdefault(ours, theirs)
+        # two of MedM-VL's prefixes may be one of ours: the first is written
+        back = {ours: theirs for theirs, ours in reversed(_prefixes(model).items())}
         tensors = {_renamed(key, back): tensor for key, tensor in unshared(model).items()}
         tensors.setdefault("llm.lm_head.weight", tensors["llm.model.embed_tokens.weight"].clone())
         write_tensors(folder / WEIGHTS, tensors)
@@ -90,7 +89,7 @@ def _under_our_names(
 
 
 def _prefixes(model: VLM) -> dict[str, str]:
-    """MedM-VL's prefixes and ours of the same weights, longest first."""
+    """MedM-VL's prefix of weights -> ours; a longer one stands before its own beginning."""
     prefixes = {"llm.": "llm.model."}
     for (side, branch), suffix in zip(sides_of(model).items(), ("", "3d"), strict=False):
         tower = "vision." if hasattr(branch.encoder, "vision") else ""

@@ -18,7 +18,7 @@ from typing import Any
 
 from spinevl.checkpoints.format import CONFIG
 from spinevl.models.vlm import VLM, VisionBranch
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.image_ref import MODALITIES, Modality
 
 END_TOKENS = {
@@ -80,7 +80,7 @@ def parts_from(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         optional = name == "llm_max_length" and value is None
         number = name.endswith(("_select_layer", "_max_length"))
         if number and not optional and type(value) is not int:
-            raise UserError(Problem(f"{where}: {name}", "a whole number", repr(value), "mend it"))
+            raise refused(f"{where}: {name}", "a whole number", repr(value), "mend it")
         return value
 
     sides = [side for side in MODALITIES if field(f"encoder_{side}_type")]
@@ -124,7 +124,7 @@ def _known(field: Callable[[str], Any], name: str, known: Mapping[str, Any], fol
     kind = field(name)
     if kind not in known:
         where = f"{folder / CONFIG}: {name}"
-        raise UserError(Problem(where, ", ".join(known), repr(kind), "mend it"))
+        raise refused(where, ", ".join(known), repr(kind), "mend it")
     return known[kind]
 
 
@@ -133,7 +133,7 @@ def _connector(field: Callable[[str], Any], side: str, folder: Path) -> dict[str
     name = str(field(f"connector_{side}_name"))
     if (layers := re.fullmatch(r"mlp(\d+)x_gelu", name)) is None:
         where = f"{folder / CONFIG}: connector_{side}_name"
-        raise UserError(Problem(where, "mlpNx_gelu", name, "mend it"))
+        raise refused(where, "mlpNx_gelu", name, "mend it")
     return {**node, "_partial_": True, "layers": int(layers[1])}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problems, UserError
 
 
 def unshared(model: VLM) -> dict[str, torch.Tensor]:
@@ -29,7 +29,7 @@ def fill(model: VLM, stored: Mapping[str, torch.Tensor], *, where: str) -> None:
         UserError: weights missing, surplus or of another shape, by part.
     """
     wanted = unshared(model)
-    problems = []
+    problems = Problems()
     for part in dict.fromkeys(key.partition(".")[0] for key in wanted):
         own = [key for key in wanted if key.startswith(part + ".")]
         missing = sorted(key for key in own if key not in stored)

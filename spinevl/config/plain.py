@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config with its interpolations resolved, as dicts, lists, strings and numbers."""
-    content: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    return content
+plain: Callable[[DictConfig], Any] = partial(OmegaConf.to_container, resolve=True, enum_to_str=True)
+"""The config with its interpolations resolved, as dicts, lists, strings and numbers."""

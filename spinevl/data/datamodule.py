@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from spinevl.data.examples import grouped
 from spinevl.data.packing.collate import Collator
-from spinevl.data.sampling import EpochSampler, LengthBatches, RatioSampler, conversation_sampler
+from spinevl.data.sampling import LengthBatches, train_sampler
 from spinevl.schema.batch import Batch
 from spinevl.schema.example import Example
 
@@ -86,16 +86,15 @@ class ExampleDataModule(pl.LightningDataModule):
         accumulate: int = 1,
     ) -> None:
         super().__init__()
-        self.train_groups = grouped(train)
-        self.dev_groups = grouped(dev)
+        self.train = train
+        self.dev = dev
         self.collate = collate
         self.seed = seed
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.accumulate = accumulate
-        self.sampler: EpochSampler | RatioSampler = EpochSampler(len(self.train_groups), seed=seed)
-        if ratios is not None:
-            self.sampler = conversation_sampler(train, ratios=ratios, seed=seed)
+        self.ratios = ratios
+        self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // batch_size)
 
     def train_dataloader(self) -> Steps:
@@ -103,21 +102,21 @@ class ExampleDataModule(pl.LightningDataModule):
 
         Without packing, patients' questions one by one instead, batches of like length.
         """
-        if self.collate.packing == "off" and isinstance(self.sampler, EpochSampler):
-            questions = [[pair] for group in self.train_groups for pair in group]
+        if self.collate.packing == "off" and self.ratios is None:
+            questions = [[pair] for group in grouped(self.train) for pair in group]
             lengths = [self.collate.length(example) for ((_, example),) in questions]
             batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
             loader = self._loader(questions, self.collate, batch_sampler=batches)
         else:
             options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": self.sampler}
-            loader = self._loader(self.train_groups, self.collate, **options)
+            loader = self._loader(grouped(self.train), self.collate, **options)
         return Steps(loader, self.accumulate)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Dev examples in order; options take no gradients, so four times as many at once."""
-        several = 4 if isinstance(self.sampler, EpochSampler) else 1
+        several = 4 if self.ratios is None else 1
         score = self.collate.to_score()
-        return self._loader(self.dev_groups, score, batch_size=several * self.batch_size)
+        return self._loader(grouped(self.dev), score, batch_size=several * self.batch_size)
 
     def _loader(
         self, groups: Sequence[Any], collate: Callable[..., Batch], **options: Any

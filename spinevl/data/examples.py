@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from spinevl.data.prompt import render
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import refused
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
@@ -82,10 +82,8 @@ def _box_examples(
     }
     for patient in patients:
         if with_answers and patient.boxes is None:
-            raise UserError(
-                Problem(
-                    f"patient {patient.id}", "boxes", "none", "give data.boxes, or drop the task"
-                )
+            raise refused(
+                f"patient {patient.id}", "boxes", "none", "give data.boxes, or drop the task"
             )
         for level in task.levels:
             for number in sag_image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 from spinevl.data.records import records_text
 from spinevl.data.study import PatientStudy, record_file
 from spinevl.data.study_spec import StudySpec
-from spinevl.io.files import write_text_atomic
+from spinevl.io.files import made_folder, write_text_atomic
 from spinevl.io.hashing import sha256
-from spinevl.schema.errors import Problem, UserError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ def write_records(
     Raises:
         UserError: ``output_dir`` cannot be written; checked before anything is.
     """
-    folder = _writable(output_dir) if output_dir else out
+    folder = made_folder(output_dir, "output_dir") if output_dir else out
     texts: dict[str, str] = {}
     outputs: dict[str, Any] = {}
     for subset in subsets:
@@ -65,21 +63,6 @@ def write_split(study: PatientStudy, out: Path) -> None:
     if study.split is not None:
         summary = study.split.summary(study.tasks)
         write_text_atomic(out / "split.json", json.dumps(summary, indent=2))
-
-
-def _writable(output_dir: str) -> Path:
-    """The folder that the user names, made if need be. Raises UserError where it cannot be."""
-    folder = Path(output_dir).expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        fix = "name another"
-        raise UserError(Problem(f"output_dir={output_dir}", "a folder", reason, fix)) from error
-    if not os.access(folder, os.W_OK):
-        fix = "change its permissions or name another"
-        raise UserError(Problem(f"output_dir={output_dir}", "a writable folder", "none", fix))
-    return folder
 
 
 def _named_files(spec: StudySpec) -> dict[str, Path]:

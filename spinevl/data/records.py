@@ -9,7 +9,7 @@ from typing import Any
 
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.example import Example, Key
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
@@ -63,25 +63,22 @@ def read_records(path: Path, *, task: Task, layout: StudyLayout) -> list[Example
         UserError: with every record that is not as build writes it.
     """
     examples = []
-    problems = []
+    problems = Problems()
     for number, entry in enumerate(read_json_list(path, expected="a list of records"), start=1):
         where = f"{path}: record {number}"
         try:
             found = _example(entry, task, layout)
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            problems.append(
-                Problem(where, "a record as build writes it", repr(error), "rebuild it")
-            )
+            problems.add(where, "a record as build writes it", repr(error), "rebuild it")
             continue
         answer = found.truth
         if found.key.task != task.name:
-            problems.append(Problem(where, f"task {task.name}", repr(found.key.task), "rebuild it"))
+            problems.add(where, f"task {task.name}", repr(found.key.task), "rebuild it")
         if answer is not None and task.closed and found.label is None:
             known = " | ".join(task.choices)
-            problems.append(Problem(where, f"an answer among {known}", repr(answer), "mend it"))
+            problems.add(where, f"an answer among {known}", repr(answer), "mend it")
         examples.append(found)
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
     return examples
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from spinevl.data.examples import grouped
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
 
@@ -58,7 +59,7 @@ class LengthBatches(Sampler[list[int]]):
         return iter([batches[number].tolist() for number in epoch])
 
 
-class RatioSampler(Sampler[int]):
+class RatioSampler(EpochSampler):
     """Indices of an epoch where each task's items appear ``ratio`` times on average.
 
     A task's epochs continue one stream of shuffled passes over its items, so that with a ratio of
@@ -74,7 +75,7 @@ class RatioSampler(Sampler[int]):
             start, so that no rank waits for another.
 
     Raises:
-        ValueError: a ratio names no task of the items, or nothing is left.
+        UserError: a ratio names no task of the items, or nothing is left.
     """
 
     def __init__(
@@ -91,24 +92,19 @@ class RatioSampler(Sampler[int]):
             self.items.setdefault(task, []).append(index)
         if unknown := [task for task in ratios if task not in self.items]:
             known = ", ".join(repr(task) for task in self.items)
-            raise ValueError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
+            raise UserError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
         self.counts = {
             task: round(ratios.get(task, 1.0) * len(items)) for task, items in self.items.items()
         }
-        self.total = sum(self.counts.values())
-        if not self.total:
-            raise ValueError("data.ratios leave nothing to train on")
-        self.seed = seed
+        total = sum(self.counts.values())
+        if not total:
+            raise UserError("data.ratios leave nothing to train on")
+        super().__init__(total, seed=seed)
         self.rank = rank
         self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.total // self.world)
+        return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[int]:
         chosen = [
@@ -116,9 +112,9 @@ class RatioSampler(Sampler[int]):
             for number, (task, count) in enumerate(self.counts.items())
             for index in self._part(number, self.items[task], count)
         ]
-        order = torch.randperm(self.total, generator=self._generator(0, self.epoch)).tolist()
+        order = torch.randperm(self.size, generator=self._generator(0, self.epoch)).tolist()
         shuffled = [chosen[place] for place in order]
-        padded = [shuffled[k % self.total] for k in range(len(self) * self.world)]
+        padded = [shuffled[k % self.size] for k in range(len(self) * self.world)]
         return iter(padded[self.rank :: self.world])
 
     def _part(self, number: int, items: Sequence[int], count: int) -> Iterator[int]:
@@ -135,11 +131,10 @@ class RatioSampler(Sampler[int]):
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def conversation_sampler(
-    examples: Sequence[Example], *, ratios: Mapping[str, float], seed: int
-) -> RatioSampler:
-    """The order of training conversations. Raises UserError for ratios that do not fit them."""
-    try:
-        return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def train_sampler(
+    examples: Sequence[Example], *, ratios: Mapping[str, float] | None, seed: int
+) -> EpochSampler:
+    """The order of training groups: every patient once, or conversations in some ratios."""
+    if ratios is None:
+        return EpochSampler(len(grouped(examples)), seed=seed)
+    return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)

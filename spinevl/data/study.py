@@ -15,8 +15,8 @@ from spinevl.data.records import read_records
 from spinevl.data.split import Split
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
-from spinevl.schema.cohort import Cohort, DataSource
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -35,6 +35,7 @@ class ConversationStudy:
         tasks: none; a conversation asks in its own words.
         ratios: see RatioSampler.
         images_checked: whether opening the study has decoded every image.
+        subsets: those whose files are named.
     """
 
     tasks: Mapping[str, Task] = {}
@@ -44,12 +45,19 @@ class ConversationStudy:
         self.source = source
         self.spec = spec
         self.ratios: Mapping[str, float] | None = source.ratios
+        self.subsets = tuple(subset for subset, file in source.files.items() if file)
+        self.name = f"conversations ({', '.join(self.subsets)})"
 
     def examples(self, subset: str) -> list[Example]:
-        """Answered conversations of ``train`` and ``dev``; none where no file is named for dev."""
-        if subset == "dev" and not self.source.files["dev"]:
+        """Answered conversations of ``train`` and ``dev``, none where dev has no file; of ``test``
+        without their last answers."""
+        if subset == "dev" and "dev" not in self.subsets:
             return []
-        return [one for _, one in self.source.read(subset, answered=True)]
+        return [one for _, one in self.source.read(subset, answered=subset != "test")]
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        return f"{len(self.examples(subset))} conversations"
 
     def decode(self, image: ImageRef) -> np.ndarray:
         """See ConversationSource."""
@@ -107,6 +115,16 @@ class PatientStudy:
             return self.cohort.test
         assert self.split is not None
         return self.split.train if subset == "train" else self.split.dev
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.cohort.name
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        n_examples = len(self.examples(subset))
+        return f"{len(self.patients(subset))} patients, {n_examples} questions"
 
     def examples(self, subset: str) -> list[Example]:
         """The examples of all tasks, task by task."""
@@ -195,7 +213,10 @@ def open_study(
         spec.require(split=False)
     source: DataSource | ConversationSource = build(spec.data, trusted=trusted)
     if isinstance(source, ConversationSource):
-        return ConversationStudy(source, spec)
+        conversations = ConversationStudy(source, spec)
+        if subsets is None and not conversations.subsets:
+            raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
+        return conversations
     if subsets is None:
         subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
     labelled = bool({"train", "dev"} & set(subsets))
@@ -207,13 +228,8 @@ def open_study(
         known = ", ".join(map(str, source.layout.slices))
         raise UserError(f"sag_image has no slice {', '.join(unknown)}; choose from {known}")
     known_tasks = {**official_tasks(), **tasks}
-    cohort = source.load(
-        tasks=tasks,
-        known_tasks=official_tasks(),
-        sag_image=shown,
-        subsets=subsets,
-        cache_dir=spec.cache_folder(),
-    )
+    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder())
+    cohort = source.load(request)
     split = None
     if labelled and not spec.records:
         splitter = build(spec.split, trusted=trusted)
@@ -257,22 +273,15 @@ def _split_of_records(study: PatientStudy) -> Split:
         for side in ("train", "dev")
     }
     where = f"records={study.spec.records}"
-    problems = [
-        Problem(
-            f"{where}: patient {one} ({side})",
-            "a patient of the data",
-            "none",
-            "name its build's data",
-        )
-        for side, ids in sides.items()
-        for one in ids
-        if one not in known
-    ] + [
-        Problem(f"{where}: patient {one}", "train or dev", "both", "build them again")
-        for one in sides["train"]
-        if one in sides["dev"]
-    ]
-    if problems:
-        raise UserError(problems)
+    problems = Problems()
+    for side, ids in sides.items():
+        for one in ids:
+            if one not in known:
+                at = f"{where}: patient {one} ({side})"
+                problems.add(at, "a patient of the data", "none", "name its build's data")
+    for one in sides["train"]:
+        if one in sides["dev"]:
+            problems.add(f"{where}: patient {one}", "train or dev", "both", "build them again")
+    problems.raise_any()
     train, dev = (tuple(known[one] for one in ids) for ids in sides.values())
     return Split(train, dev)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.io.files import made_folder
 from spinevl.io.typed import structured
 from spinevl.schema.errors import UserError
 
@@ -74,15 +75,7 @@ class StudySpec:
 
     def cache_folder(self) -> Path:
         """The cache folder, made if need be; absolute. Raises UserError where it cannot be."""
-        folder = Path(self.cache_dir).expanduser().absolute()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cache_dir={self.cache_dir}: expected a folder, found "
-                f"{error.strerror or error}; name another"
-            ) from error
-        return folder
+        return made_folder(self.cache_dir, "cache_dir")
 
 
 def with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from spinevl.evaluation.join import by_patient
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import SAGITTAL_SLICES, Task
 
@@ -36,32 +36,28 @@ def read_submission(
         UserError: with every problem.
     """
     content = read_json_list(path, expected="a JSON list of answers")
-    problems: list[Problem] = []
+    problems = Problems()
     found: dict[str, list[Prediction]] = {}
     for number, entry in enumerate(content, start=1):
         identity = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(identity, str):
             where = f"{path}: record {number}"
-            problems.append(Problem(where, "an object with a string id", repr(entry)[:60], "mend"))
+            problems.add(where, "an object with a string id", repr(entry)[:60], "mend")
         elif identity in found and missing == "error":
             where = f"{path}: patient {identity}"
-            problems.append(Problem(where, "one record", "another", "drop one"))
+            problems.add(where, "one record", "another", "drop one")
         else:
             found[identity] = _entry(path, entry, tasks, missing == "upstream", problems)
     known = set(ids)
     if missing != "upstream":
-        problems += [
-            Problem(f"{path}: patient {one}", "an answer", "none", "add the patient")
-            for one in ids
-            if one not in found
-        ]
-        problems += [
-            Problem(f"{path}: patient {one}", "only labelled patients", "a surplus one", "drop it")
-            for one in found
-            if one not in known
-        ]
-    if problems:
-        raise UserError(problems)
+        for one in ids:
+            if one not in found:
+                problems.add(f"{path}: patient {one}", "an answer", "none", "add the patient")
+        for one in found:
+            if one not in known:
+                wanted = "only labelled patients"
+                problems.add(f"{path}: patient {one}", wanted, "a surplus one", "drop it")
+    problems.raise_any()
     return [one for identity, answers in found.items() if identity in known for one in answers]
 
 
@@ -70,7 +66,7 @@ def _entry(
     entry: Mapping[str, Any],
     tasks: Mapping[str, Task],
     any_integer: bool,
-    problems: list[Problem],
+    problems: Problems,
 ) -> list[Prediction]:
     answers: list[Prediction] = []
     for task in tasks.values():
@@ -82,12 +78,12 @@ def _entry(
         highest = len(task.choices) - 1
         if not isinstance(values, list) or len(values) != len(task.objects):
             wanted = f"a list of {len(task.objects)} integers" if task.levels else "an integer"
-            problems.append(Problem(where, wanted, repr(value)[:60], "mend the answer"))
+            problems.add(where, wanted, repr(value)[:60], "mend the answer")
         elif any(
             type(one) is not int or not (any_integer or 0 <= one <= highest) for one in values
         ):
             found = repr(value)[:60]
-            problems.append(Problem(where, f"integers 0 to {highest}", found, "mend the answer"))
+            problems.add(where, f"integers 0 to {highest}", found, "mend the answer")
         else:
             for name, label in zip(task.objects, values, strict=True):
                 text = task.choices[label] if 0 <= label <= highest else ""
@@ -140,10 +136,8 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(
-            Problem(str(path), "a predictions.jsonl", str(error), "check the path")
-        ) from error
-    problems: list[Problem] = []
+        raise refused(str(path), "a predictions.jsonl", str(error), "check the path") from error
+    problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
     for number, line in enumerate(lines, start=1):
@@ -158,11 +152,8 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
             result.append(one)
         except (ValueError, KeyError, TypeError) as error:
             found = f"{type(error).__name__}: {error}"
-            problems.append(
-                Problem(f"{path}: line {number}", "a prediction", found, "predict again")
-            )
-    if problems:
-        raise UserError(problems)
+            problems.add(f"{path}: line {number}", "a prediction", found, "predict again")
+    problems.raise_any()
     return result
 
 

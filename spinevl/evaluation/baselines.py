@@ -14,18 +14,15 @@ from spinevl.schema.task import Task
 
 
 class Baseline(Protocol):
-    """What the model is compared with.
-
-    Attributes:
-        name: its key in ``metrics.json``.
-        note: what it is, in a few words for the report.
-    """
+    """What the model is compared with."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its key in ``metrics.json``."""
 
     @property
-    def note(self) -> str: ...
+    def note(self) -> str:
+        """What it is, in a few words for the report."""
 
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """Answers to the questions of ``asked``, with the same id, task, object and slices.
@@ -35,7 +32,34 @@ class Baseline(Protocol):
         """
 
 
-class LevelMajority:
+class _Constant:
+    """Gives every patient the same answers.
+
+    Attributes:
+        tasks: what is asked.
+        labels: (task, object) -> label.
+        boxes: (vertebra, slice) -> box; questions of other slices are left out.
+    """
+
+    tasks: Mapping[str, Task]
+    labels: Mapping[tuple[str, str], int]
+    boxes: Mapping[tuple[str, int], Box]
+
+    def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
+        """See Baseline."""
+        answers = []
+        for one in asked:
+            task = self.tasks[one.task]
+            if task.closed:
+                label = self.labels[task.name, one.object]
+                text = task.choices[label]
+                answers.append(replace(one, choice=label, probabilities=None, text=text))
+            elif box := self.boxes.get((one.object, one.slices[0])):
+                answers.append(replace(one, box=box, text=box.answer(one.object)))
+        return answers
+
+
+class LevelMajority(_Constant):
     """Every patient gets each level's most frequent training label, and its mean training box.
 
     Args:
@@ -71,19 +95,8 @@ class LevelMajority:
         if self.boxes and not all(task.closed for task in tasks.values()):
             self.note += "; boxes: each vertebra's mean training box"
 
-    def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
-        """See Baseline; boxes of a slice without training boxes are left out."""
-        answers = []
-        for one in asked:
-            if self.tasks[one.task].closed:
-                label = self.labels[one.task, one.object]
-                answers.append(_chosen(one, label, self.tasks))
-            elif box := self.boxes.get((one.object, one.slices[0])):
-                answers.append(replace(one, box=box, text=box.answer(one.object)))
-        return answers
 
-
-class AllMajority:
+class AllMajority(_Constant):
     """Every question gets its task's most frequent training label over all levels.
 
     A task scored by one class alone (alignment) gets that class everywhere: "all abnormal" is the
@@ -98,22 +111,12 @@ class AllMajority:
 
     def __init__(self, train: Sequence[Patient], tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
-        self.labels = {
-            task.name: _majority(
-                task,
-                [one.label(task.name, k) for one in train for k in range(len(task.objects))],
-            )
-            for task in tasks.values()
-            if task.closed
-        }
-
-    def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
-        """See Baseline."""
-        return [
-            _chosen(one, self.labels[one.task], self.tasks)
-            for one in asked
-            if one.task in self.labels
-        ]
+        self.labels, self.boxes = {}, {}
+        for task in tasks.values():
+            if task.closed:
+                levels = range(len(task.objects))
+                label = _majority(task, [one.label(task.name, k) for one in train for k in levels])
+                self.labels |= {(task.name, name): label for name in task.objects}
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,6 @@ class Given:
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """See Baseline."""
         return list(self.predictions)
-
-
-def _chosen(one: Prediction, label: int, tasks: Mapping[str, Task]) -> Prediction:
-    return replace(one, choice=label, probabilities=None, text=tasks[one.task].choices[label])
 
 
 def _majority(task: Task, labels: Sequence[int | None]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from spinevl.evaluation.baselines import Baseline
 from spinevl.evaluation.bootstrap import difference, interval, resample_patients
-from spinevl.evaluation.join import Rows, by_patient, with_truth
+from spinevl.evaluation.join import Rows, join
 from spinevl.evaluation.metrics import (
     Confusion,
     box_overlaps,
@@ -65,17 +65,16 @@ def evaluate(
     scored = [one for one in truth if one.id in answered or not closed]
     if not scored:
         raise UserError("no labelled patient has an answer: labels and answers share no id")
-    ids = [one.id for one in scored]
-    weights = resample_patients(len(ids), n_resamples=n_resamples, seed=seed)
-    asked = by_patient(with_truth(predictions, scored, tasks), ids, ordered)
+    weights = resample_patients(len(scored), n_resamples=n_resamples, seed=seed)
+    asked = join(predictions, scored, ordered)
     own, distributions = _score(asked, ordered, weights, graded=closed, detailed=True)
     compared: dict[str, BaselineScore] = {}
     for baseline in baselines:
         given = baseline.predict(predictions)
-        answers = _of_whole_tasks(given, asked)
-        theirs = {key: task for key, task in ordered.items() if key in answers}
+        whole = _whole_tasks(given, asked)
+        theirs = {key: task for key, task in ordered.items() if key in whole}
         if theirs:
-            rows = by_patient(with_truth(given, scored, theirs), ids, theirs)
+            rows = join(given, scored, theirs)
             score, other = _score(rows, theirs, weights, graded=closed, detailed=False)
             common = [key for key in distributions if key in other]
             common.sort(key=lambda key: key in tasks.keys() - closed.keys())  # boxes last
@@ -85,7 +84,7 @@ def evaluate(
     known |= {one.name: one.note for one in baselines}
     return Score(
         **vars(own),
-        n_patients=len(ids),
+        n_patients=len(scored),
         baselines=compared,
         notes={key: known[key] for key in ("ci95", *compared) if key in known},
     )
@@ -100,7 +99,7 @@ def point_score(
         UserError: a patient of ``truth`` lacks an answer.
     """
     closed = {name: task for name, task in tasks.items() if task.closed}
-    rows = by_patient(with_truth(predictions, truth, closed), [one.id for one in truth], closed)
+    rows = join(predictions, truth, closed)
     values = {
         name: float(task_f1(Confusion.of(rows[name], task).counts.sum(axis=0), task))
         for name, task in closed.items()
@@ -109,7 +108,7 @@ def point_score(
     return float(score) if score is not None else 0.0
 
 
-def _of_whole_tasks(given: Sequence[Prediction], asked: Mapping[str, Rows]) -> set[str]:
+def _whole_tasks(given: Sequence[Prediction], asked: Mapping[str, Rows]) -> set[str]:
     """The tasks of which ``given`` answers every question that was asked."""
     answered = {one.question for one in given}
     questions = {

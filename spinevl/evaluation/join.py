@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
@@ -35,6 +35,14 @@ def _truth(one: Prediction, patient: Patient, task: Task) -> int | Box | None:
     return None if patient.boxes is None else patient.boxes[one.object][one.slices[0]]
 
 
+def join(
+    predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
+) -> dict[str, Rows]:
+    """The rows of by_patient for ``patients``, with their truth."""
+    joined = with_truth(predictions, patients, tasks)
+    return by_patient(joined, [one.id for one in patients], tasks)
+
+
 def by_patient(
     predictions: Sequence[Prediction], ids: Sequence[str], tasks: Mapping[str, Task]
 ) -> dict[str, Rows]:
@@ -57,21 +65,18 @@ def by_patient(
     for one in predictions:
         if one.task in found and one.id in found[one.task]:
             found[one.task][one.id].append(one)
-    problems = []
+    problems = Problems()
     for task in tasks.values():
         for identity, given in found[task.name].items() if task.closed else ():
             answers = {one.object: one for one in given}
             if missing := [name or "the spine" for name in task.objects if name not in answers]:
-                problems.append(
-                    Problem(
-                        f"predictions: patient {identity} {task.name}",
-                        f"{len(task.objects)} answers",
-                        f"none for {', '.join(missing)}",
-                        "predict again",
-                    )
+                problems.add(
+                    f"predictions: patient {identity} {task.name}",
+                    f"{len(task.objects)} answers",
+                    f"none for {', '.join(missing)}",
+                    "predict again",
                 )
             else:
                 found[task.name][identity] = [answers[name] for name in task.objects]
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
     return {name: list(rows.values()) for name, rows in found.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from spinevl.evaluation.answer_files import read_submission
 from spinevl.io.json_file import read_json_list
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems, refused
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_template
 
@@ -27,24 +27,17 @@ def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> 
     found = [entry["id"] for entry in given]
     if found != ids:
         place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
-        raise UserError(
-            Problem(
-                f"{path}: record {place + 1}",
-                f"patient {ids[place]}, as in {template}",
-                f"patient {found[place]}",
-                "put the patients in the template's order",
-            )
+        raise refused(
+            f"{path}: record {place + 1}",
+            f"patient {ids[place]}, as in {template}",
+            f"patient {found[place]}",
+            "put the patients in the template's order",
         )
-    surplus = [
-        Problem(
-            f"{path}: patient {entry['id']}",
-            f"only the keys id, {', '.join(graded)}",
-            f"also {', '.join(keys)}",
-            "remove them",
-        )
-        for entry in given
-        if (keys := sorted(set(entry) - {"id", *graded}))
-    ]
-    if surplus:
-        raise UserError(surplus)
+    problems = Problems()
+    for entry in given:
+        if keys := sorted(set(entry) - {"id", *graded}):
+            wanted = f"only the keys id, {', '.join(graded)}"
+            where = f"{path}: patient {entry['id']}"
+            problems.add(where, wanted, f"also {', '.join(keys)}", "remove them")
+    problems.raise_any()
     return f"ok  {path}: {len(ids)} patients, ids, order and values as in the template"

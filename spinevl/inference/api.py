@@ -10,30 +10,16 @@ import torch
 
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.options import PredictMode, PredictOptions
-from spinevl.data.examples import patient_examples
+from spinevl.data.study import PatientStudy
+from spinevl.data.study_spec import StudySpec
 from spinevl.inference.predictor import Predictor
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
-
-
-class Predictions(list[Prediction]):
-    """A list of predictions, which makes a table too."""
-
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, a row a question, with the columns of ``predictions.jsonl``.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise UserError("to_frame needs pandas; pip install pandas") from error
-        return pd.DataFrame([one.to_json() for one in self])
 
 
 class SpineModel:
@@ -52,7 +38,7 @@ class SpineModel:
         self.tasks = tasks
         self.config = config
 
-    def predict(self, paths: str | Path | Sequence[str | Path]) -> Predictions:
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
         """Answers for a folder of patients (``{id}/sag/6.png`` ...), or for some patient folders.
 
         Raises:
@@ -61,28 +47,18 @@ class SpineModel:
         study = self.config["study"]
         if not self.tasks:
             raise UserError("this checkpoint was trained for no study; use spinevl predict")
+        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
         layout = _layout(study.get("data") or {})
         examples: list[Example] = []
         for root, ids in _patients(paths, layout):
             source = CervAISource(test_images=str(root), **vars(layout))
-            cohort = source.load(
-                tasks=self.tasks,
-                known_tasks={},
-                sag_image=study["sag_image"],
-                subsets={"test"},
-                cache_dir=Path(),
-                only=ids,
+            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path())
+            cohort = source.load(request, only=ids)
+            asked = PatientStudy(
+                spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
-            for task in self.tasks.values():
-                examples += patient_examples(
-                    cohort.test,
-                    task=task,
-                    template=study["templates"][task.name],
-                    sag_image=study["sag_image"],
-                    separate=study["sag_type"] == "separate",
-                    with_answers=False,
-                )
-        return Predictions(self.predictor.predict(examples))
+            examples += asked.examples("test")
+        return self.predictor.predict(examples)
 
 
 def load(

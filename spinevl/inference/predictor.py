@@ -22,7 +22,7 @@ from spinevl.inference.options import choose, merge_slices, option_logprobs, par
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example, Rounds
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
@@ -131,15 +131,14 @@ class Predictor:
         waiting = [one for one in examples if not self._scored(one)]
         for room in sorted({self._longest(one) for one in waiting}):
             self.collate.check([one for one in waiting if self._longest(one) == room], room=room)
-        own = self.options.history == History.own
-        problems = [
-            f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
-            "use predict.history=given"
-            for one in waiting
-            if own and any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer)
-        ]
-        if problems:
-            raise UserError(problems)
+        problems = Problems()
+        for one in waiting if self.options.history == History.own else ():
+            if any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer):
+                problems.append(
+                    f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
+                    "use predict.history=given"
+                )
+        problems.raise_any()
 
     @torch.inference_mode()
     def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:

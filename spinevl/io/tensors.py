@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spinevl.io.json_file import read_json_object
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             pickles = pickles_in(folder)
             found = f"only {pickles[0]}, a pickle, which is not read" if pickles else "no such file"
             fix = "save it as safetensors" if pickles else "copy it again"
-            raise UserError(Problem(str(file), "safetensors weights", found, fix))
+            raise refused(str(file), "safetensors weights", found, fix)
         try:
             tensors.update(load_file(file))
         except (SafetensorError, OSError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,22 +47,16 @@ def read_rows(sweep: Path) -> list[Row]:
             rows.append(Row(str(folder.relative_to(sweep)), score=score, **vars(status)))
     # a full score and one over fewer tasks do not compare: full ones first
     return sorted(
-        _over_seeds(rows),
+        (_over_seeds(row, rows) for row in rows),
         key=lambda r: (r.value is None, r.partial, -(r.value or 0.0), r.number, r.folder),
     )
 
 
-def _over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """The rows with mean and standard deviation over the scored jobs of the same setting."""
-    groups: dict[tuple[tuple[str, ...], bool], list[float]] = defaultdict(list)
-    for row in rows:
-        if row.value is not None:
-            groups[row.setting, row.partial].append(row.value)
-    result = []
-    for row in rows:
-        values = groups.get((row.setting, row.partial), []) if row.value is not None else []
-        if values:
-            sd = statistics.stdev(values) if len(values) > 1 else None
-            row = replace(row, mean=statistics.fmean(values), sd=sd, repeats=len(values))
-        result.append(row)
-    return result
+def _over_seeds(row: Row, rows: Sequence[Row]) -> Row:
+    """The row with mean and standard deviation over the scored jobs of the same setting."""
+    if row.value is None:
+        return row
+    repeats = [one for one in rows if (one.setting, one.partial) == (row.setting, row.partial)]
+    values = [one.value for one in repeats if one.value is not None]
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return replace(row, mean=statistics.fmean(values), sd=sd, repeats=len(values))

@@ -25,7 +25,7 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
     """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
 
     ``encoder3d`` and ``connector3d`` beside them add a vision branch for volumes. Sizes are asked
-    from the parts: a connector is told its widths, never configured with them.
+    from the parts: a connector gets its widths from them and has no setting for them.
 
     Raises:
         UserError: a node that is no such part, or parts that are not compatible.

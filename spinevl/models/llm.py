@@ -14,7 +14,7 @@ from torch import nn
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 Template = Literal["medmvl", "chat", "pretrain"]
 
@@ -156,13 +156,11 @@ class HFCausalLM(CausalLM):
             )
         if not tokenizer("Which curvature?", add_special_tokens=False)["input_ids"]:
             # transformers creates an empty tokenizer where the files are missing
-            raise UserError(
-                Problem(
-                    f"llm.path={path}",
-                    "a tokenizer beside the config (tokenizer.json or its older files)",
-                    "none that knows any word",
-                    "add its files",
-                )
+            raise refused(
+                f"llm.path={path}",
+                "a tokenizer beside the config (tokenizer.json or its older files)",
+                "none that knows any word",
+                "add its files",
             )
         if not tokenizer.is_fast:
             raise UserError(

@@ -118,11 +118,12 @@ def hidden_states(
 
 @torch.no_grad()
 def install_and_verify(model: Any) -> bool:
-    """Install prefix attention; whether packed sequences then give what each gives alone.
+    """Install prefix attention and check it on two short sequences with a shared prefix.
 
-    Tried on two sequences of eight tokens that share a prefix. It fails for decoders whose
-    attention is their own code, has sinks or biases by position, or that pass state along the row
-    (recurrent and convolutional layers); some of these are refused before anything is installed.
+    Returns:
+        Whether the hidden states of the packed sequences are those of each sequence alone. False
+        for decoders with attention code of their own, with attention sinks or biases by position,
+        and with layers that pass state along the row (recurrent or convolutional).
     """
     layers = set(getattr(model.config, "layer_types", None) or ())
     if (
@@ -147,11 +148,11 @@ def install_and_verify(model: Any) -> bool:
     try:
         alone = [model.base_model(ids[None, branch]).last_hidden_state[0] for branch in branches]
         embeddings = model.get_input_embeddings()(ids[None])
-        blocks = [AttentionBlocks(everywhere, everywhere, allowed[None])]
         install(model)
         if model.config._attn_implementation != NAME:
             return False
-        masks = BlockMasks.of(blocks, everywhere[0], dtype=embeddings.dtype)
+        block = AttentionBlocks(everywhere, everywhere, allowed[None])
+        masks = BlockMasks.of([block], everywhere[0], dtype=embeddings.dtype)
         packed = hidden_states(model, embeddings, masks, position_ids)[0]
     except (TypeError, ValueError, AttributeError, RuntimeError):
         return False  # its layers do not take the same arguments

@@ -10,7 +10,7 @@ from torch import nn
 
 from spinevl.config.options import LoraOptions, Mode, TuningOptions
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problems, UserError
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -61,13 +61,11 @@ def _check_ranges(lora: LoraOptions) -> None:
         ("alpha", lora.alpha, "more than 0", lora.alpha > 0),
         ("dropout", lora.dropout, "0 or more and less than 1", 0 <= lora.dropout < 1),
     ]
-    problems = [
+    Problems(
         f"tuning.lora.{name}={value}: expected {expected}"
         for name, value, expected, holds in checks
         if not holds
-    ]
-    if problems:
-        raise UserError(problems)
+    ).raise_any()
 
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:

@@ -76,11 +76,6 @@ class VLM(nn.Module):
             },
         )
 
-    @property
-    def encoder_learns(self) -> bool:
-        """Whether any weight of the encoder is trained."""
-        return learns(self.encoder)
-
     def visual_tokens(
         self,
         pixel_values: torch.Tensor,

@@ -44,6 +44,36 @@ class Cohort:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a data source is asked for.
+
+    Attributes:
+        tasks: the tasks selected; their labels are required.
+        known_tasks: tasks whose labels are checked where a record has them.
+        sag_image: the sagittal slices shown.
+        subsets: which of ``train``, ``dev``, ``test`` will be used.
+        cache_dir: where a source may keep what it makes, shared between jobs.
+    """
+
+    tasks: Mapping[str, Task]
+    known_tasks: Mapping[str, Task]
+    sag_image: Sequence[int]
+    subsets: Collection[str]
+    cache_dir: Path
+
+    @property
+    def labelled(self) -> bool:
+        """Whether patients with labels will be used."""
+        return bool({"train", "dev"} & set(self.subsets))
+
+    @property
+    def levels(self) -> list[str]:
+        """The spine levels whose axial images are shown."""
+        shown = (level for task in self.tasks.values() if task.axial for level in task.levels)
+        return list(dict.fromkeys(shown))
+
+
 class DataSource(Protocol):
     """Where a cohort comes from: what the config group ``data`` builds."""
 
@@ -53,27 +83,8 @@ class DataSource(Protocol):
     drawn: int | None
     """How many training patients the source draws itself; None where it reads them."""
 
-    def load(
-        self,
-        *,
-        tasks: Mapping[str, Task],
-        known_tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        subsets: Collection[str],
-        cache_dir: Path,
-    ) -> Cohort:
-        """The cohort, its files and images checked.
-
-        Args:
-            tasks: the tasks selected; their labels are required.
-            known_tasks: tasks whose labels are checked where a record has them.
-            sag_image: the sagittal slices shown.
-            subsets: which of ``train``, ``dev``, ``test`` will be used.
-            cache_dir: where a source may keep what it makes, shared between jobs.
-
-        Raises:
-            UserError: with every problem found.
-        """
+    def load(self, request: StudyRequest) -> Cohort:
+        """The cohort, its files and images checked. Raises UserError with every problem found."""
 
     def decode(self, image: ImageRef) -> np.ndarray:
         """The pixels of one image, uint8 [H, W]. Raises UserError where it can't be decoded."""

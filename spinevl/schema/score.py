@@ -30,11 +30,6 @@ class Difference:
         """``{"delta", "ci95"}``"""
         return {"delta": self.delta, "ci95": self.ci95.to_json()}
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Difference:
-        """The inverse of to_json."""
-        return cls(content["delta"], Interval(*content["ci95"]))
-
 
 @dataclass(frozen=True)
 class ClassScore:
@@ -99,12 +94,6 @@ class TaskScore:
 
     def to_json(self) -> dict[str, Any]:
         """The task's object in ``metrics.json``."""
-        content: dict[str, Any] = {self.metric: self.value}
-        for one in fields(self)[2:]:
-            value = getattr(self, one.name)
-            undefined = one.name in ("balanced_accuracy", "quadratic_kappa") and self.confusion
-            if value != one.default or undefined:
-                content[one.name] = value
         converted: dict[str, Any] = {
             "ci95": self.ci95 and self.ci95.to_json(),
             "classes": [asdict(one) for one in self.classes],
@@ -112,7 +101,13 @@ class TaskScore:
             "confusion": [list(row) for row in self.confusion],
             "unparsed_by_class": list(self.unparsed_by_class),
         }
-        return content | {key: value for key, value in converted.items() if key in content}
+        content: dict[str, Any] = {self.metric: self.value}
+        for one in fields(self)[2:]:
+            value = getattr(self, one.name)
+            undefined = one.name in ("balanced_accuracy", "quadratic_kappa") and self.confusion
+            if value != one.default or undefined:
+                content[one.name] = converted.get(one.name, value)
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TaskScore:
@@ -193,7 +188,10 @@ class BaselineScore(AnswerScore):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> BaselineScore:
         """The inverse of to_json."""
-        paired = {key: Difference.from_json(one) for key, one in content["paired"].items()}
+        paired = {
+            key: Difference(one["delta"], Interval(*one["ci95"]))
+            for key, one in content["paired"].items()
+        }
         return cls(**_totals(content), paired=paired)
 
 

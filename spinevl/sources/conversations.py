@@ -13,7 +13,7 @@ from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import read_json_list
 from spinevl.io.volume_file import load_volume
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problem, UserError, collected
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import MODALITIES, ImageRef
 
@@ -71,13 +71,12 @@ class ConversationSource:
             raise UserError(f"data.{subset} is not set: name a JSON file, {EXPECTED}")
         path = Path(file).expanduser()
         root = self.images or path.absolute().parent
-        problems: list[Problem | str] = []
+        problems = Problems()
         result = []
         for number, record in enumerate(read_json_list(path, expected=EXPECTED)):
-            with collected(problems):
+            with problems.collected():
                 result.append((record, self._example(record, number, path, root, answered)))
-        if problems:
-            raise UserError(problems)
+        problems.raise_any()
         return result
 
     def decode(self, image: ImageRef) -> np.ndarray:
@@ -95,7 +94,7 @@ class ConversationSource:
     def _example(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Example:
         where = f"{path}: record {number}"
         if not isinstance(record, dict):
-            raise _problem(where, "an object", type(record).__name__, "mend it")
+            raise refused(where, "an object", type(record).__name__, "mend it")
         one = str(record.get("id", number))
         where = f"{where} (id {one})"
         rounds = _rounds(record.get("conversations"), where)
@@ -104,7 +103,7 @@ class ConversationSource:
             rounds = [*rounds[:-1], (rounds[-1][0], None)]
         for k, (_, answer) in enumerate(rounds):
             if not answer and (answered or k < len(rounds) - 1):
-                raise _problem(where, f"an answer to question {k + 1}", "none", "add it")
+                raise refused(where, f"an answer to question {k + 1}", "none", "add it")
         text = " ".join(part for turn in rounds for part in turn if part)
         images = self._images(record, text, root, where)
         key = Key(one, str(record.get("task") or ""))
@@ -119,9 +118,9 @@ class ConversationSource:
             named = record.get(modality) or []
             named = [named] if isinstance(named, str) else named
             if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
-                raise _problem(f"{where}: {modality}", "a path or a list", repr(named), "mend it")
+                raise refused(f"{where}: {modality}", "a path or a list", repr(named), "mend it")
             if len(named) != shown.count(modality):
-                raise _problem(
+                raise refused(
                     where,
                     f"one <{modality}> in the conversation for each of its {len(named)} files",
                     str(shown.count(modality)),
@@ -133,9 +132,9 @@ class ConversationSource:
     def _file(self, name: str, root: Path, where: str) -> str:
         path = (root / name).resolve()
         if self.images is not None and not path.is_relative_to(root.resolve()):
-            raise _problem(where, f"files under data.images={root}", name, "move or drop it")
+            raise refused(where, f"files under data.images={root}", name, "move or drop it")
         if not path.is_file():
-            raise _problem(where, f"the file {name} under {root}", "none", "add it")
+            raise refused(where, f"the file {name} under {root}", "none", "add it")
         return str(path)
 
 
@@ -149,22 +148,18 @@ def _is_window(window: Any) -> bool:
 def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:
     """(question, answer) of alternating human and gpt turns; the last answer may be missing."""
     if not isinstance(turns, list) or not turns:
-        raise _problem(f"{where}: conversations", "a list of turns", repr(turns), "mend it")
+        raise refused(f"{where}: conversations", "a list of turns", repr(turns), "mend it")
     rounds: list[tuple[str, str | None]] = []
     for number, turn in enumerate(turns):
         here = f"{where}: turn {number + 1}"
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise _problem(here, '{"from": ..., "value": text}', repr(turn)[:80], "mend it")
+            raise refused(here, '{"from": ..., "value": text}', repr(turn)[:80], "mend it")
         wanted = "gpt" if number % 2 else "human"
         if turn.get("from") != wanted:
             found = repr(turn.get("from"))
-            raise _problem(here, f'"from": "{wanted}"', found, "let human and gpt alternate")
+            raise refused(here, f'"from": "{wanted}"', found, "let human and gpt alternate")
         if wanted == "human":
             rounds.append((turn["value"], None))
         else:
             rounds[-1] = (rounds[-1][0], turn["value"].strip() or None)
     return rounds
-
-
-def _problem(where: str, expected: str, found: str, fix: str) -> UserError:
-    return UserError(Problem(where, expected, found, fix))

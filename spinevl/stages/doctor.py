@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from spinevl.build.build import build
 from spinevl.config.plain import plain
-from spinevl.data.study import ConversationStudy, PatientStudy
+from spinevl.data.examples import grouped
+from spinevl.data.study import Study
 from spinevl.evaluation.submission import check_submission
 from spinevl.schema.errors import UserError
 
@@ -23,7 +24,7 @@ _TINY_PATIENTS_PER_SECOND = 15.0
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Print what is fine; raise with every problem otherwise. Writes nothing."""
-    config = plain(cfg)
+    config: Any = plain(cfg)
     trusted = config["trusted_targets"]
     if config["answers"]:
         template = config["data"].get("test_labels")
@@ -32,70 +33,52 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         tasks = {name: build(node, trusted=trusted) for name, node in config["task"].items()}
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
-    from spinevl.training.fit import open_for_training
     from spinevl.training.spec import TrainSpec
+    from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
-    study = open_for_training(spec, None, trusted=trusted)
-    if isinstance(study, ConversationStudy):
-        lines = check_conversations(spec, study, trusted=trusted)
-    else:
-        lines = check_patients(spec, study, trusted=trusted)
-    for line in lines:
+    for line in check(spec, open_for_training(spec, None, trusted=trusted), trusted=trusted):
         print(line)
 
 
-def check_patients(
-    spec: TrainSpec, study: PatientStudy, *, trusted: Sequence[str] = ()
-) -> Iterator[str]:
-    """Build the model, lay out every training question, and estimate time and memory."""
-    from spinevl.training.fit import prepare
+def check(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Iterator[str]:
+    """Hold every example and image against the model, and estimate time and memory.
 
-    yield f"ok  {study.cohort.name}"
-    for subset in study.subsets:
-        examples = study.examples(subset)
-        images = {image.path for one in examples for image in one.images}
-        yield (
-            f"ok  {subset}: {len(study.patients(subset))} patients, {len(examples)} questions, "
-            f"{len(images)} images"
-        )
-    ready = prepare(spec, study, trusted=trusted)
-    total = sum(p.numel() for p in ready.model.parameters())
-    trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+    Yields:
+        Lines that say what is fine.
+
+    Raises:
+        UserError: with every problem of the first subset that has any.
+    """
+    from spinevl.data.images import ImageStore
+    from spinevl.data.packing.collate import Collator
+    from spinevl.data.packing.image_input import check_images
+    from spinevl.data.sampling import train_sampler
+    from spinevl.training.worker import starting_model
+
+    yield f"ok  {study.name}"
+    counts = {subset: study.examples(subset) for subset in study.subsets}
+    if "train" in counts:
+        train_sampler(counts["train"], ratios=study.ratios, seed=spec.seed)
+    model, _ = starting_model(spec, trusted)
+    collate = Collator(model.inputs(), ImageStore(study.decode))
+    for subset, examples in counts.items():
+        collate.check(examples)
+        images = {image for one in examples for image in one.images}
+        if not study.images_checked:
+            check_images(images, collate.inputs)
+        yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield f"ok  model: {total:,} parameters, {trained:,} of them trained"
+    train = counts.get("train", [])
     yield from estimate(
         parameters=total,
         trained=trained,
         epochs=spec.trainer.max_epochs,
-        n_patients=len(study.patients("train")),
-        n_questions=len(ready.train),
+        n_patients=len(grouped(train)),
+        n_questions=len(train),
     )
-
-
-def check_conversations(
-    spec: TrainSpec, study: ConversationStudy, *, trusted: Sequence[str] = ()
-) -> Iterator[str]:
-    """Read every file that is named, decode its images, and check all of it against the model."""
-    from spinevl.data.images import ImageStore
-    from spinevl.data.packing.collate import Collator
-    from spinevl.data.packing.image_input import check_images
-    from spinevl.data.sampling import conversation_sampler
-    from spinevl.training.fit import starting_model
-
-    files: Mapping[str, Any] = study.source.files
-    named = [subset for subset, file in files.items() if file]
-    if not named:
-        raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
-    read = {one: [e for _, e in study.source.read(one, answered=one != "test")] for one in named}
-    if "train" in read:
-        conversation_sampler(read["train"], ratios=study.source.ratios, seed=spec.seed)
-    model, _ = starting_model(spec, trusted)
-    collate = Collator(model.inputs(), ImageStore(study.decode))
-    for subset, examples in read.items():
-        collate.check(examples)
-        images = {image for one in examples for image in one.images}
-        check_images(images, collate.inputs)
-        yield f"ok  {subset}: {len(examples)} conversations, {len(images)} images"
 
 
 def estimate(

@@ -12,6 +12,7 @@ from spinevl.config.plain import plain
 from spinevl.evaluation.answer_files import read_answered
 from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
 from spinevl.evaluation.evaluate import evaluate
+from spinevl.jobs.folder import read_config, write_config
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
 from spinevl.sources.labels import read_boxes, read_labels
@@ -19,7 +20,8 @@ from spinevl.sources.labels import read_boxes, read_labels
 
 def main(cfg: DictConfig, *, out: Path) -> float:
     """Write ``metrics.json``, print a table, and return the score."""
-    config = plain(cfg)
+    write_config(out, plain(cfg))
+    config = read_config(out)
     labels, answers, boxes = config["labels"], config["answers"], config["boxes"]
     if not labels or not (answers or config["predictions"]):
         raise UserError("evaluate needs labels=FILE and answers=FILE or predictions=FILE")

@@ -11,14 +11,16 @@ from omegaconf import DictConfig
 from spinevl.config.plain import plain
 from spinevl.io.files import whole_folder
 from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problem, UserError
+from spinevl.jobs.folder import read_config, write_config
+from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
-    config = plain(cfg)
+    write_config(out, plain(cfg))
+    config = read_config(out)
     if not config["checkpoint"]:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.checkpoints.load import FORMATS, load_checkpoint
@@ -28,8 +30,8 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     form = config["format"]
     folder = Path(config["output_dir"]).expanduser() if config["output_dir"] else out / form
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(
-            Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
+        raise refused(
+            f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
         )
     checkpoint = load_checkpoint(config["checkpoint"], trusted=config["trusted_targets"])
     assert checkpoint.folder is not None

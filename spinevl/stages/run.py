@@ -20,6 +20,7 @@ from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
 from spinevl.io.typed import structured
+from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
@@ -37,15 +38,17 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     from spinevl.inference.outputs import answer_patients, write_outputs
     from spinevl.inference.predictor import load_predictor
     from spinevl.report.page import write_report
-    from spinevl.training.fit import fit, open_for_training
+    from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
+    from spinevl.training.worker import open_for_training
 
-    config = plain(cfg)
+    write_config(out, plain(cfg))
+    config = read_config(out)
     trusted = config["trusted_targets"]
     spec = TrainSpec.from_config(config)
     study = require_patients(open_for_training(spec, None, trusted=trusted))
     log.info("%s", study.cohort.name)
-    told = provenance(config, study.fingerprint())
+    told = provenance(config)
     subsets = _subsets(study, config["type_dataset"])
     write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
     if study.cohort.synthetic:
@@ -102,7 +105,7 @@ def _evaluate(
         note = "the same checkpoint shown another patient's images"
         baselines.append(Given("swapped_images", note, others))
     if study.cohort.latents is not None:
-        from spinevl.evaluation.ceiling import Ceiling
+        from spinevl.sources.phantom.ceiling import Ceiling
 
         baselines.append(Ceiling(study.cohort.latents, train, study.tasks))
     score = evaluate(patients, predictions, tasks=study.tasks, baselines=baselines)

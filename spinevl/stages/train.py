@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from spinevl.config.plain import plain
+from spinevl.jobs.folder import read_config, write_config
 
 
 def main(cfg: DictConfig, *, out: Path) -> float | None:
@@ -14,5 +15,6 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
 
-    config = plain(cfg)
+    write_config(out, plain(cfg))
+    config = read_config(out)
     return fit(TrainSpec.from_config(config), out, trusted=config["trusted_targets"])

@@ -11,7 +11,7 @@ import torch
 
 from spinevl.config.options import AugmentOptions, OptimOptions, WarmupOptions
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
-from spinevl.models.vlm import VLM, sequence_logprobs
+from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
 from spinevl.training.normalise import mean_over_ranks
@@ -55,8 +55,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch; answers are averaged over their tokens."""
         pixels = batch.pixel_values
-        # a frozen encoder gives the same features each time
-        if pixels.numel() and self.model.encoder_learns:
+        # a frozen encoder gets the same image each time
+        if pixels.numel() and learns(self.model.encoder):
             pixels = augment(
                 pixels,
                 shiftable=batch.shiftable,

@@ -21,6 +21,7 @@ from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json
 from spinevl.io.typed import structured, to_json
 
+SPEC_FILE = "train_spec.json"
 PARTS = ("encoder", "connector", "encoder3d", "connector3d", "llm")
 
 

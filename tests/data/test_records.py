@@ -14,6 +14,7 @@ from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import records_text
 from spinevl.data.split import HeadSplit
+from spinevl.schema.cohort import StudyRequest
 from spinevl.sources.cervai import CervAISource
 
 CASES = (
@@ -43,11 +44,7 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
         missing_images="ignore",
     )
     cohort = source.load(
-        tasks=tasks,
-        known_tasks=every,
-        sag_image=json.loads(args["sag_image"]),
-        subsets={"train", "dev", "test"},
-        cache_dir=Path(),
+        StudyRequest(tasks, every, json.loads(args["sag_image"]), {"train", "dev", "test"}, Path())
     )
     split = HeadSplit(n_train=320).split(cohort.patients, every)
     sides = {"train": split.train, "dev": split.dev, "test": cohort.test}

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from spinevl.config.conf import official_tasks
-from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
-from spinevl.evaluation.ceiling import Ceiling
+from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajority
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import VERTEBRAE
 from spinevl.sources.labels import read_labels
+from spinevl.sources.phantom.ceiling import Ceiling
 from spinevl.sources.phantom.render import Case, draw_phantom
 
 TASKS = official_tasks()
@@ -120,7 +120,8 @@ def test_a_baseline_is_scored_in_the_tasks_that_it_answers_whole() -> None:
         for name in tasks
         for one in people
     ]
-    score = evaluate(people, own, tasks=tasks, baselines={"some": own[:5], "none": own[:2]})
+    baselines = [Given("some", "", own[:5]), Given("none", "", own[:2])]
+    score = evaluate(people, own, tasks=tasks, baselines=baselines)
     assert list(score.baselines) == ["some"]
     some = score.baselines["some"]
     assert (list(some.tasks), some.value, list(some.paired)) == (["qd"], None, ["qd"])

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 from spinevl.config.conf import official_tasks
 from spinevl.evaluation.answer_files import read_submission
+from spinevl.evaluation.baselines import Given
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
@@ -67,8 +68,8 @@ def test_paired_interval_of_a_baseline_that_is_the_model_is_zero() -> None:
     task = Task(name="a", title="a", choices=["x", "y"], weight=1.0)
     people = [Patient(str(k), {"a": k % 2}) for k in range(20)]
     given = answers("a", [int(k < 9) for k in range(20)])
-    notes = {"same": "the model again", "absent": "not scored"}
-    score = evaluate(people, given, tasks={"a": task}, baselines={"same": given}, notes=notes)
+    baselines = [Given("same", "the model again", given), Given("absent", "not scored", [])]
+    score = evaluate(people, given, tasks={"a": task}, baselines=baselines)
     assert score.baselines["same"].paired["score"] == Difference(0.0, Interval(0.0, 0.0))
     assert score.notes == {
         "ci95": "percentile bootstrap over patients",
@@ -104,7 +105,8 @@ def test_boxes_are_scored_beside_answers_and_must_be_complete() -> None:
     tasks = {name: TASKS[name] for name in ("positioning", "qd")}
     given = [*boxes, *answers("qd", {"a": 0, "b": 0})]
     perfect = [Prediction(*one.question, None, None, "", box) for one in boxes]
-    score = evaluate(people, given, tasks=tasks, baselines={"boxes": perfect}, n_resamples=20)
+    boxed = Given("boxes", "the boxes alone", perfect)
+    score = evaluate(people, given, tasks=tasks, baselines=[boxed], n_resamples=20)
     assert list(score.tasks) == ["qd", "positioning"]
     own = score.tasks["positioning"]
     assert (own.metric, own.value, own.unparsed) == ("mean_iou", 0.5, 6)

@@ -35,8 +35,7 @@ def test_goldens_make_the_round_trip(shared: Path) -> None:
             people,
             given,
             tasks=GRADED,
-            baselines={one.name: one.predict(given) for one in baselines},
-            notes={one.name: one.note for one in baselines},
+            baselines=baselines,
             n_resamples=5,
         )
         text = dumped(score.to_json())

@@ -21,6 +21,7 @@ from spinevl.data.study import PatientStudy, open_study
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.image_file import load_image
 from spinevl.schema.box import Box
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.cervai import CervAISource, read_boxes, read_labels, read_template
@@ -105,9 +106,7 @@ def load(tmp_path: Path, **options: Any) -> Any:
     labels.write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
     source = CervAISource(labels=str(labels), train_images=str(tmp_path / "images"), **options)
     tasks = {name: TASKS[name] for name in ("qd", "zjppt")}
-    return source.load(
-        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=tmp_path
-    )
+    return source.load(StudyRequest(tasks, TASKS, [6], {"train"}, tmp_path))
 
 
 def test_missing_and_truncated_images_are_named_or_skipped(tmp_path: Path) -> None:
@@ -210,11 +209,7 @@ def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: 
 
     def load_test(**options: Any) -> Any:
         return CervAISource(test_images=str(tmp_path / "images"), **options).load(
-            tasks={"qd": TASKS["qd"]},
-            known_tasks=TASKS,
-            sag_image=[6],
-            subsets={"test"},
-            cache_dir=tmp_path,
+            StudyRequest({"qd": TASKS["qd"]}, TASKS, [6], {"test"}, tmp_path)
         )
 
     assert [one.id for one in load_test().test] == ["case-2", "case-10"]
@@ -235,11 +230,7 @@ def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path:
 
     def load_with(*names: str) -> Any:
         return source.load(
-            tasks={name: TASKS[name] for name in names},
-            known_tasks=TASKS,
-            sag_image=[6],
-            subsets={"train"},
-            cache_dir=tmp_path,
+            StudyRequest({name: TASKS[name] for name in names}, TASKS, [6], {"train"}, tmp_path)
         )
 
     with pytest.raises(UserError) as caught:
@@ -326,9 +317,7 @@ def test_another_hospitals_study_is_read_into_examples(tmp_path: Path) -> None:
 def test_record_files_of_another_hospital_give_their_examples_back(tmp_path: Path) -> None:
     source = CervAISource(**write_other_hospital(tmp_path))
     tasks = {"zjppt": TASKS["zjppt"]}
-    cohort = source.load(
-        tasks=tasks, known_tasks=TASKS, sag_image=[3, 4], subsets={"train"}, cache_dir=tmp_path
-    )
+    cohort = source.load(StudyRequest(tasks, TASKS, [3, 4], {"train"}, tmp_path))
     examples = patient_examples(
         cohort.patients,
         task=TASKS["zjppt"],

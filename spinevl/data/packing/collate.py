@@ -12,9 +12,8 @@ from spinevl.data.packing.image_input import BatchImages, ImageInput, length
 from spinevl.data.packing.layout import AuxiliaryTarget, Packing, Sequenced, lay_out
 from spinevl.schema.batch import Batch
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Rounds
-from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.model_inputs import ModelInputs
 
 Group = Sequence[tuple[int, Example]]
@@ -68,7 +67,12 @@ class Collator:
         images = BatchImages(self.inputs)
         pairs = [pair for group in groups for pair in group]
         sequences = [
-            Sequenced(question, label, *self._symbols(rounds, example, images), example.weight)
+            Sequenced(
+                question,
+                label,
+                *images.expand(self.conversation.dialogue(rounds), example.images),
+                example.weight,
+            )
             for question, (_, example) in enumerate(pairs)
             for label, rounds in self._answered(example)
         ]
@@ -101,50 +105,37 @@ class Collator:
             raise UserError(
                 "llm.conversation=pretrain: it drops the question; choose chat or medmvl"
             )
-        problems = [found for one in examples if (found := self._problem(one, room)) is not None]
-        if problems:
-            raise UserError(problems)
+        problems = Problems()
+        for one in examples:
+            with problems.collected():
+                self._check(one, room)
+        problems.raise_any()
 
-    def _problem(self, example: Example, room: int) -> Problem | None:
-        unread = {image.modality for image in example.images} - set(self.inputs)
-        if unread:
-            return Problem(
-                example.where,
-                f"images of {', '.join(self.inputs)} alone, which the encoder reads",
-                f"<{unread.pop()}>",
-                "choose another encoder, or add encoder3d",
-            )
+    def _check(self, example: Example, room: int) -> None:
+        where = example.where
+        if unread := {image.modality for image in example.images} - set(self.inputs):
+            wanted = f"images of {', '.join(self.inputs)} alone, which the encoder reads"
+            fix = "choose another encoder, or add encoder3d"
+            raise refused(where, wanted, f"<{unread.pop()}>", fix)
         text = " ".join(part for turn in example.rounds for part in turn if part)
         if (placeholders := len(PLACEHOLDER.findall(text))) != len(example.images):
-            return Problem(
-                example.where,
-                f"one <image> in the prompt for each of its {len(example.images)} images",
-                f"{placeholders}",
-                "mend the prompt template or the record",
+            wanted = f"one <image> in the prompt for each of its {len(example.images)} images"
+            raise refused(
+                where, wanted, f"{placeholders}", "mend the prompt template or the record"
             )
         waits = example.rounds[-1][1] is None and not self.learn
         if not waits and not self.conversation.dialogue(example.rounds).learned:
-            return Problem(
-                example.where,
-                "an answer with a token to learn behind something to learn it from",
-                "none",
-                "lengthen it or show an image",
+            wanted = "an answer with a token to learn behind something to learn it from"
+            raise refused(where, wanted, "none", "lengthen it or show an image")
+        if (longest := self.length(example)) + room > self.max_length:
+            bound = "llm.max_length, or what the model's positions or sliding window allow"
+            found = f"{longest}" + (f" and predict.max_new_tokens={room}" if room else "")
+            raise refused(
+                where,
+                f"at most {self.max_length} tokens ({bound})",
+                f"{found}, so that the answer would be cut",
+                "shorten it, show fewer images, or choose another model",
             )
-        return self._too_long(example, self.length(example), room)
-
-    def _too_long(self, example: Example, longest: int, room: int) -> Problem | None:
-        if longest + room <= self.max_length:
-            return None
-        limit = f"at most {self.max_length} tokens"
-        asked = f" and predict.max_new_tokens={room}" if room else ""
-        return Problem(
-            example.where,
-            f"{limit} (llm.max_length, or what the model's positions or sliding window allow)",
-            f"{longest}{asked}, so that the answer would be cut",
-            "shorten it, show fewer images, lower predict.max_new_tokens or choose another model"
-            if room
-            else "shorten it, show fewer images, or choose another model",
-        )
 
     def _answered(self, example: Example) -> list[tuple[int, Rounds]]:
         """(label, rounds) of each sequence; the label is -1 where no option is scored."""
@@ -155,16 +146,8 @@ class Collator:
             (label, (*before, (question, option))) for label, option in enumerate(example.options)
         ]
 
-    def _symbols(
-        self, rounds: Rounds, example: Example, images: BatchImages
-    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        return images.expand(self.conversation.dialogue(rounds), example.images)
-
     def _auxiliary(self, example: Example, images: BatchImages) -> list[AuxiliaryTarget]:
-        if not self.heads:
-            return []
-        found: list[tuple[ImageRef, str, int]] = list(head_targets(example))
         return [
             AuxiliaryTarget(images.number(image), self.heads[head], label, example.weight)
-            for image, head, label in found
+            for image, head, label in (head_targets(example) if self.heads else ())
         ]

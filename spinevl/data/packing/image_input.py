@@ -11,7 +11,7 @@ import torch
 
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import TokenSequence
-from spinevl.schema.errors import Problem, UserError, collected
+from spinevl.schema.errors import Problems
 from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
 from spinevl.schema.model_inputs import VisionInputs
 
@@ -106,17 +106,16 @@ def check_images(images: Iterable[ImageRef], inputs: ImageInputs) -> None:
     Raises:
         UserError: with every image that cannot be decoded.
     """
-    problems: list[Problem | str] = []
+    problems = Problems()
 
     def decode(image: ImageRef) -> None:
-        with collected(problems):
+        with problems.collected():
             inputs[image.modality].images.load(image)
 
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
         for _ in pool.map(decode, dict.fromkeys(images)):
             pass
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
 
 
 def length(sequence: TokenSequence, images: Sequence[ImageRef], inputs: ImageInputs) -> int:

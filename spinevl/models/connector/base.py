@@ -1,4 +1,4 @@
-"""What every connector offers: how many visual tokens an image becomes."""
+"""The interface of connectors: how many visual tokens an image becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every encoder offers: its sizes and its own image transform."""
+"""The interface of encoders: their sizes and their own image transform."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import read_tensors
 from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.source import checked_source, checkpoint_folder, require_all_weights
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.image_ref import Modality
 
 
@@ -110,9 +110,7 @@ def _config(path: str, keys: tuple[str, ...]) -> dict[str, Any]:
             raise OSError(f"no config.json in {folder}")
     config = read_json_object(folder / "config.json")
     if missing := [key for key in keys if key not in config]:
-        raise UserError(
-            Problem(f"{folder / 'config.json'}", ", ".join(keys), f"no {missing[0]}", "mend it")
-        )
+        raise refused(f"{folder / 'config.json'}", ", ".join(keys), f"no {missing[0]}", "mend it")
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from spinevl.config.conf import official_tasks
-from spinevl.schema.cohort import Cohort
+from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
 from spinevl.sources.phantom import store
@@ -32,7 +33,13 @@ def load(cache: Path, tasks: Mapping[str, Task] = TASKS, **options: object) -> C
     numbers: dict[str, object] = {"n_train": 2, "n_dev": 1, "n_test": 1}
     source = PhantomSource(**{**numbers, **options})  # type: ignore[arg-type]
     return source.load(
-        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train", "test"}, cache_dir=cache
+        StudyRequest(
+            tasks=tasks,
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train", "test"},
+            cache_dir=cache,
+        )
     )
 
 
@@ -102,6 +109,18 @@ def test_a_cohort_is_rendered_once(cohort: Cohort, monkeypatch: pytest.MonkeyPat
     assert len(list((cache / "phantom").iterdir())) == 1  # nothing half done stays behind
 
 
+def test_a_cohort_is_rendered_where_the_file_system_has_no_locks(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks here")
+
+    monkeypatch.setattr(store.FileLock, "_acquire", refuse)
+    assert [one.labels for one in load(tmp_path).patients] == [
+        one.labels for one in cohort.patients
+    ]
+
+
 def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
     files = {}
     for name in ("labels_train", "boxes_train", "submission_template"):
@@ -149,5 +168,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_given_boxes_hold_nothing_of_a_step() -> None:
     drawn, _ = draw_phantom(Case("train", 0, "a"), seed=0)
-    given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, drawn.boxes), seed=0)
+    boxes = {
+        vertebra: dict(zip(SAGITTAL_SLICES, three, strict=True))
+        for vertebra, three in drawn.boxes.items()
+    }
+    given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, boxes), seed=0)
     assert (drawn.geometry.step_in_boxes, given.geometry.step_in_boxes) == (0.4, 0.0)

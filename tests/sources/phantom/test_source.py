@@ -10,7 +10,7 @@ import pytest
 
 from spinevl.config.conf import official_tasks
 from spinevl.io.image_file import load_image
-from spinevl.schema.cohort import Cohort
+from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.sources.phantom.source import PhantomSource
 
@@ -26,7 +26,13 @@ def images_of(cohort: Cohort, side: str) -> Path:
 def load(cache: Path, **options: object) -> Cohort:
     options = {"n_train": 3, "n_dev": 1, "n_test": 2, **options}
     return PhantomSource(**options).load(  # type: ignore[arg-type]
-        tasks=TASKS, known_tasks=TASKS, sag_image=[6], subsets={"train", "test"}, cache_dir=cache
+        StudyRequest(
+            tasks=TASKS,
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train", "test"},
+            cache_dir=cache,
+        )
     )
 
 
@@ -102,5 +108,7 @@ def test_a_task_without_labels_is_refused(cache: Path) -> None:
     tasks = {"mine": replace(TASKS["qd"], name="mine")}
     with pytest.raises(UserError, match="no labels for task mine"):
         PhantomSource().load(
-            tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=cache
+            StudyRequest(
+                tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=cache
+            )
         )
