@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,13 +15,16 @@ from spinevl.config.conf import (
     CONF_DIR,
     VERBS,
     build,
-    build_tasks,
-    cache_dir,
     job_folder,
     official_tasks,
 )
+from spinevl.config.plain import plain
 from spinevl.schema.errors import UserError
 from spinevl.schema.task import Task
+
+
+def built_tasks(cfg: Any) -> dict[str, Any]:
+    return {name: build(node) for name, node in plain(cfg)["task"].items()}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -28,11 +32,11 @@ def test_every_verb_composes_with_its_defaults(verb: str) -> None:
     cfg = compose(verb)
     assert list(cfg.trusted_targets) == []
     if "task" in cfg and verb != "predict":
-        assert list(build_tasks(cfg)) == ["qd", "sl", "zjppt", "zyzg"]
+        assert list(built_tasks(cfg)) == ["qd", "sl", "zjppt", "zyzg"]
 
 
 def test_tasks_keep_the_order_asked_for() -> None:
-    tasks = build_tasks(compose("run", ["task=[zyzg,positioning,qd]"]))
+    tasks = built_tasks(compose("run", ["task=[zyzg,positioning,qd]"]))
     assert list(tasks) == ["zyzg", "positioning", "qd"]
     assert all(isinstance(task, Task) for task in tasks.values())
     assert tasks["zyzg"] == official_tasks()["zyzg"]
@@ -49,14 +53,6 @@ def test_predict_takes_groups_that_default_to_the_checkpoints() -> None:
 
 def test_upstreams_spelling_of_separate_is_an_alias() -> None:
     assert compose("build", ["sag_type=seperate"]).sag_type == "separate"
-
-
-def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SPINEVL_CACHE_DIR", str(tmp_path))
-    assert cache_dir(compose("run")) == tmp_path
-    monkeypatch.delenv("SPINEVL_CACHE_DIR")
-    assert cache_dir(compose("run")) == Path.home() / ".cache" / "spinevl"
-    assert cache_dir(compose("run", ["cache_dir='~/mine'"])) == Path.home() / "mine"
 
 
 @pytest.mark.parametrize(

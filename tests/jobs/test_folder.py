@@ -9,7 +9,13 @@ import pytest
 from spinevl.jobs.folder import CONFIG_FILE, read_config, write_config
 from spinevl.schema.errors import UserError
 
-CONFIG = {"seed": 0, "data": None, "sag_image": [5, 6], "optim": {"lr": {"llm": 1e-3}}, "名": "病人"}
+CONFIG = {
+    "seed": 0,
+    "data": None,
+    "sag_image": [5, 6],
+    "optim": {"lr": {"llm": 1e-3}},
+    "名": "病人",
+}
 
 
 def test_a_config_is_read_back_as_it_was_written(tmp_path: Path) -> None:
