@@ -76,8 +76,7 @@ def test_upstreams_spelling_of_separate_is_an_alias() -> None:
         ("sag_type=jont", "sag_type=jont: Invalid value 'jont', expected one of [joint, separate"),
         ("sag_image=6", "sag_image=6: expected a list: 'sag_image=[6]'"),
         ("sag_image=[6,6]", "sag_image names slice 6 more than once"),
-        ("sag_image=[4]", "sag_image has no slice 4; choose from 5, 6, 7"),
-        ("sag_image=[]", "sag_image=[]: name at least one of the slices 5, 6, 7"),
+        ("sag_image=[]", "sag_image=[]: name at least one slice, such as [6]"),
         ("trainer.max_epochs=x", "trainer.max_epochs=x: expected a number (such as "),
         ("split=files", "split.dev must be given: split.dev=VALUE"),
         ("seed=-1", "seed=-1: must lie between 0 and 4294967295"),
@@ -98,14 +97,14 @@ def test_mistakes_are_refused_in_one_line(override: str, line: str) -> None:
 
 def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        compose("build", ["sag_image=[4,4]", "suffix=a/b"])
+        compose("build", ["sag_image=[4,4]", "suffix=a/b", "trusted_targets=[a-b]"])
     assert len(caught.value.problems) == 3
 
 
 def test_a_config_without_a_schema_is_checked_for_values_only() -> None:
     check(OmegaConf.create({"anything": 1}))
-    with pytest.raises(UserError, match="no slice 9"):
-        check(OmegaConf.create({"sag_image": [9]}))
+    with pytest.raises(UserError, match="names slice 9 more than once"):
+        check(OmegaConf.create({"sag_image": [9, 9]}))
 
 
 def test_targets_in_the_allowlist_are_built_and_nested() -> None:
@@ -115,7 +114,7 @@ def test_targets_in_the_allowlist_are_built_and_nested() -> None:
         "title": "t",
         "choices": ["a", "b"],
     }
-    built = build(OmegaConf.create({"tasks": [node], "n": 1}))
+    built = build({"tasks": [node], "n": 1})
     assert built == {"tasks": [Task(name="x", title="t", choices=("a", "b"))], "n": 1}
 
 
@@ -171,9 +170,9 @@ def test_trust_is_by_prefix_and_by_where_a_thing_is_defined(
 
 
 def test_arguments_that_a_signature_refuses_name_those_it_takes() -> None:
-    node = OmegaConf.create({"a": {"_target_": "spinevl.schema.task.Task", "nam": "x"}})
+    node = {"a": {"_target_": "spinevl.schema.task.Task", "nam": "x"}}
     with pytest.raises(UserError, match=r"^a: .*Task does not take nam; it takes name, "):
-        build(node.a)
+        build(node)
     bad = {"_target_": "spinevl.schema.task.Task", "name": "x", "title": "t", "metric": "auc"}
     with pytest.raises(UserError, match="metric 'auc' is none of"):
         build(bad)
