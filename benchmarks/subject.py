@@ -7,6 +7,7 @@ from typing import Any
 
 from spinevl.data.examples import patient_examples
 from spinevl.models.vlm import VLM
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.example import Example
 from spinevl.schema.task import Task
 from spinevl.sources.phantom.source import PhantomSource
@@ -102,11 +103,7 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
     chosen = tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")
     cohort = PhantomSource(n_train=max(count, 2), n_dev=1, n_test=1).load(
-        tasks=chosen,
-        known_tasks=chosen,
-        sag_image=sag_image,
-        subsets={"train"},
-        cache_dir=cache,
+        StudyRequest(chosen, chosen, sag_image, {"train"}, cache)
     )
     return [
         example
