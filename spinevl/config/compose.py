@@ -73,10 +73,6 @@ def check(
             problems.append(
                 f"trusted_targets: {str(prefix)!r} is no package name such as mypkg.models"
             )
-    if (predict := cfg.get("predict")) and predict.batch_size < 1:
-        problems.append(f"predict.batch_size={predict.batch_size}: must be 1 or more")
-    if (seed := cfg.get("seed")) is not None and not 0 <= seed < 2**32:
-        problems.append(f"seed={seed}: must lie between 0 and {2**32 - 1}")
     if problems:
         raise UserError(problems)
 
@@ -96,7 +92,9 @@ _RANGES: dict[str, tuple[bool, float, float | None]] = {
     "optim.weight_decay": (False, 0, None),
     "optim.warmup_ratio": (False, 0, 1),
     "feature_cache.max_gb": (False, 0, None),
+    "predict.batch_size": (True, 1, None),
     "predict.max_new_tokens": (True, 1, None),
+    "seed": (True, 0, 2**32 - 1),
     "predict.repetition_penalty": (False, 0.01, None),
 }
 _VALUES: dict[str, tuple[str, ...]] = {

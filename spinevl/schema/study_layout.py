@@ -78,14 +78,10 @@ def _number(level: str) -> str:
 
 
 def _match(pattern: str, path: str) -> dict[str, str] | None:
-    parts = re.split(r"\{(\w+)\}", pattern)
-    seen: set[str] = set()
-    text = ""
-    for place, part in enumerate(parts):
-        if place % 2 == 0:
-            text += re.escape(part)
-        else:
-            text += f"(?P={part})" if part in seen else f"(?P<{part}>{_FIELDS.get(part, '.+')})"
-            seen.add(part)
+    """What stands at the fields of a pattern in the end of a path; None where it does not fit."""
+    text = re.escape(pattern)
+    for name, form in _FIELDS.items():
+        field = re.escape(f"{{{name}}}")
+        text = text.replace(field, f"(?P<{name}>{form})", 1).replace(field, f"(?P={name})")
     found = re.search(f"(?:^|/){text}$", path)
     return found.groupdict() if found else None

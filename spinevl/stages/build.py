@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -10,14 +11,12 @@ from spinevl.config.plain import plain
 from spinevl.data.record_files import write_records
 from spinevl.data.study import open_study, require_patients
 from spinevl.data.study_spec import StudySpec
-from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Build the record files of ``type_dataset``; all is checked before anything is written."""
-    write_config(out, plain(cfg))
-    config = read_config(out)
+    config: Any = plain(cfg)
     wanted = {"both": ("train", "dev")}.get(config["type_dataset"], (config["type_dataset"],))
     spec = StudySpec.from_config(config)
     study = require_patients(open_study(spec, wanted, trusted=config["trusted_targets"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -12,7 +13,6 @@ from spinevl.config.plain import plain
 from spinevl.evaluation.answer_files import read_answered
 from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
 from spinevl.evaluation.evaluate import evaluate
-from spinevl.jobs.folder import read_config, write_config
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
 from spinevl.sources.labels import read_boxes, read_labels
@@ -20,8 +20,7 @@ from spinevl.sources.labels import read_boxes, read_labels
 
 def main(cfg: DictConfig, *, out: Path) -> float:
     """Write ``metrics.json``, print a table, and return the score."""
-    write_config(out, plain(cfg))
-    config = read_config(out)
+    config: Any = plain(cfg)
     labels, answers, boxes = config["labels"], config["answers"], config["boxes"]
     if not labels or not (answers or config["predictions"]):
         raise UserError("evaluate needs labels=FILE and answers=FILE or predictions=FILE")

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from spinevl.config.plain import plain
 from spinevl.io.files import whole_folder
 from spinevl.io.json_file import read_json
-from spinevl.jobs.folder import read_config, write_config
 from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
@@ -19,8 +18,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
-    write_config(out, plain(cfg))
-    config = read_config(out)
+    config: Any = plain(cfg)
     if not config["checkpoint"]:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.checkpoints.load import FORMATS, load_checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,7 +12,6 @@ from spinevl.config.plain import plain
 from spinevl.data.study import ConversationStudy, open_study
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.typed import structured
-from spinevl.jobs.folder import read_config, write_config
 from spinevl.schema.errors import UserError
 
 
@@ -20,18 +20,17 @@ def main(cfg: DictConfig, *, out: Path) -> None:
 
     Of conversations it writes ``answers.jsonl`` as they come, then ``conversations.json``.
     """
-    write_config(out, plain(cfg))
-    config = read_config(out)
+    config: Any = plain(cfg)
     if not config["checkpoint"]:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
-    from spinevl.checkpoints.format import read_config as read_checkpoint_config
+    from spinevl.checkpoints.format import read_config
     from spinevl.inference.outputs import answer_conversations, answer_patients, write_outputs
     from spinevl.inference.predictor import load_predictor
     from spinevl.models.source import checkpoint_folder
 
     trusted, subset = config["trusted_targets"], config["subset"]
     folder = checkpoint_folder(config["checkpoint"])
-    stored = read_checkpoint_config(folder).get("study") or {}
+    stored = read_config(folder).get("study") or {}
     study = open_study(StudySpec.from_config(config).filled(stored), (subset,), trusted=trusted)
     if isinstance(study, ConversationStudy):
         study.require_window(stored)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from spinevl.config.plain import plain
-from spinevl.jobs.folder import read_config, write_config
 
 
 def main(cfg: DictConfig, *, out: Path) -> float | None:
@@ -15,6 +15,5 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
 
-    write_config(out, plain(cfg))
-    config = read_config(out)
+    config: Any = plain(cfg)
     return fit(TrainSpec.from_config(config), out, trusted=config["trusted_targets"])
