@@ -13,17 +13,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import flops, naive, subject
-from spinevl.data.datamodule import by_patient
+from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
-from spinevl.data.weighting import LossWeights
+from spinevl.data.packing.collate import Collator
 from spinevl.features.store import FeatureCache
-from spinevl.inference.assemble import collator_of
+from spinevl.inference.encode import keep_features
 from spinevl.inference.predictor import Predictor
+from spinevl.io.image_file import load_image
 from spinevl.models.vlm import VLM
-from spinevl.schema.record import Record
+from spinevl.schema.example import Example
+from spinevl.schema.image_ref import ImageRef
 
 QUESTIONS = 18
 
@@ -32,13 +35,13 @@ def measure(scratch: Path, options: Any) -> dict[str, Any]:
     """All results by name."""
     small = {"width": 192, "layers": 2} if options.quick else {}
     nodes = subject.parts(scratch, **small)
-    records = subject.patients(options.cache, count=4)
+    examples = subject.patients(options.cache, count=4)
     results: dict[str, Any] = {"rounds": options.rounds, "threads": torch.get_num_threads()}
-    results["predict"] = predict(nodes, records, scratch, options.rounds)
+    results["predict"] = predict(nodes, examples, scratch, options.rounds)
     say("predict", results["predict"])
-    results["train"] = train(nodes, records, scratch, options.rounds)
+    results["train"] = train(nodes, examples, scratch, options.rounds)
     say("train", results["train"])
-    results["memory"] = memory(nodes, records, scratch)
+    results["memory"] = memory(nodes, examples, scratch)
     say("memory", results["memory"])
     results["sweep"] = sweep(nodes, scratch, options.cache)
     say("sweep", results["sweep"])
@@ -60,10 +63,15 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def decode(image: ImageRef) -> np.ndarray:
+    """The pixels of a phantom's image."""
+    return load_image(image.path)
+
+
 def predictor(model: VLM, cache: Path | None) -> Predictor:
     """Ours, with its defaults; decoded images are not kept from run to run."""
     features = None if cache is None else FeatureCache(cache, max_bytes=10**11)
-    return Predictor(model, tasks=subject.tasks(), images=ImageStore(), cache=features)
+    return Predictor(model, decode, cache=features)
 
 
 def frozen(nodes: dict[str, Any]) -> VLM:
@@ -73,14 +81,14 @@ def frozen(nodes: dict[str, Any]) -> VLM:
 
 
 def predict(
-    nodes: dict[str, Any], records: list[Record], scratch: Path, rounds: int
+    nodes: dict[str, Any], examples: list[Example], scratch: Path, rounds: int
 ) -> dict[str, Any]:
     """Seconds a patient of 18 closed questions, and the share of the matmul rate."""
     model = frozen(nodes)
-    n_patients = len(records) // QUESTIONS
+    n_patients = len(examples) // QUESTIONS
     warm = scratch / "warm"
-    predictor(model, warm).predict(records)  # fills the cache, and warms everything up
-    batch = predictor(model, None).collate(by_patient(records))
+    predictor(model, warm).predict(examples)  # fills the cache, and warms everything up
+    batch = predictor(model, None).collate(grouped(examples))
     images = len(batch.pixel_values)
     work = flops.decoder(model, batch) + flops.connector(model, images)
     cold_work = work + flops.encoder(model, images)
@@ -89,19 +97,19 @@ def predict(
     shares: dict[str, list[float]] = {"cold": [], "warm": []}
     for number in range(rounds):
         seconds["naive 1"].append(
-            timed(lambda: naive.predict(model, records[:QUESTIONS], batch_size=1))
+            timed(lambda: naive.predict(model, examples[:QUESTIONS], batch_size=1))
         )
         seconds["naive 8"].append(
-            timed(lambda: naive.predict(model, records, batch_size=8)) / n_patients
+            timed(lambda: naive.predict(model, examples, batch_size=8)) / n_patients
         )
-        model.llm.use_tree_attention()
+        model.llm.use_prefix_attention()
         seconds["warm, one patient"].append(
-            timed(lambda: predictor(model, warm).predict(records[:QUESTIONS]))
+            timed(lambda: predictor(model, warm).predict(examples[:QUESTIONS]))
         )
         for name, cache in (("cold", scratch / f"cold{number}"), ("warm", warm)):
             rate = flops.matmul_rate()
             ours = predictor(model, cache)
-            spent = timed(lambda ours=ours: ours.predict(records))
+            spent = timed(lambda ours=ours: ours.predict(examples))
             seconds[name].append(spent / n_patients)
             after = flops.matmul_rate()
             done = cold_work if name == "cold" else work
@@ -127,16 +135,16 @@ def predict(
 
 
 def train(
-    nodes: dict[str, Any], records: list[Record], scratch: Path, rounds: int
+    nodes: dict[str, Any], examples: list[Example], scratch: Path, rounds: int
 ) -> dict[str, Any]:
     """Questions a second in training, LoRA on a frozen encoder; one patient an optimizer step."""
     losses: dict[str, list[float]] = {"naive": [], "ours": []}
     seconds: dict[str, list[float]] = {"naive": [], "ours": []}
     shares = []
-    groups = by_patient(records)
+    groups = grouped(examples)
     naive_step = _naive_step(subject.model(nodes))
     model = subject.model(nodes)
-    our_step, batch = _our_step(model, records, groups, scratch)
+    our_step, batch = _our_step(model, examples, groups, scratch)
     # forward and the activations' backward; the frozen weights have no gradient of their own
     work = 2 * (flops.decoder(model, batch) + flops.connector(model, len(batch.features)))
     for number in range(max(rounds, 2)):
@@ -172,11 +180,11 @@ def _naive_step(model: VLM) -> Callable[[Any], float]:
     optimizer = _optimizer(model)
     model.llm.model.set_attn_implementation("sdpa")
 
-    def step(group: list[tuple[int, Record]]) -> float:
+    def step(group: list[tuple[int, Example]]) -> float:
         optimizer.zero_grad()
         total, tokens = 0.0, 0
         for start in range(0, len(group), 4):
-            loss, count = naive.loss(model, [record for _, record in group[start : start + 4]])
+            loss, count = naive.loss(model, [one for _, one in group[start : start + 4]])
             loss.backward()
             total, tokens = total + loss.item(), tokens + count
         for parameter in model.parameters():
@@ -189,16 +197,13 @@ def _naive_step(model: VLM) -> Callable[[Any], float]:
 
 
 def _our_step(
-    model: VLM, records: list[Record], groups: list[Any], scratch: Path
+    model: VLM, examples: list[Example], groups: list[Any], scratch: Path
 ) -> tuple[Callable[[Any], float], Any]:
     optimizer = _optimizer(model)
-    images = ImageStore()
     model.encoder.eval()
-    features = FeatureCache(scratch / "train", max_bytes=10**11).features(
-        model.encoder, [p for r in records for p in r.images], load=images.__getitem__
-    )
-    weights = LossWeights(records, subject.tasks(), class_weights="none")
-    collate = collator_of(model, subject.tasks(), images=images, weights=weights, features=features)
+    collate = Collator(model.inputs(), ImageStore(decode), learn=True)
+    cache = FeatureCache(scratch / "train", max_bytes=10**11)
+    keep_features(model, cache, collate.inputs, [image for one in examples for image in one.images])
 
     def step(group: Any) -> float:
         optimizer.zero_grad()
@@ -211,26 +216,26 @@ def _our_step(
     return step, collate([groups[0]])
 
 
-def memory(nodes: dict[str, Any], records: list[Record], scratch: Path) -> dict[str, float]:
+def memory(nodes: dict[str, Any], examples: list[Example], scratch: Path) -> dict[str, float]:
     """Peak memory in GB of the same patients, each path in a process of its own."""
     result = {}
     for name in ("naive 1", "naive 8", "cold", "train naive", "train ours"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            peak = alone.submit(_peak, name, nodes, records, scratch / f"m{name}")
+            peak = alone.submit(_peak, name, nodes, examples, scratch / f"m{name}")
             result[name] = peak.result() / 1e9
     return result
 
 
-def _peak(name: str, nodes: Any, records: list[Record], scratch: Path) -> int:
+def _peak(name: str, nodes: Any, examples: list[Example], scratch: Path) -> int:
     torch.set_num_threads(2)
     if name.startswith("naive"):
-        naive.predict(frozen(nodes), records, batch_size=int(name[-1]))
+        naive.predict(frozen(nodes), examples, batch_size=int(name[-1]))
     elif name == "cold":
-        predictor(frozen(nodes), scratch).predict(records)
+        predictor(frozen(nodes), scratch).predict(examples)
     else:
-        model, groups = subject.model(nodes), by_patient(records)
+        model, groups = subject.model(nodes), grouped(examples)
         ours = name.endswith("ours")
-        step = _our_step(model, records, groups, scratch)[0] if ours else _naive_step(model)
+        step = _our_step(model, examples, groups, scratch)[0] if ours else _naive_step(model)
         step(groups[0])
     # the high-water mark of this process alone; ru_maxrss would be handed down by the parent
     status = Path("/proc/self/status").read_text()
@@ -243,11 +248,11 @@ def sweep(nodes: dict[str, Any], scratch: Path, cache: Path) -> dict[str, int]:
     features = FeatureCache(scratch / "sweep", max_bytes=10**11)
     result = {}
     for slices in ((6,), (5, 6, 7), (7, 6)):
-        records = subject.patients(cache, count=1, sag_image=slices)
+        examples = subject.patients(cache, count=1, sag_image=slices)
         table = features.features(
             model.encoder,
-            [path for record in records for path in record.images],
-            load=ImageStore().__getitem__,
+            [image for one in examples for image in one.images],
+            load=decode,
         )
         assert table is not None
         result[f"sag_image={list(slices)}"] = table.encoded
@@ -287,19 +292,19 @@ def growth(scratch: Path, options: Any, small: dict[str, int]) -> dict[str, Any]
     """
     result: dict[str, dict[str, float]] = {}
 
-    def spent(name: str, nodes: dict[str, Any], records: list[Record]) -> float:
+    def spent(name: str, nodes: dict[str, Any], examples: list[Example]) -> float:
         model = frozen(nodes)
         cache = scratch / "growth"
-        predictor(model, cache).predict(records[:QUESTIONS])
+        predictor(model, cache).predict(examples[:QUESTIONS])
         ours = predictor(model, cache)
         ours.cache.features(  # type: ignore[union-attr]
             model.encoder,
-            [path for record in records for path in record.images],
-            load=ours.images.__getitem__,
+            [image for one in examples for image in one.images],
+            load=ours.collate.inputs["image"].images.__getitem__,
         )
-        rounds = options.rounds if len(records) == QUESTIONS else 1
-        value = statistics.median(timed(lambda: ours.predict(records)) for _ in range(rounds))
-        value /= len(records) // QUESTIONS
+        rounds = options.rounds if len(examples) == QUESTIONS else 1
+        value = statistics.median(timed(lambda: ours.predict(examples)) for _ in range(rounds))
+        value /= len(examples) // QUESTIONS
         print(name, f"{value:.2f} s a patient", flush=True)
         return value
 

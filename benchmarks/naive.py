@@ -15,20 +15,20 @@ from torch.nn import functional
 from spinevl.data.packing.conversation import Conversation
 from spinevl.io.image_file import load_image
 from spinevl.models.vlm import VLM
-from spinevl.schema.record import Record
+from spinevl.schema.example import Example
 
 NEW_TOKENS = 16
 
 
-def predict(model: VLM, records: Sequence[Record], *, batch_size: int) -> int:
+def predict(model: VLM, examples: Sequence[Example], *, batch_size: int) -> int:
     """Generate an answer to every question; returns the number of answers."""
     conversation = Conversation(model.llm.tokenizer, template=model.llm.conversation)
     model.llm.model.set_attn_implementation("sdpa")
     answers = 0
     with torch.inference_mode():
-        for start in range(0, len(records), batch_size):
-            batch = records[start : start + batch_size]
-            prompts = [conversation.prompt(record.prompt).symbols for record in batch]
+        for start in range(0, len(examples), batch_size):
+            batch = examples[start : start + batch_size]
+            prompts = [conversation.prompt(one.rounds[0][0]).symbols for one in batch]
             rows = _embedded(model, batch, prompts)
             length = max(len(row) for row in rows)
             embeddings = torch.stack(
@@ -47,11 +47,11 @@ def predict(model: VLM, records: Sequence[Record], *, batch_size: int) -> int:
     return answers
 
 
-def loss(model: VLM, records: Sequence[Record]) -> tuple[torch.Tensor, int]:
+def loss(model: VLM, examples: Sequence[Example]) -> tuple[torch.Tensor, int]:
     """The summed next-token loss of a right-padded batch, and its number of answer tokens."""
     conversation = Conversation(model.llm.tokenizer, template=model.llm.conversation)
-    exchanges = [conversation.exchange(one.prompt, one.answer or "") for one in records]
-    rows = _embedded(model, records, [exchange.symbols for exchange in exchanges])
+    exchanges = [conversation.dialogue(one.rounds) for one in examples]
+    rows = _embedded(model, examples, [exchange.symbols for exchange in exchanges])
     labels = []
     for row, exchange in zip(rows, exchanges, strict=True):
         answer = list(exchange.symbols[exchange.answer_start :])
@@ -72,11 +72,11 @@ def loss(model: VLM, records: Sequence[Record]) -> tuple[torch.Tensor, int]:
 
 
 def _embedded(
-    model: VLM, records: Sequence[Record], prompts: Sequence[Sequence[int]]
+    model: VLM, examples: Sequence[Example], prompts: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
     """[L, D] of each question; every use of an image is decoded and encoded."""
-    uses = [path for record in records for path in record.images]
-    pixels = torch.stack([model.encoder.transform(load_image(path)) for path in uses])
+    uses = [image for example in examples for image in example.images]
+    pixels = torch.stack([model.encoder.transform(load_image(image.path)) for image in uses])
     with torch.no_grad():
         features = model.encoder(pixels)
     visual = iter(model.connector(features))

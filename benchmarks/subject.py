@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spinevl.data.records import build_records
+from spinevl.data.examples import patient_examples
 from spinevl.models.vlm import VLM
-from spinevl.schema.record import Record
+from spinevl.schema.cohort import StudyRequest
+from spinevl.schema.example import Example
 from spinevl.schema.task import Task
 from spinevl.sources.phantom.source import PhantomSource
 
@@ -80,7 +81,7 @@ def model(nodes: dict[str, Any]) -> VLM:
     """The model of these nodes, the same weights each time."""
     import torch
 
-    from spinevl.inference.assemble import assemble
+    from spinevl.models.assemble import assemble
 
     torch.manual_seed(0)
     return assemble(nodes).eval()
@@ -93,7 +94,7 @@ def tasks() -> dict[str, Task]:
     return {name: task for name, task in official_tasks().items() if task.closed}
 
 
-def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Record]:
+def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Example]:
     """The questions of ``count`` phantoms with their answers, patient by patient."""
     from omegaconf import OmegaConf
 
@@ -102,23 +103,18 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
     chosen = tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")
     cohort = PhantomSource(n_train=max(count, 2), n_dev=1, n_test=1).load(
-        tasks=chosen,
-        known_tasks=chosen,
-        sag_image=sag_image,
-        subsets={"train"},
-        cache_dir=cache,
+        StudyRequest(chosen, chosen, sag_image, {"train"}, cache)
     )
     return [
-        record
+        example
         for patient in cohort.patients[:count]
         for task in chosen.values()
-        for record in build_records(
+        for example in patient_examples(
             [patient],
             task=task,
             template=prompts.templates[task.name],
             sag_image=list(sag_image),
             separate=False,
-            images_root=cohort.train_images,
-            answers="truth",
+            with_answers=True,
         )
     ]

@@ -15,21 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from spinevl.checkpoints.medmvl_export import write_medmvl
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
 from spinevl.config.conf import CONF_DIR
-from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.inference.assemble import (
-    assemble,
-    check_branches,
-    conversation_of,
-    image_inputs_of,
-    load_model,
-)
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
+from spinevl.models.assemble import assemble, check_compatible
 from spinevl.models.vlm import VLM
-from spinevl.schema.dialogue import Dialogue
 from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import ImageRef, Modality
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "model_zoo.md"
 TOWER = {
@@ -171,40 +169,37 @@ def nodes(bases: Path, encoder: str, connector: str, llm: str) -> dict[str, Any]
     }
 
 
-class Noise:
-    """An image by name: grey values that its name decides."""
+def noise(image: ImageRef) -> np.ndarray:
+    """Grey values that the image's name decides."""
+    rng = np.random.default_rng(len(image.path))
+    if image.modality == "image3d":
+        return rng.integers(0, 255, (8, 32, 32)).astype(np.float32)
+    return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
-    def __init__(self, *, volumes: bool) -> None:
-        self.volumes = volumes
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        rng = np.random.default_rng(len(name))
-        if self.volumes:
-            return rng.integers(0, 255, (8, 32, 32)).astype(np.float32)
-        return rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+def conversation(
+    name: str, images: list[tuple[Modality, str]], *rounds: tuple[str, str]
+) -> Example:
+    shown = tuple(ImageRef(path, modality=modality) for modality, path in images)
+    return Example(Key(name, ""), shown, rounds, source=name)
 
 
 def two_steps(model: VLM) -> tuple[list[float], Any]:
     """The losses before, between and after two steps on the same two conversations."""
     (modality,) = model.vision_branches()
-    collate = DialogueCollator(
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs_of(model, {modality: Noise(volumes=modality == "image3d")}),
-        max_length=model.llm.max_length,
-    )
+    collate = Collator(model.inputs(), ImageStore(noise), learn=True)
     sign = f"<{modality}>"
-    dialogues = [
-        Dialogue("a", "", ((modality, "x"),), ((f"{sign}\nCurve?", "A.normal"),), "a"),
-        Dialogue(
+    examples = [
+        conversation("a", [(modality, "x")], (f"{sign}\nCurve?", "A.normal")),
+        conversation(
             "b",
-            "",
-            ((modality, "x"), (modality, "xy")),
-            ((f"{sign} or {sign}?", "The second."), ("Sure?", "Yes.")),
-            "b",
+            [(modality, "x"), (modality, "xy")],
+            (f"{sign} or {sign}?", "The second."),
+            ("Sure?", "Yes."),
         ),
     ]
-    collate.check(dialogues)
-    batch = collate([list(enumerate(dialogues))])
+    collate.check(examples)
+    batch = collate([list(enumerate(examples))])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(3):
@@ -253,29 +248,23 @@ def test_two_encoders_see_images_and_volumes_of_one_batch(bases: Path) -> None:
     volumes = nodes(bases, "siglip_slices", "attn_pooling", "qwen2")
     parts |= {"encoder3d": volumes["encoder"], "connector3d": volumes["connector"]}
     model = assemble(parts).train()
-    stores = {"image": Noise(volumes=False), "image3d": Noise(volumes=True)}
-    collate = DialogueCollator(
-        conversation=conversation_of(model.llm),
-        image_inputs=image_inputs_of(model, stores),  # type: ignore[arg-type]
-        max_length=model.llm.max_length,
-    )
-    dialogues = [
-        Dialogue("v", "", (("image3d", "v"),), (("<image3d>?", "A scan."),), "v"),
-        Dialogue(
+    collate = Collator(model.inputs(), ImageStore(noise))
+    examples = [
+        conversation("v", [("image3d", "v")], ("<image3d>?", "A scan.")),
+        conversation(
             "m",
-            "",
-            (("image3d", "w0"), ("image", "i"), ("image3d", "v")),
-            (("<image3d> <image>?", "Both."), ("<image3d>?", "Again.")),
-            "m",
+            [("image3d", "w0"), ("image", "i"), ("image3d", "v")],
+            ("<image3d> <image>?", "Both."),
+            ("<image3d>?", "Again."),
         ),
-        Dialogue("t", "", (), (("What?", "Text."),), "t"),
-        Dialogue("i", "", (("image", "i"), ("image", "j0")), (("<image><image>?", "Two."),), "i"),
+        conversation("t", [], ("What?", "Text.")),
+        conversation("i", [("image", "i"), ("image", "j0")], ("<image><image>?", "Two.")),
     ]
-    together = collate([list(enumerate(dialogues))])
+    together = collate([list(enumerate(examples))])
     assert (len(together.pixel_values), len(together.volumes)) == (2, 2)
     with torch.inference_mode():
         mixed = model.eval()(together)
-        alone = torch.cat([model(collate([[(0, one)]])) for one in dialogues])
+        alone = torch.cat([model(collate([[(0, one)]])) for one in examples])
     torch.testing.assert_close(mixed, alone, atol=1e-5, rtol=0)
 
 
@@ -293,18 +282,18 @@ def test_the_page_names_every_part() -> None:
 
 def test_parts_that_do_not_fit_are_told_before_any_weight_or_image_is_read(bases: Path) -> None:
     parts = nodes(bases, "clip", "pixel_shuffle", "qwen2")
-    check_branches(parts, shows="image")
+    check_compatible(parts, shows="image")
     parts["encoder"]["pretrained"] = True  # there are no weights, and none are read
-    check_branches(parts, shows="image")
+    check_compatible(parts, shows="image")
     parts["connector"]["scale"] = 3
     with pytest.raises(UserError, match=r"connector: connector\.scale=3 does not divide .* 4 x 4"):
-        check_branches(parts)
+        check_compatible(parts)
     volumes = nodes(bases, "medmclip", "mlp", "qwen2")
-    check_branches(volumes, shows="image3d")
+    check_compatible(volumes, shows="image3d")
     with pytest.raises(UserError, match="it reads <image3d>, and the data show <image>"):
-        check_branches(volumes, shows="image")
+        check_compatible(volumes, shows="image")
     both = {**nodes(bases, "clip", "mlp", "qwen2"), "encoder3d": volumes["encoder"]}
-    check_branches(both, shows="image")
+    check_compatible(both, shows="image")
 
 
 def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
@@ -316,12 +305,12 @@ def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
     end = "<|im_end|>"
     parts["llm"] |= {"conversation": "medmvl", "end_token": end}
     model = assemble(parts)
-    save_checkpoint(tmp_path / "ours", model, config={"parts": parts, "study": {}})
+    save_checkpoint(tmp_path / "ours", Checkpoint(model, parts))
     model.llm.tokenizer.add_special_tokens({"eos_token": end})
     (tmp_path / "theirs").mkdir()
-    write_medmvl(tmp_path / "theirs", model)
+    MedMVLFormat().write(tmp_path / "theirs", Checkpoint(model, parts))
     for folder in ("ours", "theirs"):
-        again, _ = load_model(tmp_path / folder)
+        again = load_checkpoint(tmp_path / folder).model
         assert set(again.vision_branches()) == {"image", "image3d"}
         for (name, one), other in zip(
             model.state_dict().items(), again.state_dict().values(), strict=True

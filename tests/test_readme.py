@@ -64,8 +64,9 @@ def _stand_ins(folder: Path) -> None:
     """Small models under the names of the page's large ones, and two questions."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from spinevl.checkpoints.medmvl_export import write_medmvl
-    from spinevl.inference.assemble import assemble
+    from spinevl.checkpoints.format import Checkpoint
+    from spinevl.checkpoints.medmvl import MedMVLFormat
+    from spinevl.models.assemble import assemble
 
     tokenizer = AutoTokenizer.from_pretrained(README.parent / "spinevl/models/tiny_tokenizer")
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
@@ -102,7 +103,7 @@ def _stand_ins(folder: Path) -> None:
         },
     }
     (folder / "MedM-VL-2D-3B-en").mkdir()
-    write_medmvl(folder / "MedM-VL-2D-3B-en", assemble(nodes))
+    MedMVLFormat().write(folder / "MedM-VL-2D-3B-en", Checkpoint(assemble(nodes), nodes))
     image = next((folder / "images").rglob("6.png")).relative_to(folder / "images")
     turns = [{"from": "human", "value": "<image>\nCurve?"}, {"from": "gpt", "value": "Straight."}]
     question = {"id": "1", "image": str(image), "conversations": turns}

@@ -15,8 +15,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from spinevl.schema.errors import UserError
 
 # Parts only: stages, files and this module could do more than build an object.
@@ -66,14 +64,15 @@ NAMED_TARGETS = frozenset(
 _SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 
-def build(node: Any, *, trusted: Sequence[str] = (), **kwargs: Any) -> Any:
+def build(node: Any, *, where: str = "", trusted: Sequence[str] = (), **kwargs: Any) -> Any:
     """The object that a config node describes; nested nodes are built first.
 
     Every target is checked before anything is imported or called. Plain mappings and lists become
     dicts and lists, ``null`` becomes None, ``_partial_: true`` gives a ``functools.partial``.
 
     Args:
-        node: a config (OmegaConf or plain) with ``_target_``, or containers of such.
+        node: a plain config with ``_target_``, or containers of such.
+        where: its dotted key, for messages.
         trusted: module prefixes allowed besides our own, from the command line only.
         kwargs: arguments that the caller knows, such as sizes; they win over the node's.
 
@@ -81,10 +80,6 @@ def build(node: Any, *, trusted: Sequence[str] = (), **kwargs: Any) -> Any:
         UserError: a target outside the allowlist, one that does not exist, arguments that its
             signature refuses, or a ValueError of the constructor.
     """
-    where = ""
-    if isinstance(node, (DictConfig, ListConfig)):
-        where = str(node._get_full_key("") or "")
-        node = OmegaConf.to_container(node, resolve=True)
     check_targets(node, where=where, trusted=trusted)
     if kwargs and not (isinstance(node, Mapping) and "_target_" in node):
         raise UserError(f"{where or 'config'}: a node that is built with sizes needs a _target_")

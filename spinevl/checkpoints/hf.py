@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spinevl.checkpoints.format import Checkpoint, config_of, only_written
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
+from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import MEDMVL_SYSTEM
 from spinevl.schema.errors import UserError
@@ -18,23 +21,56 @@ from spinevl.schema.errors import UserError
 IMAGE_TOKEN = "<image>"
 
 
-def write_llava(folder: Path, model: VLM) -> None:
-    """Write a directory that ``LlavaForConditionalGeneration.from_pretrained`` loads.
+class LlavaFormat:
+    """See CheckpointFormat."""
 
-    The tokenizer gets ``<image>`` as a token of its own, which stands once for every visual token
-    (``image_seq_length`` times for an image) in what the model reads.
+    name = "hf"
 
-    Raises:
-        UserError: a part that LLaVA does not have, before anything is written.
-    """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    def detect(self, folder: Path) -> bool:
+        """See CheckpointFormat."""
+        return config_of(folder).get("model_type") == "llava"
 
-    require_llava(model)
+    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+        """See CheckpointFormat."""
+        raise only_written(folder, self.name)
+
+    def write(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Write a directory that ``LlavaForConditionalGeneration.from_pretrained`` loads.
+
+        The tokenizer gets ``<image>`` as a token of its own, which stands once for every visual
+        token (``image_seq_length`` times for an image) in the model's input.
+
+        Raises:
+            UserError: a part that LLaVA does not have, before anything is written.
+        """
+        from transformers import LlavaProcessor
+
+        model = checkpoint.model
+        merge_adapters(model)
+        _require_llava(model)
+        encoder: Any = model.encoder
+        tokenizer = model.llm.tokenizer
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+        llava = _llava(model, image_id=int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)))
+        llava.save_pretrained(folder)
+        if model.llm.conversation == "medmvl":
+            tokenizer.chat_template = _medmvl_template(model.llm.end_token or tokenizer.eos_token)
+        LlavaProcessor(
+            image_processor=encoder.processor,
+            tokenizer=tokenizer,
+            patch_size=encoder.vision.config.patch_size,
+            vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+            num_additional_image_tokens=encoder.dropped,
+            chat_template=tokenizer.chat_template,
+        ).save_pretrained(folder)
+
+
+def _llava(model: VLM, *, image_id: int) -> Any:
+    """The same modules as a ``LlavaForConditionalGeneration``, with an embedding of ``<image>``."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
     encoder: Any = model.encoder
     llm = model.llm.model
-    tokenizer = model.llm.tokenizer
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     if image_id >= llm.config.vocab_size:
         llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
     config = LlavaConfig(
@@ -55,17 +91,7 @@ def write_llava(folder: Path, model: VLM) -> None:
     llava.model.multi_modal_projector.linear_2 = projector[2]
     llava.model.language_model = llm.base_model
     llava.lm_head = llm.get_output_embeddings()
-    llava.save_pretrained(folder)
-    if model.llm.conversation == "medmvl":
-        tokenizer.chat_template = _medmvl_template(model.llm.end_token or tokenizer.eos_token)
-    LlavaProcessor(
-        image_processor=encoder.processor,
-        tokenizer=tokenizer,
-        patch_size=encoder.vision.config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=encoder.dropped,
-        chat_template=tokenizer.chat_template,
-    ).save_pretrained(folder)
+    return llava
 
 
 def _medmvl_template(end_token: str) -> str:
@@ -86,13 +112,10 @@ def _medmvl_template(end_token: str) -> str:
     )
 
 
-def require_llava(model: VLM) -> None:
+def _require_llava(model: VLM) -> None:
     """Raise UserError where a model is not what LLaVA's architecture holds."""
-    encoder, connector, head = (
-        model.encoder,
-        model.connector,
-        model.llm.model.get_output_embeddings(),
-    )
+    encoder, connector = model.encoder, model.connector
+    head = model.llm.model.get_output_embeddings()
     found = None
     if len(model.vision_branches()) > 1 or encoder.modality != "image":
         found = "an encoder of volumes"

@@ -1,45 +1,28 @@
-"""MedM-VL's checkpoints: their config as our parts, their keys as ours, and back.
+"""MedM-VL's checkpoints, read and written: their weights under our names, and back.
 
-A checkpoint names its base LLM and encoder, whose directories hold config, tokenizer and image
-processor; they are looked for beside the checkpoint and its parents, in the working directory, and
-else by Hugging Face id. Both generations are read: fields with the prefix ``lvlm_`` (since October
-2025), and without it and with nested configs. Source: https://github.com/MSIIP/MedM-VL.
+Source: https://github.com/MSIIP/MedM-VL.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from spinevl.checkpoints.native import fill, read_tensors
+from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of
+from spinevl.checkpoints.medmvl_config import config_from, parts_from, sides_of
+from spinevl.checkpoints.weights import fill, unshared
+from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
+from spinevl.models.assemble import assemble
+from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError
 
-END_TOKENS = {
-    "qwen2": "<|im_end|>",
-    "llama3": "<|eot_id|>",
-    "phi": "<|endoftext|>",
-    "phi3": "<|endoftext|>",
-    "llama": "</s>",
-}
-ENCODERS: dict[str, dict[str, Any]] = {
-    "clip": {"_target_": "spinevl.models.encoder.hf.HFVisionEncoder", "kind": "clip"},
-    "siglip": {"_target_": "spinevl.models.encoder.hf.HFVisionEncoder", "kind": "siglip"},
-    "m3dclip": {"_target_": "spinevl.models.encoder.m3dclip.M3DClipEncoder"},
-    "medmclip": {"_target_": "spinevl.models.encoder.medmclip.MedMClipEncoder"},
-}
-CONNECTORS: dict[str, dict[str, Any]] = {
-    "mlp": {"_target_": "spinevl.models.connector.mlp.MLPConnector"},
-    "spatial_pooling": {
-        "_target_": "spinevl.models.connector.spatial_pooling.SpatialPoolingConnector"
-    },
-    "attn_pooling": {"_target_": "spinevl.models.connector.attn_pooling.AttnPoolingConnector"},
-}
 # what a 3D encoder's checkpoint holds besides its image tower
 _UNUSED = re.compile(
     r"encoder_image3d\.encoder\."
@@ -47,171 +30,81 @@ _UNUSED = re.compile(
 )
 
 
-def is_medmvl(config: Any) -> bool:
-    """Whether a checkpoint's ``config.json`` is MedM-VL's."""
-    return isinstance(config, Mapping) and config.get("model_type") == "lvlm"
+class MedMVLFormat:
+    """See CheckpointFormat."""
+
+    name = "medmvl"
+
+    def detect(self, folder: Path) -> bool:
+        """See CheckpointFormat."""
+        return config_of(folder).get("model_type") == "lvlm"
+
+    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+        """See CheckpointFormat; weights are loaded as float32, whatever the file holds."""
+        parts = parts_from(config_of(folder), folder)
+        model = assemble(parts, trusted=trusted)
+        stored = _under_our_names(read_tensors(folder), model, where=str(folder))
+        _tie(model.llm.model, stored)
+        fill(model, stored, where=str(folder))
+        return Checkpoint(model.eval(), parts, folder=folder)
+
+    def write(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Write ``config.json``, ``model.safetensors`` and the base directories.
+
+        The base LLM's and encoders' configs, tokenizer and image processor go into ``llm/``,
+        ``encoder_image/`` and ``encoder_image3d/``, and the config names them so: MedM-VL finds
+        them with the checkpoint as its working directory. The output head is written even where it
+        is tied, for upstream's reload leaves a missing one random.
+
+        Raises:
+            UserError: a part that MedM-VL does not have, before anything is written.
+        """
+        model = checkpoint.model
+        merge_adapters(model)
+        config = config_from(model)
+        # two of MedM-VL's prefixes may be one of ours: the first is written
+        back = {ours: theirs for theirs, ours in reversed(_prefixes(model).items())}
+        tensors = {_renamed(key, back): tensor for key, tensor in unshared(model).items()}
+        tensors.setdefault("llm.lm_head.weight", tensors["llm.model.embed_tokens.weight"].clone())
+        write_tensors(folder / WEIGHTS, tensors)
+        model.llm.save_description(folder / "llm")
+        model.llm.tokenizer.save_pretrained(folder)
+        for side, branch in sides_of(model).items():
+            branch.encoder.save_description(folder / f"encoder_{side}")
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def parts_of(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The nodes of our parts that a MedM-VL config describes.
-
-    Args:
-        config: its ``config.json``.
-        folder: the checkpoint.
-
-    Raises:
-        UserError: a part's type or name is unknown, or no encoder is named.
-    """
-    where = folder / "config.json"
-
-    def field(name: str) -> Any:
-        value = config.get(f"lvlm_{name}", config.get(name))
-        optional = name == "llm_max_length" and value is None
-        number = name.endswith(("_select_layer", "_max_length"))
-        if number and not optional and type(value) is not int:
-            raise UserError(Problem(f"{where}: {name}", "a whole number", repr(value), "mend it"))
-        return value
-
-    sides = [side for side in ("image", "image3d") if field(f"encoder_{side}_type")]
-    if not sides:
-        raise UserError(f"{where}: no encoder_image_type and no encoder_image3d_type: no encoder")
-    parts: dict[str, Any] = {"llm": _llm(field, folder, where)}
-    for side, suffix in zip(sides, ("", "3d"), strict=False):
-        parts[f"encoder{suffix}"] = _encoder(field, side, folder, where)
-        parts[f"connector{suffix}"] = _connector(field, side, where)
-    parts["tuning"] = {
-        "encoder": "frozen",
-        "connector": "frozen",
-        "llm": "frozen",
-        "lora": {"r": 16, "alpha": 32, "dropout": 0.05, "targets": None},
-    }
-    return parts
-
-
-def _llm(field: Any, folder: Path, where: Path) -> dict[str, Any]:
-    kind = field("llm_type")
-    if kind not in END_TOKENS:
-        raise UserError(Problem(f"{where}: llm_type", ", ".join(END_TOKENS), repr(kind), "mend it"))
-    return {
-        "_target_": "spinevl.models.llm.HFCausalLM",
-        "path": _source(field("llm_name_or_path"), folder),
-        "conversation": "medmvl",
-        "pretrained": False,
-        "end_token": END_TOKENS[kind],
-        "max_length": field("llm_max_length"),
-    }
-
-
-def _encoder(field: Any, side: str, folder: Path, where: Path) -> dict[str, Any]:
-    kind = field(f"encoder_{side}_type")
-    if kind not in ENCODERS:
+def _under_our_names(
+    tensors: Mapping[str, torch.Tensor], model: VLM, *, where: str
+) -> dict[str, torch.Tensor]:
+    """Weights of MedM-VL's names under ours. Raises UserError for those of no part."""
+    prefixes = _prefixes(model)
+    used = {key: tensor for key, tensor in tensors.items() if not _UNUSED.fullmatch(key)}
+    if surplus := [key for key in used if not key.startswith(tuple(prefixes))]:
         raise UserError(
-            Problem(f"{where}: encoder_{side}_type", ", ".join(ENCODERS), repr(kind), "mend it")
+            f"{where}: {len(surplus)} weights of no part, first {surplus[0]}; expected "
+            f"{', '.join(prefixes)}"
         )
-    node = dict(ENCODERS[kind])
-    if "kind" in node and (side == "image3d" or field("connector_image_type") == "attn_pooling"):
-        # a 2D encoder behind attention pooling reads volumes slice by slice
-        node["_target_"] = "spinevl.models.encoder.slices.SliceEncoder"
-    return {
-        **node,
-        "path": _source(field(f"encoder_{side}_name_or_path"), folder),
-        "select_layer": field(f"encoder_{side}_select_layer"),
-        "select_feature": field(f"encoder_{side}_select_feature"),
-        "pretrained": False,
-    }
+    return {_renamed(key, prefixes): tensor.float() for key, tensor in used.items()}
 
 
-def _connector(field: Any, side: str, where: Path) -> dict[str, Any]:
-    kind, name = field(f"connector_{side}_type"), field(f"connector_{side}_name")
-    layers = re.fullmatch(r"mlp(\d+)x_gelu", str(name))
-    if kind not in CONNECTORS or layers is None:
-        raise UserError(
-            Problem(
-                f"{where}: connector_{side}_type and _name",
-                f"one of {', '.join(CONNECTORS)}, and mlpNx_gelu",
-                f"{kind!r} and {name!r}",
-                "mend it",
-            )
-        )
-    return {**CONNECTORS[kind], "_partial_": True, "layers": int(layers[1])}
-
-
-def _source(name: Any, folder: Path) -> str:
-    """A base directory beside the checkpoint or its parents, or the name as it is."""
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{folder / 'config.json'}: a part has no name_or_path; mend it")
-    folder = folder.absolute()
-    for root in (folder, *list(folder.parents)[:3], Path.cwd()):
-        if (root / name / "config.json").is_file():
-            return str(root / name)
-    return name
-
-
-def load_medmvl(folder: Path, model: VLM) -> None:
-    """Fill a model built from ``parts_of`` with a checkpoint's weights; every key must fit.
-
-    Weights are loaded as float32, whatever the file holds.
-
-    Raises:
-        UserError: keys missing, surplus or of another shape, grouped by part.
-    """
-    stored: dict[str, torch.Tensor] = {}
-    surplus = []
-    renames = dict(_prefixes(model))
-    for key, tensor in read_tensors(folder).items():
-        if _UNUSED.fullmatch(key):
-            continue
-        ours = _renamed(key, renames)
-        if ours is None:
-            surplus.append(key)
-        else:
-            stored[ours] = tensor.float()
-    if surplus:
-        raise UserError(
-            f"{folder}: {len(surplus)} weights of no part, first {surplus[0]}; expected "
-            f"{', '.join(renames)}"
-        )
-    _tie(model.llm.model, stored)
-    fill(model, stored, where=str(folder))
-
-
-def _prefixes(model: VLM) -> Iterator[tuple[str, str]]:
-    """Their prefix and ours, longest first."""
-    paths = [("encoder", model.encoder)]
-    if hasattr(model, "encoder3d"):
-        paths.append(("encoder3d", model.encoder3d))
-    yield "llm.", "llm.model."
-    for ours, encoder in paths:
-        volumes = encoder.modality == "image3d" and not hasattr(encoder, "vision")
-        side = "image3d" if volumes or ours == "encoder3d" else "image"
-        connector = ours.replace("encoder", "connector")
-        if hasattr(encoder, "vision"):
+def _prefixes(model: VLM) -> dict[str, str]:
+    """MedM-VL's prefix of weights -> ours; a longer one stands before its own beginning."""
+    prefixes = {"llm.": "llm.model."}
+    for (side, branch), suffix in zip(sides_of(model).items(), ("", "3d"), strict=False):
+        tower = "vision." if hasattr(branch.encoder, "vision") else ""
+        if tower:
             # later versions of transformers name the tower's weights without vision_model
-            yield f"encoder_{side}.encoder.vision_model.", f"{ours}.vision."
-            yield f"encoder_{side}.encoder.", f"{ours}.vision."
-        else:
-            yield f"encoder_{side}.encoder.", f"{ours}."
-        yield f"connector_{side}.", f"{connector}."
+            prefixes[f"encoder_{side}.encoder.vision_model."] = f"encoder{suffix}.vision."
+        prefixes[f"encoder_{side}.encoder."] = f"encoder{suffix}.{tower}"
+        prefixes[f"connector_{side}."] = f"connector{suffix}."
+    return prefixes
 
 
-def _renamed(key: str, prefixes: Mapping[str, str]) -> str | None:
-    for theirs, ours in prefixes.items():
-        if key.startswith(theirs):
-            return ours + key[len(theirs) :]
-    return None
-
-
-def medmvl_tensors(model: VLM, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict of ours under MedM-VL's keys."""
-    back: dict[str, str] = {}
-    for theirs, ours in _prefixes(model):
-        back.setdefault(ours, theirs)
-    result = {}
-    for key, tensor in state.items():
-        renamed = _renamed(key, back)
-        assert renamed is not None, key
-        result[renamed] = tensor
-    return result
+def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
+    """A key with its prefix replaced by the other one."""
+    old = next(one for one in prefixes if key.startswith(one))
+    return prefixes[old] + key[len(old) :]
 
 
 def _tie(llm: Any, stored: dict[str, torch.Tensor]) -> None:

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from spinevl.report.leaderboard import write_leaderboard
+from spinevl.jobs.sweep import write_leaderboard
 
 
 class Leaderboard(Callback):

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from spinevl.cli.main import VERBS
+from spinevl.cli.verbs import VERBS
 from spinevl.config.compose import compose
 from spinevl.config.conf import CONF_DIR
 from spinevl.config.options import SCHEMAS

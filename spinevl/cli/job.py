@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import logging
 import os
 import random
@@ -13,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.config.compose import check
 from spinevl.config.conf import register
-from spinevl.io.files import write_text_atomic
+from spinevl.jobs.status import JobStatus, write_status
 from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
-
-JOB_FILE = "job.json"
 
 # A worker process of a parallel launcher knows our schemas and resolvers only through this import.
 register()
@@ -74,14 +71,8 @@ class Job:
 
     def _sweep_job(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
         """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""
-        state: dict[str, Any] = {
-            "number": hydra_cfg.job.num,
-            "overrides": list(hydra_cfg.overrides.task),
-            "status": "running",
-            "error": None,
-            "seconds": None,
-        }
-        _write(out, state)
+        status = JobStatus(hydra_cfg.job.num, tuple(hydra_cfg.overrides.task))
+        write_status(out, status)
         start = time.monotonic()
         try:
             with clean_slate():
@@ -89,22 +80,19 @@ class Job:
         except (Exception, SystemExit) as error:
             _tell(error)
             reason = error.problems[0] if isinstance(error, UserError) else _first_line(error)
-            _write(out, state | _ended("failed", start) | {"error": reason})
+            write_status(out, _ended(status, start, error=reason))
             board = Path(hydra_cfg.sweep.dir) / "leaderboard.md"
             raise JobFailed(f"a job of the sweep failed, see {board}") from None
         except KeyboardInterrupt:
-            _write(out, state | _ended("failed", start) | {"error": "interrupted"})
+            write_status(out, _ended(status, start, error="interrupted"))
             raise
-        _write(out, state | _ended("done", start))
+        write_status(out, _ended(status, start))
         return value
 
 
-def _ended(status: str, start: float) -> dict[str, Any]:
-    return {"status": status, "seconds": round(time.monotonic() - start, 1)}
-
-
-def _write(out: Path, state: dict[str, Any]) -> None:
-    write_text_atomic(out / JOB_FILE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+def _ended(status: JobStatus, start: float, *, error: str | None = None) -> JobStatus:
+    seconds = round(time.monotonic() - start, 1)
+    return replace(status, status="failed" if error else "done", error=error, seconds=seconds)
 
 
 def _tell(error: BaseException) -> None:

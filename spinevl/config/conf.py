@@ -7,25 +7,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from spinevl.build.build import build
 from spinevl.config.options import SCHEMAS
-from spinevl.schema.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from spinevl.schema.task import Task
-
-__all__ = [
-    "CONF_DIR",
-    "VERBS",
-    "build",
-    "build_tasks",
-    "cache_dir",
-    "job_folder",
-    "official_tasks",
-    "register",
-]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries conf/ inside the package; in the repository it lies beside it.
@@ -46,32 +34,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
 
 
-def build_tasks(cfg: DictConfig) -> dict[str, Task]:
-    """The selected tasks by name, in the order of the command line; ``cfg`` is the whole config."""
-    trusted = list(cfg.get("trusted_targets", ()))
-    return {str(name): build(node, trusted=trusted) for name, node in cfg.task.items()}
-
-
 def official_tasks() -> dict[str, Task]:
     """Every task that ships with the project, by name, whatever is selected."""
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
-        loaded: Any = OmegaConf.load(file)
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
         tasks.update({str(name): build(node) for name, node in loaded.items()})
     return tasks
-
-
-def cache_dir(cfg: DictConfig) -> Path:
-    """The cache folder of rendered images and features, made if need be; absolute."""
-    folder = Path(cfg.cache_dir).expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            Problem(f"cache_dir={cfg.cache_dir}", "a folder", reason, "name another")
-        ) from error
-    return folder
 
 
 def job_folder(number: int, overrides: str) -> str:

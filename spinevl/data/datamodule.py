@@ -1,75 +1,20 @@
-"""Patients in seeded order, a batch of them at a time."""
+"""Training and dev batches of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
+from spinevl.data.examples import grouped
 from spinevl.data.packing.collate import Collator
-from spinevl.data.packing.dialogue_collate import DialogueCollator
-from spinevl.data.sampling import RatioSampler
+from spinevl.data.sampling import LengthBatches, train_sampler
 from spinevl.schema.batch import Batch
-from spinevl.schema.dialogue import Dialogue
-from spinevl.schema.record import Record
-
-
-def by_patient(records: Sequence[Record]) -> list[list[tuple[int, Record]]]:
-    """Records grouped by patient in order of first appearance, each with its index."""
-    groups: dict[str, list[tuple[int, Record]]] = {}
-    for index, record in enumerate(records):
-        groups.setdefault(record.id, []).append((index, record))
-    return list(groups.values())
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation that depends on the seed and the epoch alone, so that runs repeat exactly."""
-
-    def __init__(self, size: int, *, seed: int) -> None:
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
-class LengthBatches(Sampler[list[int]]):
-    """Batches of like length in seeded order, for sequences that are padded.
-
-    Args:
-        lengths: of each item.
-        n_batches: batches an epoch.
-        seed: decides with the epoch which items of a length meet, and the order of batches.
-    """
-
-    def __init__(self, lengths: Sequence[int], *, n_batches: int, seed: int) -> None:
-        self.lengths = torch.tensor(lengths)
-        self.n_batches = n_batches
-        self.sampler = EpochSampler(len(lengths), seed=seed)
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        shuffled = torch.tensor(list(self.sampler))
-        ordered = shuffled[self.lengths[shuffled].argsort(stable=True)]
-        batches = ordered.tensor_split(self.n_batches)
-        epoch = EpochSampler(self.n_batches, seed=self.sampler.seed)
-        epoch.set_epoch(self.sampler.epoch)
-        return iter([batches[number].tolist() for number in epoch])
+from spinevl.schema.example import Example
 
 
 class Steps:
@@ -109,29 +54,72 @@ class Steps:
             yield replace(batch, loss_tokens=tokens, loss_targets=max(targets, 1.0))
 
 
-class BatchDataModule(pl.LightningDataModule):
-    """What loads batches, whatever they are of.
+class ExampleDataModule(pl.LightningDataModule):
+    """Batches of whole patients, or of conversations.
 
     Args:
+        train, dev: the examples of each side; dev may be empty.
+        collate: lays out training batches.
+        ratios: task -> how often an epoch shows its conversations; None shows every group once.
+        batch_size: patients, or conversations, a training batch.
+        seed: of the order.
         num_workers: loader processes; 0 is fastest for images that fit in memory.
         accumulate: batches an optimizer step.
 
     Attributes:
         train_batches: training batches an epoch.
+
+    Raises:
+        UserError: ratios that do not fit the examples.
     """
 
-    train_batches: int
-
-    def __init__(self, *, num_workers: int, accumulate: int) -> None:
+    def __init__(
+        self,
+        train: Sequence[Example],
+        dev: Sequence[Example],
+        *,
+        collate: Collator,
+        ratios: Mapping[str, float] | None,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        accumulate: int = 1,
+    ) -> None:
         super().__init__()
+        self.train = train
+        self.dev = dev
+        self.collate = collate
+        self.seed = seed
+        self.batch_size = batch_size
         self.num_workers = num_workers
         self.accumulate = accumulate
+        self.ratios = ratios
+        self.sampler = train_sampler(train, ratios=ratios, seed=seed)
+        self.train_batches = -(-len(self.sampler) // batch_size)
 
-    def _steps(self, *args: Any, **kwargs: Any) -> Steps:
-        return Steps(self._loader(*args, **kwargs), self.accumulate)
+    def train_dataloader(self) -> Steps:
+        """Shuffled groups; the last, smaller batch is kept.
+
+        Without packing, patients' questions one by one instead, batches of like length.
+        """
+        if self.collate.packing == "off" and self.ratios is None:
+            questions = [[pair] for group in grouped(self.train) for pair in group]
+            lengths = [self.collate.length(example) for ((_, example),) in questions]
+            batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
+            loader = self._loader(questions, self.collate, batch_sampler=batches)
+        else:
+            options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": self.sampler}
+            loader = self._loader(grouped(self.train), self.collate, **options)
+        return Steps(loader, self.accumulate)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Dev examples in order; options take no gradients, so four times as many at once."""
+        several = 4 if self.ratios is None else 1
+        score = self.collate.to_score()
+        return self._loader(grouped(self.dev), score, batch_size=several * self.batch_size)
 
     def _loader(
-        self, groups: Sequence[Any], collate: Callable[..., Batch], **kwargs: Any
+        self, groups: Sequence[Any], collate: Callable[..., Batch], **options: Any
     ) -> DataLoader[Batch]:
         return DataLoader(
             groups,  # type: ignore[arg-type]
@@ -139,7 +127,7 @@ class BatchDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **kwargs,
+            **options,
         )
 
     def transfer_batch_to_device(
@@ -147,100 +135,3 @@ class BatchDataModule(pl.LightningDataModule):
     ) -> Batch:
         """Lightning's hook: a Batch moves itself."""
         return batch.to(device, non_blocking=True)
-
-
-class PatientDataModule(BatchDataModule):
-    """Training and dev batches of whole patients; without packing, training batches of questions.
-
-    Args:
-        train, dev: the records of each split.
-        learn: collates training patients, with weights.
-        choose: collates dev patients, every option laid out.
-        batch_patients: patients a training batch.
-        eval_patients: patients a dev batch.
-        seed: of the order of patients.
-        num_workers, accumulate: see BatchDataModule.
-    """
-
-    def __init__(
-        self,
-        train: Sequence[Record],
-        dev: Sequence[Record],
-        *,
-        learn: Collator,
-        choose: Collator,
-        batch_patients: int,
-        eval_patients: int,
-        seed: int,
-        num_workers: int = 0,
-        accumulate: int = 1,
-    ) -> None:
-        super().__init__(num_workers=num_workers, accumulate=accumulate)
-        self.train_groups = by_patient(train)
-        self.dev_groups = by_patient(dev)
-        self.learn = learn
-        self.choose = choose
-        self.batch_patients = batch_patients
-        self.eval_patients = eval_patients
-        self.seed = seed
-        self.train_batches = -(-len(self.train_groups) // batch_patients)
-
-    def train_dataloader(self) -> Steps:
-        """Shuffled patients; the last, smaller batch is kept.
-
-        Without packing, single questions of like length instead, as many a batch.
-        """
-        if self.learn.packing == "off":
-            questions = [[pair] for group in self.train_groups for pair in group]
-            lengths = [self.learn.length(record) for ((_, record),) in questions]
-            batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
-            return self._steps(questions, self.learn, batch_sampler=batches)
-        sampler = EpochSampler(len(self.train_groups), seed=self.seed)
-        return self._steps(
-            self.train_groups, self.learn, batch_size=self.batch_patients, sampler=sampler
-        )
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Dev patients in order."""
-        return self._loader(self.dev_groups, self.choose, batch_size=self.eval_patients)
-
-
-class DialogueDataModule(BatchDataModule):
-    """Training and dev batches of conversations.
-
-    Args:
-        train, dev: the conversations of each side; dev may be empty.
-        collate: collates them.
-        sampler: the order of the training conversations.
-        batch_size: conversations a batch.
-        num_workers, accumulate: see BatchDataModule.
-    """
-
-    def __init__(
-        self,
-        train: Sequence[Dialogue],
-        dev: Sequence[Dialogue],
-        *,
-        collate: DialogueCollator,
-        sampler: RatioSampler,
-        batch_size: int,
-        num_workers: int = 0,
-        accumulate: int = 1,
-    ) -> None:
-        super().__init__(num_workers=num_workers, accumulate=accumulate)
-        self.train_items = [[pair] for pair in enumerate(train)]
-        self.dev_items = [[pair] for pair in enumerate(dev)]
-        self.collate = collate
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.train_batches = -(-len(sampler) // batch_size)
-
-    def train_dataloader(self) -> Steps:
-        """The sampler's order; the last, smaller batch is kept."""
-        return self._steps(
-            self.train_items, self.collate, batch_size=self.batch_size, sampler=self.sampler
-        )
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Dev conversations in order."""
-        return self._loader(self.dev_items, self.collate, batch_size=self.batch_size)

@@ -1,4 +1,4 @@
-"""Decoded images kept in memory, so that each file is decoded once a job."""
+"""Decoded images kept in memory, so that each is decoded once a job."""
 
 from __future__ import annotations
 
@@ -7,38 +7,43 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spinevl.io.image_file import load_image
+from spinevl.schema.image_ref import ImageRef
 
 
 class ImageStore:
-    """Images by path, least recently used ones dropped past a bound.
+    """Images by their identity; the least recently used ones are evicted past a bound.
 
     Args:
-        load: decodes a file; the default takes 8-bit grey images.
+        decode: the data source's own: the pixels of a file.
         max_bytes: how much to hold; 4 GiB holds about 80,000 images of 224 x 224.
     """
 
     def __init__(
-        self,
-        *,
-        load: Callable[[str], np.ndarray] = load_image,
-        max_bytes: int = 4 * 1024**3,
+        self, decode: Callable[[ImageRef], np.ndarray], *, max_bytes: int = 4 * 1024**3
     ) -> None:
-        self.load = load
+        self.decode = decode
         self.max_bytes = max_bytes
-        self._images: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._images: OrderedDict[ImageRef, np.ndarray] = OrderedDict()
         self._bytes = 0
 
-    def __getitem__(self, path: str) -> np.ndarray:
-        """The image at ``path``. Raises UserError where it can't be decoded."""
-        image = self._images.get(path)
-        if image is not None:
-            self._images.move_to_end(path)
-            return image
-        image = self.load(path)
-        self._images[path] = image
-        self._bytes += image.nbytes
+    def load(self, image: ImageRef) -> np.ndarray:
+        """The pixels of an image, cropped where it is a part of its file; not kept."""
+        pixels = self.decode(image)
+        if image.crop is not None:
+            left, top, right, bottom = image.crop
+            pixels = pixels[top:bottom, left:right]
+        return pixels
+
+    def __getitem__(self, image: ImageRef) -> np.ndarray:
+        """The pixels of an image. Raises UserError where it can't be decoded."""
+        pixels = self._images.get(image)
+        if pixels is not None:
+            self._images.move_to_end(image)
+            return pixels
+        pixels = self.load(image)
+        self._images[image] = pixels
+        self._bytes += pixels.nbytes
         while self._bytes > self.max_bytes and len(self._images) > 1:
             _, dropped = self._images.popitem(last=False)
             self._bytes -= dropped.nbytes
-        return image
+        return pixels

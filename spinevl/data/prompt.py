@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems, refused
 from spinevl.schema.task import Task, is_disc
 
 IMAGE = "<image>"
@@ -19,42 +19,37 @@ def read_templates(path: str | Path) -> dict[str, str]:
     """A user's template file: a JSON object of strings."""
     content = read_json(path, expected="an object of one template string a task")
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
-        raise UserError(
-            Problem(str(path), "an object of strings", type(content).__name__, "mend the file")
-        )
+        raise refused(str(path), "an object of strings", type(content).__name__, "mend the file")
     return content
 
 
 def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, where: str) -> None:
     """Refuse templates that a selected task lacks or that name unknown placeholders."""
-    problems = []
+    problems = Problems()
     for task in tasks.values():
         template = templates.get(task.name) or task.prompt
         here = f"{where}: prompt of task {task.name}"
         if not template:
-            problems.append(Problem(here, "a template", "none", f"add {task.name!r}"))
+            problems.add(here, "a template", "none", f"add {task.name!r}")
             continue
         for name in re.findall(r"\[[A-Za-z][A-Za-z0-9_ -]*\]", template):
             if name not in PLACEHOLDERS:
                 known = " ".join(PLACEHOLDERS)
-                problems.append(Problem(here, f"placeholders among {known}", name, "mend it"))
+                problems.add(here, f"placeholders among {known}", name, "mend it")
         literal = template.count(IMAGE)
         if literal != int(task.axial):
             wanted = "one literal <image> for the axial image" if task.axial else "no <image>"
-            problems.append(Problem(here, wanted, str(literal), "mend it"))
+            problems.add(here, wanted, str(literal), "mend it")
         elif literal and template.find(IMAGE) < template.find("[image]"):
-            problems.append(
-                Problem(here, "[image] before <image>", "the reverse", "sagittal images come first")
+            problems.add(
+                here, "[image] before <image>", "the reverse", "sagittal images come first"
             )
         if task.levels and "[label]" not in template:
-            problems.append(Problem(here, "[label], the level asked about", "none", "add it"))
+            problems.add(here, "[label], the level asked about", "none", "add it")
         if template.count("[image]") != 1:
             found = str(template.count("[image]"))
-            problems.append(
-                Problem(here, "[image] once, for the sagittal images", found, "mend it")
-            )
-    if problems:
-        raise UserError(problems)
+            problems.add(here, "[image] once, for the sagittal images", found, "mend it")
+    problems.raise_any()
 
 
 def render(template: str, *, task: Task, level: str, n_sagittal: int) -> str:
@@ -68,7 +63,7 @@ def render(template: str, *, task: Task, level: str, n_sagittal: int) -> str:
     """
     values = {
         "[image]": f"{IMAGE}\n" * n_sagittal,
-        "[image_num]": _NUMBER_WORDS[n_sagittal],
+        "[image_num]": _NUMBER_WORDS.get(n_sagittal, str(n_sagittal)),
         "[label]": level,
         "[object]": "intervertebral disc" if is_disc(level) else "cervical vertebrae",
         "[options]": ", ".join(task.options),

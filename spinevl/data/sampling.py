@@ -1,4 +1,4 @@
-"""An epoch with so much of every task: seeded, resumable, of one length on every rank."""
+"""Which examples an epoch shows, and in which order: seeded and resumable."""
 
 from __future__ import annotations
 
@@ -8,8 +8,58 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from spinevl.data.examples import grouped
+from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
 
-class RatioSampler(Sampler[int]):
+
+class EpochSampler(Sampler[int]):
+    """A permutation that depends on the seed and the epoch alone, so that runs repeat exactly."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Batches of like length in seeded order, for sequences that are padded.
+
+    Args:
+        lengths: of each item.
+        n_batches: batches an epoch.
+        seed: decides with the epoch which items of a length meet, and the order of batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, n_batches: int, seed: int) -> None:
+        self.lengths = torch.tensor(lengths)
+        self.n_batches = n_batches
+        self.sampler = EpochSampler(len(lengths), seed=seed)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled = torch.tensor(list(self.sampler))
+        ordered = shuffled[self.lengths[shuffled].argsort(stable=True)]
+        batches = ordered.tensor_split(self.n_batches)
+        epoch = EpochSampler(self.n_batches, seed=self.sampler.seed)
+        epoch.set_epoch(self.sampler.epoch)
+        return iter([batches[number].tolist() for number in epoch])
+
+
+class RatioSampler(EpochSampler):
     """Indices of an epoch where each task's items appear ``ratio`` times on average.
 
     A task's epochs continue one stream of shuffled passes over its items, so that with a ratio of
@@ -25,7 +75,7 @@ class RatioSampler(Sampler[int]):
             start, so that no rank waits for another.
 
     Raises:
-        ValueError: a ratio names no task of the items, or nothing is left.
+        UserError: a ratio names no task of the items, or nothing is left.
     """
 
     def __init__(
@@ -42,24 +92,19 @@ class RatioSampler(Sampler[int]):
             self.items.setdefault(task, []).append(index)
         if unknown := [task for task in ratios if task not in self.items]:
             known = ", ".join(repr(task) for task in self.items)
-            raise ValueError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
+            raise UserError(f"data.ratios names {unknown[0]!r}; the conversations' tasks: {known}")
         self.counts = {
             task: round(ratios.get(task, 1.0) * len(items)) for task, items in self.items.items()
         }
-        self.total = sum(self.counts.values())
-        if not self.total:
-            raise ValueError("data.ratios leave nothing to train on")
-        self.seed = seed
+        total = sum(self.counts.values())
+        if not total:
+            raise UserError("data.ratios leave nothing to train on")
+        super().__init__(total, seed=seed)
         self.rank = rank
         self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.total // self.world)
+        return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[int]:
         chosen = [
@@ -67,9 +112,9 @@ class RatioSampler(Sampler[int]):
             for number, (task, count) in enumerate(self.counts.items())
             for index in self._part(number, self.items[task], count)
         ]
-        order = torch.randperm(self.total, generator=self._generator(0, self.epoch)).tolist()
+        order = torch.randperm(self.size, generator=self._generator(0, self.epoch)).tolist()
         shuffled = [chosen[place] for place in order]
-        padded = [shuffled[k % self.total] for k in range(len(self) * self.world)]
+        padded = [shuffled[k % self.size] for k in range(len(self) * self.world)]
         return iter(padded[self.rank :: self.world])
 
     def _part(self, number: int, items: Sequence[int], count: int) -> Iterator[int]:
@@ -84,3 +129,12 @@ class RatioSampler(Sampler[int]):
     def _generator(self, stream: int, lap: int) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {stream} {lap}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def train_sampler(
+    examples: Sequence[Example], *, ratios: Mapping[str, float] | None, seed: int
+) -> EpochSampler:
+    """The order of training groups: every patient once, or conversations in some ratios."""
+    if ratios is None:
+        return EpochSampler(len(grouped(examples)), seed=seed)
+    return RatioSampler([one.key.task for one in examples], ratios=ratios, seed=seed)

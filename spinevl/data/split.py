@@ -12,7 +12,7 @@ import numpy as np
 
 from spinevl.data.stratify import stratify
 from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
 
@@ -110,18 +110,18 @@ class FilesSplit:
         """Raises UserError for unknown, repeated or shared ids."""
         sides = {path: _read_ids(path) for path in (self.train, self.dev)}
         known = {patient.id: k for k, patient in enumerate(patients)}
-        problems = []
+        problems = Problems()
         for path, ids in sides.items():
+            if not ids:
+                problems.add(path, "ids", "none", "name some")
             for one, count in Counter(ids).items():
                 if one not in known:
-                    problems.append(Problem(f"{path}: {one}", "a labelled patient", "none", "drop"))
+                    problems.add(f"{path}: {one}", "a labelled patient", "none", "drop")
                 if count > 1:
-                    problems.append(Problem(f"{path}: {one}", "one line", f"{count}", "drop some"))
-        problems += [Problem(p, "ids", "none", "name some") for p, ids in sides.items() if not ids]
+                    problems.add(f"{path}: {one}", "one line", f"{count}", "drop some")
         for one in sorted(set(sides[self.train]) & set(sides[self.dev])):
-            problems.append(Problem(f"{self.dev}: {one}", "no train id", "one", "keep one side"))
-        if problems:
-            raise UserError(problems)
+            problems.add(f"{self.dev}: {one}", "no train id", "one", "keep one side")
+        problems.raise_any()
         train, dev = ({known[one] for one in ids} for ids in sides.values())
         return _sides(patients, train, dev)
 
@@ -177,10 +177,10 @@ def _read_ids(path: str) -> list[str]:
     if path.endswith(".json"):
         content = read_json(path, expected="a list of ids")
         if not isinstance(content, list) or not all(isinstance(one, str) for one in content):
-            raise UserError(Problem(path, "a list of ids", type(content).__name__, "mend it"))
+            raise refused(path, "a list of ids", type(content).__name__, "mend it")
         return content
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(Problem(path, "a file of ids", str(error), "check the path")) from error
+        raise refused(path, "a file of ids", str(error), "check the path") from error
     return [line.strip() for line in lines if line.strip()]

@@ -1,17 +1,19 @@
-"""``metrics.json``: scores with patient-clustered intervals, beside what the controls score."""
+"""From predictions to a Score: with intervals over patients, beside what the baselines score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from spinevl.evaluation.join import Answers, truth_of
+from spinevl.evaluation.baselines import Baseline
+from spinevl.evaluation.bootstrap import difference, interval, resample_patients
+from spinevl.evaluation.join import Rows, join
 from spinevl.evaluation.metrics import (
     Confusion,
     box_overlaps,
+    calibration,
     class_f1,
     combine,
     quadratic_kappa,
@@ -20,223 +22,203 @@ from spinevl.evaluation.metrics import (
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
+from spinevl.schema.score import (
+    AnswerScore,
+    BaselineScore,
+    ClassScore,
+    LevelScore,
+    Score,
+    TaskScore,
+)
 from spinevl.schema.task import Task
 
-NOTES = {
-    "ci95": "percentile bootstrap over patients",
-    "level_majority": "each level's most frequent training label, ties to the lower; "
-    "alignment abnormal everywhere, for normal everywhere scores 0",
-    "all_majority": "each task's most frequent training label; alignment abnormal everywhere, "
-    "for normal everywhere scores 0",
-    "swapped_images": "the same checkpoint shown another patient's images",
-    "ceiling": "a classifier on the phantoms' latent geometry, fitted on training patients",
-}
+# task or total -> its value for the sample and each resample [1 + n_resamples]
+Distributions = dict[str, np.ndarray]
 
 
 def evaluate(
     truth: Sequence[Patient],
-    answers: Answers,
+    predictions: Sequence[Prediction],
     *,
     tasks: Mapping[str, Task],
-    controls: Mapping[str, Answers] | None = None,
-    predictions: Sequence[Prediction] = (),
-    control_boxes: Mapping[str, Sequence[Prediction]] | None = None,
+    baselines: Sequence[Baseline] = (),
     n_resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Score answers.
+) -> Score:
+    """Score predictions and compare them with baselines.
 
     Args:
-        truth: labelled patients; those that ``answers`` lacks are left out (the reader of a
-            submission has refused them already, unless asked for upstream's behaviour).
-        answers: patient -> task -> labels.
-        tasks: the tasks to score.
-        controls: name -> its answers.
-        predictions: give boxes and probabilities, where there are any.
-        control_boxes: name of a control -> its boxes.
-        n_resamples, seed: of the bootstrap.
+        truth: labelled patients; those without an answer to a closed task are left out (the
+            reader of a submission has refused them, unless asked for upstream's behaviour).
+        predictions: the model's answers, or those of a submission.
+        tasks: the tasks to score; predictions of others are passed over.
+        baselines: they answer the same questions. A task of which a baseline leaves any question
+            out is not scored for it, and it has no total without every closed task.
+        n_resamples, seed: of the bootstrap over patients.
 
-    Returns:
-        The JSON-ready content of ``metrics.json``.
+    Raises:
+        UserError: no labelled patient has an answer, or one has answers to some questions only.
+    """
+    ordered = dict(sorted(tasks.items(), key=lambda item: not item[1].closed))
+    closed = {name: task for name, task in ordered.items() if task.closed}
+    answered = {one.id for one in predictions if one.task in closed}
+    scored = [one for one in truth if one.id in answered or not closed]
+    if not scored:
+        raise UserError("no labelled patient has an answer: labels and answers share no id")
+    weights = resample_patients(len(scored), n_resamples=n_resamples, seed=seed)
+    asked = join(predictions, scored, ordered)
+    own, distributions = _score(asked, ordered, weights, graded=closed, detailed=True)
+    compared: dict[str, BaselineScore] = {}
+    for baseline in baselines:
+        given = baseline.predict(predictions)
+        whole = _whole_tasks(given, asked)
+        theirs = {key: task for key, task in ordered.items() if key in whole}
+        if theirs:
+            rows = join(given, scored, theirs)
+            score, other = _score(rows, theirs, weights, graded=closed, detailed=False)
+            common = [key for key in distributions if key in other]
+            common.sort(key=lambda key: key in tasks.keys() - closed.keys())  # boxes last
+            paired = {key: difference(distributions[key], other[key]) for key in common}
+            compared[baseline.name] = BaselineScore(**vars(score), paired=paired)
+    known = {"ci95": "percentile bootstrap over patients"}
+    known |= {one.name: one.note for one in baselines}
+    return Score(
+        **vars(own),
+        n_patients=len(scored),
+        baselines=compared,
+        notes={key: known[key] for key in ("ci95", *compared) if key in known},
+    )
+
+
+def point_score(
+    truth: Sequence[Patient], predictions: Sequence[Prediction], *, tasks: Mapping[str, Task]
+) -> float:
+    """The closed tasks' score without intervals; weights are renormalised where tasks are missing.
+
+    Raises:
+        UserError: a patient of ``truth`` lacks an answer.
     """
     closed = {name: task for name, task in tasks.items() if task.closed}
-    scored = [one for one in truth if one.id in answers] if closed else list(truth)
-    ids = [one.id for one in scored]
-    if not ids:
-        raise UserError("no labelled patient has an answer: labels and answers share no id")
-    rng = np.random.default_rng(seed)
-    resamples = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_resamples)
-    weights = np.concatenate([np.ones((1, len(ids))), resamples])  # row 0 is the sample itself
-    labels = truth_of(scored, closed)
-    metrics, own = _score(labels, answers, closed, ids, weights)
-    boxed = [task for task in tasks.values() if not task.closed]
-    for task in boxed:
-        metrics[task.name], own[task.name] = _positioning(scored, predictions, task, weights)
-    for name, task in closed.items():
-        metrics[name] |= _detail(labels, answers, task, ids)
-        metrics[name] |= _calibration(labels, predictions, task)
-    metrics["n_patients"] = len(ids)
-    metrics["controls"] = {}
-    for name, control in _all_controls(controls or {}, control_boxes or {}).items():
-        theirs: dict[str, Any] = {}
-        distribution: dict[str, np.ndarray] = {}
-        if control.answers:
-            theirs, distribution = _score(labels, control.answers, closed, ids, weights)
-            for task in closed.values():
-                theirs[task.name]["levels"] = _level_scores(labels, control.answers, task, ids)
-        for task in boxed if control.boxes else ():
-            theirs[task.name], distribution[task.name] = _positioning(
-                scored, control.boxes, task, weights
-            )
-        theirs["paired"] = {
-            key: {"delta": float(delta[0]), "ci95": _interval(delta)}
-            for key in own
-            if key in distribution and len(own[key]) == len(distribution[key]) > 0
-            for delta in [own[key] - distribution[key]]
-        }
-        metrics["controls"][name] = theirs
-    metrics["notes"] = {key: NOTES[key] for key in ("ci95", *metrics["controls"]) if key in NOTES}
-    if (control_boxes or {}).get("level_majority"):
-        metrics["notes"]["level_majority"] += "; boxes: each vertebra's mean training box"
-    return metrics
-
-
-@dataclass(frozen=True)
-class _Control:
-    answers: Answers
-    boxes: Sequence[Prediction]
-
-
-def _all_controls(
-    answers: Mapping[str, Answers], boxes: Mapping[str, Sequence[Prediction]]
-) -> dict[str, _Control]:
-    return {
-        name: _Control(answers.get(name, {}), boxes.get(name, ()))
-        for name in dict.fromkeys([*answers, *boxes])
+    rows = join(predictions, truth, closed)
+    values = {
+        name: float(task_f1(Confusion.of(rows[name], task).counts.sum(axis=0), task))
+        for name, task in closed.items()
     }
+    score, _ = combine(values, closed)
+    return float(score) if score is not None else 0.0
+
+
+def _whole_tasks(given: Sequence[Prediction], asked: Mapping[str, Rows]) -> set[str]:
+    """The tasks of which ``given`` answers every question that was asked."""
+    answered = {one.question for one in given}
+    questions = {
+        name: [one.question for row in rows for one in row] for name, rows in asked.items()
+    }
+    return {name for name, every in questions.items() if every and answered.issuperset(every)}
 
 
 def _score(
-    truth: Answers,
-    answers: Answers,
+    rows: Mapping[str, Rows],
     tasks: Mapping[str, Task],
-    ids: Sequence[str],
     weights: np.ndarray,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Scores with intervals, and their distributions [1 + resamples], the sample first."""
-    distributions: dict[str, np.ndarray] = {}
+    *,
+    graded: Mapping[str, Task],
+    detailed: bool,
+) -> tuple[AnswerScore, Distributions]:
+    """The scores of ``tasks``, and the distribution of each and of the total.
+
+    The total is that of the ``graded`` tasks; there is none where ``tasks`` lacks one of them.
+    """
+    scores: dict[str, TaskScore] = {}
+    distributions: Distributions = {}
+    value, complete, ci95 = None, False, None
     for name, task in tasks.items():
-        counts = Confusion.of(truth, answers, task, ids=ids).counts
-        summed = (weights @ counts.reshape(len(ids), -1)).reshape(-1, *counts.shape[1:])
-        distributions[name] = task_f1(summed, task)
-    metrics: dict[str, Any] = {"score": None}
-    score, complete = combine(distributions, tasks)
-    if score is not None:
-        key = "score" if complete else "partial_score"
-        metrics[key] = float(score[0])
-        metrics["ci95"] = _interval(score)
-        distributions[key] = score
-    for name in tasks:
-        values = distributions[name]
-        metrics[name] = {"f1": float(values[0]), "ci95": _interval(values)}
-    return metrics, distributions
+        score, values = (_answers if task.closed else _boxes)(rows[name], task, weights)
+        scores[name] = _detailed(score, rows[name], task) if detailed and task.closed else score
+        if values is not None:
+            distributions[name] = values
+    if graded.keys() <= tasks.keys():
+        total, complete = combine(distributions, graded)
+        if total is not None:
+            value, ci95 = float(total[0]), interval(total)
+            distributions["score" if complete else "partial_score"] = total
+    return AnswerScore(value, complete, ci95, scores), distributions
 
 
-def _interval(distribution: np.ndarray) -> list[float]:
-    low, high = np.percentile(distribution[1:], [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-def _detail(truth: Answers, answers: Answers, task: Task, ids: Sequence[str]) -> dict[str, Any]:
-    """Per class and per level scores, the confusion matrix, kappa and unparsed answers."""
-    confusion = Confusion.of(truth, answers, task, ids=ids)
-    counts = confusion.counts.sum(axis=0)
-    size = len(confusion.labels)
-    square = counts[:, :size]
-    f1, present = class_f1(counts)
-    support = counts.sum(axis=1)
-    classes = [
-        {
-            "label": label,
-            "answer": task.choices[label] if 0 <= label < len(task.choices) else None,
-            "f1": float(f1[k]) if present[k] else None,
-            "precision": float(square[k, k] / square[:, k].sum()) if square[:, k].any() else None,
-            "recall": float(square[k, k] / support[k]) if support[k] else None,
-            "support": int(support[k]),
-        }
-        for k, label in enumerate(confusion.labels)
-    ]
-    recalls = [square[k, k] / support[k] for k in range(size) if support[k]]
-    return {
-        "accuracy": float(np.trace(square) / counts.sum()),
-        "balanced_accuracy": float(np.mean(recalls)) if recalls else None,
-        "quadratic_kappa": quadratic_kappa(square),
-        "classes": classes,
-        "levels": _level_scores(truth, answers, task, ids),
-        "confusion": square.astype(int).tolist(),
-        "unparsed": int(counts[:, size].sum()),
-        "unparsed_by_class": counts[:, size].astype(int).tolist(),
-    }
-
-
-def _level_scores(
-    truth: Answers, answers: Answers, task: Task, ids: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """F1 and accuracy of each level of a task."""
+def _answers(rows: Rows, task: Task, weights: np.ndarray) -> tuple[TaskScore, np.ndarray]:
+    """A closed task: F1 and each level's scores, and the distribution of F1 [1 + resamples]."""
+    counts = Confusion.of(rows, task).counts
+    summed = (weights @ counts.reshape(len(rows), -1)).reshape(-1, *counts.shape[1:])
+    values = task_f1(summed, task)
     levels = {}
     for k, name in enumerate(task.levels):
-        at = Confusion.of(truth, answers, task, ids=ids, level=k).counts.sum(axis=0)
-        levels[name] = {
-            "f1": float(task_f1(at, task)),
-            "accuracy": float(np.trace(at[:, : at.shape[0]]) / at.sum()),
-        }
-    return levels
+        at = Confusion.of([[row[k]] for row in rows], task).counts.sum(axis=0)
+        levels[name] = LevelScore(
+            f1=float(task_f1(at, task)),
+            accuracy=float(np.trace(at[:, : at.shape[0]]) / at.sum()),
+        )
+    return TaskScore("f1", float(values[0]), interval(values), levels=levels), values
 
 
-def _calibration(truth: Answers, predictions: Sequence[Prediction], task: Task) -> dict[str, Any]:
-    """Expected calibration error (10 equal bins) and mean log-loss, where probabilities are."""
-    confidence, correct, losses = [], [], []
-    for one in predictions:
-        if one.task != task.name or one.probabilities is None or one.id not in truth:
-            continue
-        label = truth[one.id][task.name][task.objects.index(one.object)]
-        if label is None or one.choice is None:
-            continue
-        confidence.append(one.probabilities[one.choice])
-        correct.append(one.choice == label)
-        losses.append(-np.log(max(one.probabilities[label], 1e-12)))
-    if not confidence:
-        return {}
-    bins = np.minimum((np.array(confidence) * 10).astype(int), 9)
-    gaps = [
-        abs(np.mean(np.array(confidence)[bins == b]) - np.mean(np.array(correct)[bins == b]))
-        * np.mean(bins == b)
-        for b in np.unique(bins)
-    ]
-    return {"calibration_error": float(sum(gaps)), "log_loss": float(np.mean(losses))}
+def _boxes(rows: Rows, task: Task, weights: np.ndarray) -> tuple[TaskScore, np.ndarray | None]:
+    """A task of boxes: mean IoU and its distribution; None where no true box is known.
 
-
-def _positioning(
-    truth: Sequence[Patient], predictions: Sequence[Prediction], task: Task, weights: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores with intervals, and the distribution of the mean IoU [1 + resamples]."""
-    sums, numbers, levels = box_overlaps(truth, predictions, task)
+    Raises:
+        UserError: a patient and slice has some boxes and lacks others.
+    """
+    sums, numbers, levels = box_overlaps(rows, task)
     if not numbers.any():
-        return {"mean_iou": None}, np.zeros(0)
-    totals = weights @ numbers
-    means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
-    unparsed = sum(one.box is None for one in predictions if one.task == task.name)
-    asked = {(one.id, one.slices) for one in predictions if one.task == task.name}
-    missing = len(asked) * len(task.levels) - int(numbers.sum())
+        return TaskScore("mean_iou", None), None
+    given = [one for row in rows for one in row]
+    slices = {(one.id, one.slices) for one in given}
+    missing = len(slices) * len(task.levels) - int(numbers.sum())
     if missing > 0:
         raise UserError(
             f"predictions: {missing} boxes of {task.name} are missing for patients and slices that "
             "have others; predict again"
         )
-    scores = {
-        "mean_iou": float(means[0]),
-        "ci95": _interval(means),
-        "levels": {name: {"mean_iou": value} for name, value in levels.items()},
-        "unparsed": unparsed,
-    }
-    return scores, means
+    totals = weights @ numbers
+    means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
+    score = TaskScore(
+        "mean_iou",
+        float(means[0]),
+        interval(means),
+        levels={name: LevelScore(mean_iou=value) for name, value in levels.items()},
+        unparsed=sum(one.box is None for one in given),
+    )
+    return score, means
+
+
+def _detailed(score: TaskScore, rows: Rows, task: Task) -> TaskScore:
+    """A closed task's score with its classes, confusion matrix, kappa and calibration."""
+    confusion = Confusion.of(rows, task)
+    counts = confusion.counts.sum(axis=0)
+    size = len(confusion.labels)
+    square = counts[:, :size]
+    f1, present = class_f1(counts)
+    support = counts.sum(axis=1)
+    classes = tuple(
+        ClassScore(
+            label=label,
+            answer=task.choices[label] if 0 <= label < len(task.choices) else None,
+            f1=float(f1[k]) if present[k] else None,
+            precision=float(square[k, k] / square[:, k].sum()) if square[:, k].any() else None,
+            recall=float(square[k, k] / support[k]) if support[k] else None,
+            support=int(support[k]),
+        )
+        for k, label in enumerate(confusion.labels)
+    )
+    recalls = [one.recall for one in classes if one.recall is not None]
+    calibration_error, log_loss = calibration(rows)
+    return replace(
+        score,
+        accuracy=float(np.trace(square) / counts.sum()),
+        balanced_accuracy=float(np.mean(recalls)) if recalls else None,
+        quadratic_kappa=quadratic_kappa(square),
+        classes=classes,
+        confusion=tuple(map(tuple, square.astype(int).tolist())),
+        unparsed=int(counts[:, size].sum()),
+        unparsed_by_class=tuple(counts[:, size].astype(int).tolist()),
+        calibration_error=calibration_error,
+        log_loss=log_loss,
+    )

@@ -1,265 +1,82 @@
-"""Answers by patient and task, from predictions or from a submission file."""
+"""Join what was asked with what was answered, and with what is true."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from spinevl.io.files import write_text_atomic
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import SAGITTAL_SLICES, Task
+from spinevl.schema.task import Task
 
-# patient id -> task -> one label a question; None where the answer could not be parsed
-Answers = Mapping[str, Mapping[str, tuple[int | None, ...]]]
-
-
-def answers_of(
-    predictions: Sequence[Prediction], tasks: Mapping[str, Task]
-) -> dict[str, dict[str, tuple[int | None, ...]]]:
-    """Answers to the closed ones among ``tasks``; predictions of other tasks are passed over.
-
-    Raises:
-        UserError: a patient lacks a question.
-    """
-    found: dict[str, dict[str, dict[str, int | None]]] = {}
-    closed = [task for task in tasks.values() if task.closed]
-    names = {task.name for task in closed}
-    for one in predictions:
-        if one.task in names:
-            found.setdefault(one.id, {}).setdefault(one.task, {})[one.object] = one.choice
-    problems = []
-    result: dict[str, dict[str, tuple[int | None, ...]]] = {}
-    for patient, by_task in found.items():
-        result[patient] = {}
-        for task in closed:
-            given = by_task.get(task.name, {})
-            missing = [name for name in task.objects if name not in given]
-            if missing:
-                problems.append(
-                    Problem(
-                        f"predictions: patient {patient} {task.name}",
-                        f"{len(task.objects)} answers",
-                        f"none for {', '.join(m or 'the spine' for m in missing)}",
-                        "predict again",
-                    )
-                )
-                continue
-            result[patient][task.name] = tuple(given[name] for name in task.objects)
-    if problems:
-        raise UserError(problems)
-    return result
+# of one task: for each patient its predictions, those of a closed task in the order of its levels
+Rows = Sequence[Sequence[Prediction]]
 
 
-def truth_of(patients: Sequence[Patient], tasks: Mapping[str, Task]) -> dict[str, dict[str, Any]]:
-    """The patients' labels in the shape of Answers."""
-    return {
-        patient.id: {
-            task.name: tuple(patient.label(task.name, k) for k in range(len(task.objects)))
-            for task in tasks.values()
-            if task.closed
-        }
-        for patient in patients
-    }
+def with_truth(
+    predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
+) -> list[Prediction]:
+    """The predictions of ``tasks``, each with its true label or box where that is known."""
+    people = {patient.id: patient for patient in patients}
+    return [
+        replace(one, truth=_truth(one, people[one.id], tasks[one.task]))
+        if one.id in people
+        else one
+        for one in predictions
+        if one.task in tasks
+    ]
 
 
-def read_answers(
-    path: str | Path, *, ids: Sequence[str], tasks: Mapping[str, Task], missing: str = "error"
-) -> dict[str, dict[str, tuple[int | None, ...]]]:
-    """A submission file, checked against the patients it must answer.
+def _truth(one: Prediction, patient: Patient, task: Task) -> int | Box | None:
+    if task.closed:
+        return patient.label(task.name, task.objects.index(one.object))
+    return None if patient.boxes is None else patient.boxes[one.object][one.slices[0]]
+
+
+def join(
+    predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
+) -> dict[str, Rows]:
+    """The rows of by_patient for ``patients``, with their truth."""
+    joined = with_truth(predictions, patients, tasks)
+    return by_patient(joined, [one.id for one in patients], tasks)
+
+
+def by_patient(
+    predictions: Sequence[Prediction], ids: Sequence[str], tasks: Mapping[str, Task]
+) -> dict[str, Rows]:
+    """Task -> patient -> predictions; those of other tasks and patients are passed over.
 
     Args:
-        path: a JSON list of ``{"id", task: label or labels}``.
-        ids: the patients.
-        tasks: the closed tasks to read.
-        missing: ``error`` refuses absent, surplus, repeated and malformed answers; ``upstream``
-            leaves absent and surplus patients out, takes the last of a repeated one and lets
-            integers outside the range stand.
+        predictions: the answers; of two to the same question of a closed task the last one counts.
+        ids: the patients, who must have an answer to every question of the closed tasks.
+        tasks: the tasks asked.
+
+    Returns:
+        For each task a list as long as ``ids``.
 
     Raises:
-        UserError: with every problem.
+        UserError: naming every patient whose answers to a closed task are incomplete.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            Problem(str(path), "a JSON list of answers", str(error), "check the file")
-        ) from error
-    if not isinstance(content, list):
-        raise UserError(
-            Problem(str(path), "a list", type(content).__name__, "give one object a patient")
-        )
-    problems: list[Problem] = []
-    result: dict[str, dict[str, tuple[int | None, ...]]] = {}
-    for number, entry in enumerate(content, start=1):
-        identity = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(identity, str):
-            where = f"{path}: record {number}"
-            problems.append(Problem(where, "an object with a string id", repr(entry)[:60], "mend"))
-        elif identity in result and missing == "error":
-            where = f"{path}: patient {identity}"
-            problems.append(Problem(where, "one record", "another", "drop one"))
-        else:
-            result[identity] = _entry(path, entry, tasks, missing == "upstream", problems)
-    if missing == "upstream":
-        known = set(ids)
-        result = {one: answers for one, answers in result.items() if one in known}
-    else:
-        problems += [
-            Problem(f"{path}: patient {one}", "an answer", "none", "add the patient")
-            for one in ids
-            if one not in result
-        ]
-        problems += [
-            Problem(f"{path}: patient {one}", "only labelled patients", "a surplus one", "drop it")
-            for one in result
-            if one not in set(ids)
-        ]
-    if problems:
-        raise UserError(problems)
-    return result
-
-
-def _entry(
-    path: str | Path,
-    entry: Mapping[str, Any],
-    tasks: Mapping[str, Task],
-    any_integer: bool,
-    problems: list[Problem],
-) -> dict[str, tuple[int | None, ...]]:
-    answers: dict[str, tuple[int | None, ...]] = {}
+    found: dict[str, dict[str, list[Prediction]]] = {
+        name: {identity: [] for identity in ids} for name in tasks
+    }
+    for one in predictions:
+        if one.task in found and one.id in found[one.task]:
+            found[one.task][one.id].append(one)
+    problems = Problems()
     for task in tasks.values():
-        if not task.closed:
-            continue
-        where = f"{path}: patient {entry['id']} {task.name}"
-        value = entry.get(task.name)
-        values = value if task.levels else [value]
-        highest = len(task.choices) - 1
-        if not isinstance(values, list) or len(values) != len(task.objects):
-            wanted = f"a list of {len(task.objects)} integers" if task.levels else "an integer"
-            problems.append(Problem(where, wanted, repr(value)[:60], "mend the answer"))
-        elif any(
-            type(one) is not int or not (any_integer or 0 <= one <= highest) for one in values
-        ):
-            found = repr(value)[:60]
-            problems.append(Problem(where, f"integers 0 to {highest}", found, "mend the answer"))
-        else:
-            answers[task.name] = tuple(values)
-    return answers
-
-
-def write_answers(
-    path: Path, *, ids: Sequence[str], answers: Answers, tasks: Mapping[str, Task]
-) -> None:
-    """Write a submission: exactly ``ids`` in their order, every value an int.
-
-    Raises:
-        UserError: an answer that could not be parsed; it is no integer, and none is guessed.
-    """
-    unparsed = [
-        f"patient {one} {task.name} {name}".rstrip()
-        for one in ids
-        for task in tasks.values()
-        if task.closed
-        for name, label in zip(task.objects, answers[one][task.name], strict=True)
-        if label is None
-    ]
-    if unparsed:
-        raise UserError(
-            f"{path} is not written: {len(unparsed)} answers could not be parsed, first "
-            f"{unparsed[0]}; use predict.mode=choice, which always answers"
-        )
-    content = [
-        {
-            "id": one,
-            **{
-                task.name: list(answers[one][task.name])
-                if task.levels
-                else answers[one][task.name][0]
-                for task in tasks.values()
-                if task.closed
-            },
-        }
-        for one in ids
-    ]
-    write_text_atomic(path, json.dumps(content, indent=4, ensure_ascii=False))
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write ``predictions.jsonl``, a line a question."""
-    lines = (json.dumps(one.to_json(), ensure_ascii=False) for one in predictions)
-    write_text_atomic(path, "".join(f"{line}\n" for line in lines))
-
-
-def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
-    """Read ``predictions.jsonl``. Raises UserError naming each bad line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(
-            Problem(str(path), "a predictions.jsonl", str(error), "check the path")
-        ) from error
-    problems: list[Problem] = []
-    result: list[Prediction] = []
-    seen: set[tuple[object, ...]] = set()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            if entry["task"] not in tasks:
-                continue  # a task that is not scored
-            one = _prediction(entry, tasks)
-            if (one.id, one.task, one.object, one.slices) in seen:
-                raise ValueError("this question has been answered on an earlier line")
-            seen.add((one.id, one.task, one.object, one.slices))
-            result.append(one)
-        except (ValueError, KeyError, TypeError) as error:
-            found = f"{type(error).__name__}: {error}"
-            problems.append(
-                Problem(f"{path}: line {number}", "a prediction", found, "predict again")
-            )
-    if problems:
-        raise UserError(problems)
-    return result
-
-
-def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Prediction:
-    task = tasks[entry["task"]]
-    choice, box = entry["choice"], entry["box"]
-    if entry["object"] not in task.objects:
-        raise ValueError(f"object {entry['object']!r} is none of {task.name}")
-    if choice is not None and (type(choice) is not int or not 0 <= choice < len(task.choices)):
-        raise ValueError(f"choice {choice!r} is no label of {task.name}")
-    table = entry["probabilities"]
-    probabilities = None if table is None else {int(k): float(v) for k, v in table.items()}
-    if probabilities is not None:
-        if set(probabilities) != set(range(len(task.choices))):
-            raise ValueError(f"probabilities are not one for each of {len(task.choices)} labels")
-        if not all(0 <= p <= 1 for p in probabilities.values()):
-            raise ValueError("a probability is not between 0 and 1")
-        if abs(sum(probabilities.values()) - 1) > 1e-6:
-            raise ValueError("probabilities do not sum to 1")
-    if box is not None and (
-        len(box) != 4
-        or any(type(v) is not int for v in box)
-        or box[0] >= box[2]
-        or box[1] >= box[3]
-    ):
-        raise ValueError(f"box {box!r} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
-    if not isinstance(entry["id"], str):
-        raise ValueError("id is no string")
-    if not task.closed and not set(entry["slices"]) <= set(SAGITTAL_SLICES):
-        raise ValueError(f"slices {entry['slices']!r} are none of 5, 6, 7")
-    return Prediction(
-        id=entry["id"],
-        task=task.name,
-        object=entry["object"],
-        slices=tuple(entry["slices"]),
-        choice=choice,
-        probabilities=probabilities,
-        text=str(entry["text"]),
-        box=None if box is None else Box(*box),
-    )
+        for identity, given in found[task.name].items() if task.closed else ():
+            answers = {one.object: one for one in given}
+            if missing := [name or "the spine" for name in task.objects if name not in answers]:
+                problems.add(
+                    f"predictions: patient {identity} {task.name}",
+                    f"{len(task.objects)} answers",
+                    f"none for {', '.join(missing)}",
+                    "predict again",
+                )
+            else:
+                found[task.name][identity] = [answers[name] for name in task.objects]
+    problems.raise_any()
+    return {name: list(rows.values()) for name, rows in found.items()}

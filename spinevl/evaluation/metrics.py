@@ -7,18 +7,15 @@ present in truth or prediction, zero division 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from spinevl.evaluation.join import Rows
 from spinevl.schema.box import Box
-from spinevl.schema.patient import Patient
-from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
-
-Labels = Mapping[str, Mapping[str, Sequence[int | None]]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Confusion:
     """Counts of one task, apart for each patient.
 
     Attributes:
-        labels: what the rows and columns stand for.
+        labels: what the rows and columns stand for: the task's labels, then any other that occurs.
         counts: [patients, truth, prediction]; the last column holds unparsed answers, which match
             no truth and are no label of their own.
     """
@@ -35,36 +32,16 @@ class Confusion:
     counts: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        truth: Labels,
-        answers: Labels,
-        task: Task,
-        *,
-        ids: Sequence[str],
-        level: int | None = None,
-    ) -> Confusion:
-        """The counts of ``ids``; of one level where given."""
-        pairs = [
-            [
-                (t, a)
-                for k, (t, a) in enumerate(
-                    zip(truth[i][task.name], answers[i][task.name], strict=True)
-                )
-                if level is None or k == level
-            ]
-            for i in ids
-        ]
-        surplus = {a for row in pairs for _, a in row if a is not None} - set(
-            range(len(task.choices))
-        )
-        labels = (*range(len(task.choices)), *sorted(surplus))
-        place: dict[int | None, int] = {label: k for k, label in enumerate(labels)}
-        place[None] = len(labels)
-        counts = np.zeros((len(ids), len(labels), len(labels) + 1))
-        for patient, row in enumerate(pairs):
-            for t, a in row:
-                counts[patient, place[t], place[a]] += 1
+    def of(cls, rows: Rows, task: Task) -> Confusion:
+        """The counts of predictions joined with their truth, which must be known."""
+        known = range(len(task.choices))
+        given = {one.choice for row in rows for one in row if one.choice is not None}
+        labels = (*known, *sorted(given - set(known)))
+        place: dict[object, int] = {label: k for k, label in enumerate(labels)}
+        counts = np.zeros((len(rows), len(labels), len(labels) + 1))
+        for patient, row in enumerate(rows):
+            for one in row:
+                counts[patient, place[one.truth], place.get(one.choice, -1)] += 1
         return cls(labels, counts)
 
 
@@ -104,19 +81,6 @@ def combine(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Any, 
     return (total if complete else total / weight), complete
 
 
-def point_score(truth: Labels, answers: Labels, tasks: Mapping[str, Task]) -> float:
-    """The score without intervals; weights renormalised where tasks are missing."""
-    ids = list(truth)
-    values = {}
-    for task in tasks.values():
-        if task.closed:
-            counts = Confusion.of(truth, answers, task, ids=ids).counts.sum(axis=0)
-            values[task.name] = float(task_f1(counts, task))
-    graded = {name: task for name, task in tasks.items() if task.closed}
-    score, _ = combine(values, graded)
-    return float(score) if score is not None else 0.0
-
-
 def quadratic_kappa(counts: np.ndarray) -> float | None:
     """Cohen's kappa with quadratic weights from counts [K, K]; None where it is undefined."""
     size = len(counts)
@@ -138,25 +102,37 @@ def iou(a: Box, b: Box) -> float:
     return overlap / (areas - overlap)
 
 
-def box_overlaps(
-    truth: Sequence[Patient], predictions: Sequence[Prediction], task: Task
-) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+def box_overlaps(rows: Rows, task: Task) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Sum of IoU and number of boxes a patient [patients], and the mean IoU a vertebra.
 
-    A box that could not be parsed counts 0.
+    Boxes whose truth is unknown are left out; one that could not be parsed counts 0.
     """
-    place = {patient.id: k for k, patient in enumerate(truth)}
-    sums, numbers = np.zeros(len(truth)), np.zeros(len(truth))
+    sums, numbers = np.zeros(len(rows)), np.zeros(len(rows))
     by_level: dict[str, list[float]] = {level: [] for level in task.levels}
-    for one in predictions:
-        if one.task != task.name or one.id not in place:
-            continue
-        boxes = truth[place[one.id]].boxes
-        if boxes is None:
-            continue
-        target = boxes[one.object][one.slices[0]]
-        value = 0.0 if one.box is None else iou(one.box, target)
-        sums[place[one.id]] += value
-        numbers[place[one.id]] += 1
-        by_level[one.object].append(value)
+    for patient, row in enumerate(rows):
+        for one in row:
+            if isinstance(one.truth, Box):
+                value = 0.0 if one.box is None else iou(one.box, one.truth)
+                sums[patient] += value
+                numbers[patient] += 1
+                by_level[one.object].append(value)
     return sums, numbers, {k: float(np.mean(v)) for k, v in by_level.items() if v}
+
+
+def calibration(rows: Rows) -> tuple[float | None, float | None]:
+    """Expected calibration error (10 equal bins) and mean log-loss; None without probabilities."""
+    confidence, correct, losses = [], [], []
+    for one in (one for row in rows for one in row):
+        if one.probabilities is not None and one.choice is not None and isinstance(one.truth, int):
+            confidence.append(one.probabilities[one.choice])
+            correct.append(one.correct)
+            losses.append(-np.log(max(one.probabilities[one.truth], 1e-12)))
+    if not confidence:
+        return None, None
+    bins = np.minimum((np.array(confidence) * 10).astype(int), 9)
+    gaps = [
+        abs(np.mean(np.array(confidence)[bins == b]) - np.mean(np.array(correct)[bins == b]))
+        * np.mean(bins == b)
+        for b in np.unique(bins)
+    ]
+    return float(sum(gaps)), float(np.mean(losses))

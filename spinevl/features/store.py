@@ -2,23 +2,20 @@
 
 A folder an encoder holds segments, an array ``{name}.npy`` [n, tokens, dim] that is mapped into
 memory and its index ``{name}.json``. A segment is written beside and renamed, its array last, so
-a reader never sees half of one. Jobs and ranks that need the same images take turns: the first
-encodes, the others find.
+a reader never gets half of one. Jobs and ranks that need the same images take turns: the first
+encodes them, the others find them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import logging
 import os
-import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +23,22 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from spinevl.features.encode import encoded_in_parts
+from spinevl.features.key import encoder_key, image_key
 from spinevl.io.files import write_text_atomic
-from spinevl.models.encoder.base import FIXED_BATCH, Encoder, encode_in_fixed_batches
+from spinevl.models.encoder.base import Encoder
 from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _SEGMENT_IMAGES = 1024
 
+Encode = Callable[[Sequence[Hashable]], Iterable[np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Features:
-    """Encoder features by image path.
+    """Encoder features by image.
 
     Attributes:
         encoded: images that had to be encoded for this table.
@@ -46,39 +47,40 @@ class Features:
 
     encoded: int
     found: int
-    _rows: Mapping[str, np.ndarray]
+    _rows: Mapping[Hashable, np.ndarray]
 
-    def __call__(self, paths: Sequence[str]) -> torch.Tensor:
-        """The features of some images, float32 [len(paths), tokens, dim]."""
-        return torch.from_numpy(np.stack([self._rows[path] for path in paths]))
+    def __call__(self, images: Sequence[Hashable]) -> torch.Tensor:
+        """The features of some images, float32 [len(images), tokens, dim]."""
+        return torch.from_numpy(np.stack([self._rows[image] for image in images]))
 
 
+@dataclass(frozen=True)
 class FeatureCache:
     """A folder of features, shared by the jobs of a machine.
 
-    Args:
+    Attributes:
         folder: where every encoder gets a folder of its own.
-        max_bytes: the bound; the segments that were used longest ago are dropped first.
+        max_bytes: the bound; least recently used segments are evicted first.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
-        self.folder = folder
-        self.max_bytes = max_bytes
+    folder: Path
+    max_bytes: int
 
     def features(
         self,
         encoder: Encoder,
-        paths: Sequence[str],
+        images: Sequence[Hashable],
         *,
-        load: Callable[[str], np.ndarray],
+        load: Callable[[Any], np.ndarray],
         autocast: torch.dtype | None = None,
     ) -> Features | None:
-        """The features of all ``paths``, encoded in batches where the cache lacks them.
+        """The features of all ``images``, encoded in batches where the cache lacks them.
 
         Args:
             encoder: frozen, in evaluation mode, on the device that it is to run on.
-            paths: image files; images with the same pixels are encoded once.
-            load: path -> uint8 [H, W].
+            images: whatever names an image, such as its path; images with the same pixels are
+                encoded once.
+            load: an image's name -> its pixels, as Encoder.transform takes them.
             autocast: the precision that training encodes in, if not float32.
 
         Returns:
@@ -87,54 +89,40 @@ class FeatureCache:
         Raises:
             UserError: the folder cannot be written.
         """
-        keys = {path: image_key(load(path)) for path in dict.fromkeys(paths)}
-        first_of = {key: path for path, key in reversed(keys.items())}
-        size = 4 * encoder.tokens * encoder.dim
-        if len(first_of) * size > self.max_bytes:
+        keys = {image: image_key(load(image)) for image in dict.fromkeys(images)}
+        first_of = {key: image for image, key in reversed(keys.items())}
+        size = 4 * encoder.tokens * encoder.dim * len(first_of)
+        if size > self.max_bytes:
             log.warning(
                 "features are not cached: those of %d images take %.1f GB, feature_cache.max_gb "
                 "is %.1f",
                 len(first_of),
-                len(first_of) * size / 1e9,
+                size / 1e9,
                 self.max_bytes / 1e9,
             )
             return None
         home = self.folder / encoder_key(encoder, autocast=autocast)
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home / ".lock"):
-                _sweep(home)
-                rows = _read(home, set(first_of), shape=(encoder.tokens, encoder.dim))
-                missing = [key for key in first_of if key not in rows]
-                for start in range(0, len(missing), _SEGMENT_IMAGES):
-                    part = missing[start : start + _SEGMENT_IMAGES]
-                    _write(home, encoder, [(key, first_of[key]) for key in part], load, autocast)
-                    if len(missing) > _SEGMENT_IMAGES:
-                        log.info("encoded %d of %d images", start + len(part), len(missing))
-                if missing:
-                    rows |= _read(home, set(missing), shape=(encoder.tokens, encoder.dim))
-                used = {Path(row.filename) for row in rows.values()}
-            self._drop_oldest(used)
+            encode = partial(encoded_in_parts, encoder, load=load, autocast=autocast)
+            shape = (encoder.tokens, encoder.dim)
+            encoded, rows = _read_or_encode(home, first_of, shape, encode)
+            self._evict(used={Path(row.filename) for row in rows.values()})
         except OSError as error:
             raise UserError(
                 f"cache_dir: {error.filename or home}: {error.strerror or error}; make room, name "
                 "another cache_dir, or set feature_cache.enabled=false"
             ) from error
+        found = len(first_of) - encoded
         log.info(
-            "features of %d images: %d encoded, %d in the cache",
-            len(first_of),
-            len(missing),
-            len(first_of) - len(missing),
+            "features of %d images: %d encoded, %d in the cache", len(first_of), encoded, found
         )
-        return Features(
-            len(missing), len(first_of) - len(missing), {p: rows[key] for p, key in keys.items()}
-        )
+        return Features(encoded, found, {image: rows[key] for image, key in keys.items()})
 
-    def _drop_oldest(self, used: set[Path]) -> None:
-        """Remove whole segments, longest unused first, until the bound holds.
+    def _evict(self, *, used: set[Path]) -> None:
+        """Remove least recently used segments, but none that is ``used``, until the bound holds.
 
         A job that has one mapped goes on reading it: its pages live until it is unmapped. Folders
-        where another job is at work are left alone.
+        that another job has locked are left alone.
         """
         with FileLock(self.folder / ".lock"):
             segments = list(self.folder.glob("*/*.npy"))
@@ -152,54 +140,27 @@ class FeatureCache:
                     continue
 
 
-def image_key(pixels: np.ndarray) -> str:
-    """The content of an image, uint8 [H, W], as 32 hex digits."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
+def _read_or_encode(
+    home: Path, first_of: Mapping[str, Hashable], shape: tuple[int, int], encode: Encode
+) -> tuple[int, dict[str, Any]]:
+    """How many images (by key) had to be encoded, and the rows of all."""
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        _sweep(home)
+        rows = _read(home, set(first_of), shape)
+        missing = [key for key in first_of if key not in rows]
+        for start in range(0, len(missing), _SEGMENT_IMAGES):
+            keys = missing[start : start + _SEGMENT_IMAGES]
+            _write(home, keys, shape, encode([first_of[key] for key in keys]))
+            if len(missing) > _SEGMENT_IMAGES:
+                log.info("encoded %d of %d images", start + len(keys), len(missing))
+        if missing:
+            rows |= _read(home, set(missing), shape)
+    return len(missing), rows
 
 
-def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str:
-    """All that features depend on besides pixels: code, settings, weights, device and precision."""
-    digest = hashlib.sha256()
-    device = next(encoder.parameters()).device.type
-    kind = type(encoder)
-    sources = [inspect.getsource(sys.modules[name]) for name in _modules(kind)]
-    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
-    for part in (kind.__qualname__, device, str(autocast), encoder.identity(), *sources, *versions):
-        digest.update(part.encode() + b"\0")
-    for name, tensor in sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
-
-
-def _modules(kind: type[Encoder]) -> list[str]:
-    """The modules of an encoder's class and its bases, and of the encoder package they import."""
-    own = [one.__module__ for one in kind.__mro__ if issubclass(one, Encoder)]
-    package = Encoder.__module__.rpartition(".")[0]
-    used = {
-        home
-        for name in own
-        for value in vars(sys.modules[name]).values()
-        if str(home := getattr(value, "__module__", "")).startswith(f"{package}.")
-    }
-    return list(dict.fromkeys([*own, *sorted(used)]))
-
-
-@torch.inference_mode()
-def encode(
-    encoder: Encoder, images: Sequence[np.ndarray], *, autocast: torch.dtype | None = None
-) -> np.ndarray:
-    """Images uint8 [H, W] -> features, float32 [len(images), tokens, dim]."""
-    device = next(encoder.parameters()).device
-    pixels = torch.stack([encoder.transform(image) for image in images]).to(device)
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        return encode_in_fixed_batches(encoder, pixels).float().cpu().numpy()
-
-
-def _read(home: Path, keys: set[str], *, shape: tuple[int, int]) -> dict[str, Any]:
-    """The rows of ``keys`` that whole segments hold; what is damaged counts as not there.
+def _read(home: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
+    """The rows of ``keys`` that intact segments hold; what is damaged counts as missing.
 
     Each row is a view of its segment's memory map.
     """
@@ -230,30 +191,26 @@ def _read(home: Path, keys: set[str], *, shape: tuple[int, int]) -> dict[str, An
 
 
 def _write(
-    home: Path,
-    encoder: Encoder,
-    images: Sequence[tuple[str, str]],
-    load: Callable[[str], np.ndarray],
-    autocast: torch.dtype | None,
+    home: Path, keys: Sequence[str], shape: tuple[int, int], parts: Iterable[np.ndarray]
 ) -> None:
-    """Encode images (key, path) into a segment of their own; the index first, then the array."""
+    """Write features [n, *shape] into a segment of their own; the index first, then the array."""
     name = uuid.uuid4().hex
     beside = home / f"{name}.part"
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
         "fortran_order": False,
-        "shape": (len(images), encoder.tokens, encoder.dim),
+        "shape": (len(keys), *shape),
     }
     checks = []
-    # written, not mapped: a full disk is then an error that can be told, not a dead process
+    # written, not mapped: a full disk is then an OSError, not a process killed by a signal
     with beside.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for features in _encoded(encoder, [path for _, path in images], load, autocast):
+        for features in parts:
             file.write(np.ascontiguousarray(features).data)
             checks += [zlib.crc32(np.ascontiguousarray(one).data) for one in features]
         file.flush()
         os.fsync(file.fileno())
-    index = {"images": [key for key, _ in images], "crc32": checks}
+    index = {"images": list(keys), "crc32": checks}
     write_text_atomic(home / f"{name}.json", json.dumps(index))
     beside.rename(home / f"{name}.npy")
 
@@ -273,18 +230,6 @@ def _sweep(home: Path) -> None:
 def _remove(array: Path) -> None:
     array.unlink(missing_ok=True)
     array.with_suffix(".json").unlink(missing_ok=True)
-
-
-def _encoded(
-    encoder: Encoder,
-    paths: Sequence[str],
-    load: Callable[[str], np.ndarray],
-    autocast: torch.dtype | None,
-) -> Iterator[np.ndarray]:
-    together = 4 * FIXED_BATCH[encoder.modality]
-    for start in range(0, len(paths), together):
-        images = [load(path) for path in paths[start : start + together]]
-        yield encode(encoder, images, autocast=autocast)
 
 
 def _stat(file: Path) -> tuple[float, int]:

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevl.data.records import build_records
-from spinevl.inference.assemble import load_model, stored_tasks
-from spinevl.inference.predictor import Mode, Predictor
+import torch
+
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.options import PredictMode, PredictOptions
+from spinevl.data.study import PatientStudy
+from spinevl.data.study_spec import StudySpec
+from spinevl.inference.predictor import Predictor
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Record
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 
@@ -20,7 +26,7 @@ class SpineModel:
     """A trained model and the study that it was trained for.
 
     Attributes:
-        predictor: answers records.
+        predictor: answers examples.
         tasks: what it was trained to answer.
         config: the checkpoint's config.
     """
@@ -41,34 +47,24 @@ class SpineModel:
         study = self.config["study"]
         if not self.tasks:
             raise UserError("this checkpoint was trained for no study; use spinevl predict")
-        records: list[Record] = []
-        for root, ids in _patients(paths):
-            source = CervAISource(test_images=str(root))
-            cohort = source.load(
-                tasks=self.tasks,
-                known_tasks={},
-                sag_image=study["sag_image"],
-                subsets={"test"},
-                cache_dir=Path(),
-                only=ids,
+        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
+        layout = _layout(study.get("data") or {})
+        examples: list[Example] = []
+        for root, ids in _patients(paths, layout):
+            source = CervAISource(test_images=str(root), **vars(layout))
+            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path())
+            cohort = source.load(request, only=ids)
+            asked = PatientStudy(
+                spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
-            for task in self.tasks.values():
-                records += build_records(
-                    cohort.test,
-                    task=task,
-                    template=study["templates"][task.name],
-                    sag_image=study["sag_image"],
-                    separate=study["sag_type"] == "separate",
-                    images_root=cohort.test_images,
-                    answers="none",
-                )
-        return self.predictor.predict(records)
+            examples += asked.examples("test")
+        return self.predictor.predict(examples)
 
 
 def load(
     checkpoint: str | Path,
     *,
-    mode: Mode = "choice",
+    mode: str = "choice",
     batch_patients: int = 16,
     trusted_targets: Sequence[str] = (),
     device: str | None = None,
@@ -82,22 +78,32 @@ def load(
         trusted_targets: your own packages that the checkpoint's parts may come from.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
     """
-    import torch
+    loaded = load_checkpoint(Path(checkpoint), trusted=trusted_targets)
+    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    layout = _layout(loaded.study.get("data") or {})
+    options = PredictOptions(mode=PredictMode(mode), batch_size=batch_patients)
+    decode = CervAISource(**vars(layout)).decode
+    predictor = Predictor(loaded.model, decode, options=options)
+    return SpineModel(predictor, loaded.tasks, loaded.config)
 
-    model, config = load_model(Path(checkpoint), trusted=trusted_targets)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
-    predictor = Predictor(model, tasks=tasks, mode=mode, batch_patients=batch_patients)
-    return SpineModel(predictor, tasks, config)
+
+def _layout(node: Mapping[str, Any]) -> StudyLayout:
+    """The layout of the images that a checkpoint was trained on."""
+    told = {name: node[name] for name in vars(StudyLayout()) if name in node}
+    if "slices" in told:
+        told["slices"] = tuple(told["slices"])
+    return StudyLayout(**told)
 
 
 def _patients(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path], layout: StudyLayout
 ) -> list[tuple[Path, list[str] | None]]:
     """(root, ids) pairs; ids None takes every folder of the root."""
     if isinstance(paths, (str, Path)):
         root = Path(paths)
-        return [(root.parent, [root.name])] if (root / "sag").is_dir() else [(root, None)]
+        shown = layout.images(str(root.parent), root.name, slices=layout.slices, levels=())
+        one = any(Path(image.path).exists() for image in shown)
+        return [(root.parent, [root.name])] if one else [(root, None)]
     by_root: dict[Path, list[str]] = {}
     for path in map(Path, paths):
         by_root.setdefault(path.parent, []).append(path.name)

@@ -1,200 +1,246 @@
-"""Ask a model: probabilities of every option, or greedy text that is parsed strictly."""
+"""Ask a model: probabilities of every option, or greedy text."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from spinevl.data.datamodule import by_patient
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.options import FeatureCacheOptions, History, PredictMode, PredictOptions
+from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
-from spinevl.data.packing.collate import pictures
+from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.packing.image_input import BatchImages
-from spinevl.data.packing.layout import Packing
+from spinevl.data.study import Study
 from spinevl.features.store import FeatureCache
-from spinevl.inference.assemble import collator_of, keep_features, visual_rows_of
+from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
+from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
-from spinevl.schema.batch import Batch
-from spinevl.schema.box import Box
+from spinevl.schema.conversation import PLACEHOLDER
+from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.example import Example, Rounds
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.record import Record
-from spinevl.schema.task import Task
 
-Mode = Literal["choice", "generate"]
+_LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to one example.
+
+    Attributes:
+        rounds: (question, answer) of every round, the last one's answer the model's.
+        logprobs: label -> log-probability of its option; None where the answer was generated.
+    """
+
+    rounds: Rounds
+    logprobs: Mapping[int, float] | None = None
 
 
 class Predictor:
-    """Answers records with one model.
+    """Answers examples with one model.
 
     Args:
         model: the model, in evaluation mode.
-        tasks: the tasks that the records name.
-        mode: ``choice`` scores every option text of a closed question, so no unparseable answer
-            can occur; ``generate`` decodes greedily. Boxes are always generated.
-        batch_patients: patients read at once.
-        max_new_tokens, repetition_penalty: of a generated answer, see greedy.
-        images: shared store of decoded images.
-        packing: see Collator.
-        cache: of the features of a frozen encoder.
+        decode: the data source's: an image -> its pixels.
+        options: how answers are read off the model. ``choice`` scores every option of a closed
+            question, so that no answer is unparsed; all else is generated.
+        cache: of the features of frozen encoders.
     """
 
     def __init__(
         self,
         model: VLM,
+        decode: Callable[[ImageRef], np.ndarray],
         *,
-        tasks: Mapping[str, Task],
-        mode: Mode = "choice",
-        batch_patients: int = 16,
-        max_new_tokens: int = 48,
-        repetition_penalty: float = 1.0,
-        images: ImageStore | None = None,
-        packing: Packing = "tree",
+        options: PredictOptions | None = None,
         cache: FeatureCache | None = None,
     ) -> None:
         self.model = model
-        self.tasks = tasks
-        self.mode = mode
-        self.batch_patients = batch_patients
-        self.max_new_tokens = max_new_tokens
-        self.repetition_penalty = repetition_penalty
+        self.options = options or PredictOptions()
         self.cache = cache
-        self.images = images or ImageStore()
-        self.collate = collator_of(model, tasks, images=self.images, packing=packing)
+        self.collate = Collator(
+            model.inputs(),
+            ImageStore(decode),
+            packing=self.options.packing.value,
+        )
         self.conversation = self.collate.conversation
 
-    def predict(self, records: Sequence[Record]) -> list[Prediction]:
-        """One prediction a question, in the order of the records; separate slices are merged."""
-        self.collate.check(records)
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        """One prediction a question of patients, in order; separate slices are merged."""
+        answers = dict(self.answers(examples))
+        return predictions(examples, [answers[index] for index in range(len(examples))])
+
+    def answers(
+        self, examples: Sequence[Example], *, done: Mapping[int, Answer] | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        """(index, answer) of each example, batch by batch.
+
+        Args:
+            examples: what is asked.
+            done: answers that are known already; they are not asked again.
+
+        Raises:
+            UserError: before anything is answered, for examples that do not fit the model.
+        """
+        asked = map(self._asked, examples)
+        left = {index: one for index, one in enumerate(asked) if index not in (done or {})}
+        self._check(list(left.values()))
         if self.cache is not None:
-            shown = [picture for record in records for picture in pictures(record)]
-            keep_features(self.model, self.cache, self.collate.image_inputs, shown)
-        answers: dict[int, Prediction] = {}
-        for index, prediction in self._answers(records):
-            answers[index] = prediction
-        return merge_slices([answers[index] for index in range(len(records))], self.tasks)
+            shown = [image for one in left.values() for image in one.images]
+            keep_features(self.model, self.cache, self.collate.inputs, shown)
+        return self._answers(left)
 
     @torch.inference_mode()
-    def _answers(self, records: Sequence[Record]) -> Iterator[tuple[int, Prediction]]:
-        scored = [self.mode == "choice" and self.tasks[r.task].closed for r in records]
-        groups = by_patient(records)
-        for start in range(0, len(groups), self.batch_patients):
-            chunk = groups[start : start + self.batch_patients]
-            for wanted, answer in ((True, self._choose), (False, self._generate)):
-                part = [[pair for pair in group if scored[pair[0]] is wanted] for group in chunk]
-                part = [group for group in part if group]
-                if part:
+    def _answers(self, left: Mapping[int, Example]) -> Iterator[tuple[int, Answer]]:
+        numbers = list(left)
+        groups = [[(numbers[k], one) for k, one in group] for group in grouped(left.values())]
+        for start in range(0, len(groups), self.options.batch_size):
+            chunk = groups[start : start + self.options.batch_size]
+            for scored, answer in ((True, self.score), (False, self.generate)):
+                part = [[pair for pair in g if self._scored(pair[1]) is scored] for g in chunk]
+                if part := [group for group in part if group]:
                     yield from answer(part)
 
-    def _choose(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
-        batch = self.collate(groups).to(self._device)
-        logprobs = sequence_logprobs(self.model(batch), batch).double().tolist()
-        records = dict(pair for group in groups for pair in group)
-        for index, options in option_logprobs(batch, logprobs).items():
-            yield index, choice_prediction(records[index], self.tasks[records[index].task], options)
+    def _scored(self, example: Example) -> bool:
+        return self.options.mode == PredictMode.choice and example.kind == "option"
 
-    def _generate(self, groups: list[list[tuple[int, Record]]]) -> Iterator[tuple[int, Prediction]]:
+    def _asked(self, example: Example) -> Example:
+        """An example whose last answer is to be generated, without the true one."""
+        *before, (question, _) = example.rounds
+        rounds = (*before, (question, None))
+        return example if self._scored(example) else replace(example, rounds=rounds)
+
+    def _longest(self, example: Example) -> int:
+        return self.options.max_new_tokens or _LONGEST[example.kind]
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        """Refuse what could not be answered, all before the first answer."""
+        if self.conversation.template == "pretrain":
+            raise UserError(
+                "checkpoint: trained with llm.conversation=pretrain, it hears no question; train "
+                "it further with llm.conversation=medmvl or chat"
+            )
+        self.collate.check([one for one in examples if self._scored(one)])
+        waiting = [one for one in examples if not self._scored(one)]
+        for room in sorted({self._longest(one) for one in waiting}):
+            self.collate.check([one for one in waiting if self._longest(one) == room], room=room)
+        problems = Problems()
+        for one in waiting if self.options.history == History.own else ():
+            if any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer):
+                problems.append(
+                    f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
+                    "use predict.history=given"
+                )
+        problems.raise_any()
+
+    @torch.inference_mode()
+    def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
+        """The log-probability of every option of closed questions."""
+        batch = self.collate(groups).to(next(self.model.parameters()).device)
+        logprobs = sequence_logprobs(self.model(batch), batch).double().tolist()
+        examples = dict(pair for group in groups for pair in group)
+        for index, options in option_logprobs(batch, logprobs).items():
+            rounds = examples[index].rounds
+            text = examples[index].options[max(options, key=options.__getitem__)]
+            yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
+
+    @torch.inference_mode()
+    def generate(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
+        """Greedy answers, round after round, to what waits for one."""
         pairs = [pair for group in groups for pair in group]
-        seen = BatchImages(self.collate.image_inputs)
-        prompts = [
-            np.array(seen.expand(self.conversation.prompt(record.prompt), pictures(record))[0])
-            for _, record in pairs
-        ]
+        said: list[list[tuple[str, str | None]]] = [[] for _ in pairs]
+        for turn in range(max(len(example.rounds) for _, example in pairs)):
+            asked = []
+            for number, (_, example) in enumerate(pairs):
+                if turn >= len(example.rounds):
+                    continue
+                question, answer = example.rounds[turn]
+                if answer is None or self.options.history == History.own:
+                    asked.append((number, (*said[number], (question, None))))
+                else:
+                    said[number].append((question, answer))
+            texts = self._texts([(pairs[number][1], rounds) for number, rounds in asked])
+            for (number, rounds), text in zip(asked, texts, strict=True):
+                said[number].append((rounds[-1][0], text))
+        for (index, _), answered in zip(pairs, said, strict=True):
+            yield index, Answer(tuple(answered))
+
+    def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
+        """The answers to the last question of some conversations, after what was said."""
+        if not waiting:
+            return []
+        images = BatchImages(self.collate.inputs)
+        prompts = []
+        for example, rounds in waiting:
+            if self.options.history == History.own:
+                # what a model says is text, whatever it looks like
+                rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
+            symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
+            room = self._longest(example)
+            if len(symbols) + room > self.collate.max_length:
+                raise UserError(
+                    f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
+                    f"more than the {self.collate.max_length} that the LLM takes; lower "
+                    "predict.max_new_tokens or shorten the conversation"
+                )
+            prompts.append(np.array(symbols))
         answers = greedy(
             self.model,
-            prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=visual_rows_of(self.model, seen),
+            prompts=[(prompt, images.rows(prompt)) for prompt in prompts],
+            visual_rows=visual_rows_of(self.model, images),
             end_id=self.conversation.answer_end(),
-            max_new_tokens=self.max_new_tokens,
-            repetition_penalty=self.repetition_penalty,
+            max_new_tokens=max(self._longest(example) for example, _ in waiting),
+            repetition_penalty=self.options.repetition_penalty,
         )
-        for (index, record), tokens in zip(pairs, answers, strict=True):
-            text = self.model.llm.tokenizer.decode(tokens)
-            yield index, text_prediction(record, self.tasks[record.task], text)
+        return [
+            self._decoded(example, tokens)
+            for (example, _), tokens in zip(waiting, answers, strict=True)
+        ]
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-def option_logprobs(batch: Batch, logprobs: Sequence[float]) -> dict[int, dict[int, float]]:
-    """Dataset index -> label -> log-probability of its option text, from a choice batch."""
-    owners = batch.sequence_question.tolist()
-    result: dict[int, dict[int, float]] = {index: {} for index in batch.questions}
-    for owner, label, logprob in zip(owners, batch.sequence_label, logprobs, strict=True):
-        if label >= 0:
-            result[batch.questions[owner]][label] = logprob
-    return result
+    def _decoded(self, example: Example, tokens: Sequence[int]) -> str:
+        free = example.kind == "text"  # a strict answer is not made to fit by leaving tokens out
+        text = self.model.llm.tokenizer.decode(tokens, skip_special_tokens=free)
+        return text.strip(" \n") if free else text
 
 
-def choice_prediction(record: Record, task: Task, logprobs: Mapping[int, float]) -> Prediction:
-    """The most probable option; ties go to the lower label."""
-    probabilities = normalised(logprobs)
-    choice = max(sorted(probabilities), key=lambda label: probabilities[label])
-    return Prediction(
-        record.id,
-        record.task,
-        record.object,
-        record.slices,
-        choice,
-        probabilities,
-        task.choices[choice],
-    )
+def load_predictor(
+    checkpoint: Path,
+    study: Study,
+    *,
+    options: PredictOptions,
+    feature_cache: FeatureCacheOptions,
+    trusted: Sequence[str] = (),
+) -> Predictor:
+    """The model of a checkpoint on the device that is there, ready to answer a study's examples.
 
-
-def text_prediction(record: Record, task: Task, text: str) -> Prediction:
-    """A generated answer, parsed strictly: None where it is not exactly an answer."""
-    box = None if task.closed else Box.parse_answer(text, record.object)
-    choice = task.parse(text) if task.closed else None
-    return Prediction(
-        record.id, record.task, record.object, record.slices, choice, None, text.strip(), box
-    )
-
-
-def normalised(logprobs: Mapping[int, float]) -> dict[int, float]:
-    """Log-probabilities of the options -> probabilities that sum to 1 over them."""
-    highest = max(logprobs.values())
-    weights = {label: math.exp(value - highest) for label, value in logprobs.items()}
-    total = sum(weights.values())
-    return {label: weight / total for label, weight in weights.items()}
-
-
-def merge_slices(predictions: Sequence[Prediction], tasks: Mapping[str, Task]) -> list[Prediction]:
-    """Merge the closed questions that were asked of several slices apart.
-
-    Probabilities by the mean log-probability; generated labels by majority, ties to the lower.
-    Boxes belong to one slice each and stay as they are.
+    Args:
+        checkpoint: the folder.
+        study: decodes the images, and says where features may be kept.
+        options: how to answer.
+        feature_cache: whether, and how many, features of a frozen encoder are kept.
+        trusted: target prefixes that the user trusts.
     """
-    groups: dict[tuple[object, ...], list[Prediction]] = {}
-    for one in predictions:
-        slot = one.slices if not tasks[one.task].closed else ()
-        groups.setdefault((one.id, one.task, one.object, slot), []).append(one)
-    return [
-        group[0] if len(group) == 1 else _merged(group, tasks[group[0].task])
-        for group in groups.values()
+    loaded = load_checkpoint(checkpoint, trusted=trusted)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    cache = None
+    if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
+        cache = feature_cache_in(study.spec.cache_folder(), feature_cache)
+    return Predictor(loaded.model, study.decode, options=options, cache=cache)
+
+
+def predictions(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Prediction]:
+    """The predictions that some answers make; separate slices are merged."""
+    single = [
+        parse(example, answer.rounds[-1][1] or "")
+        if answer.logprobs is None
+        else choose(example, answer.logprobs)
+        for example, answer in zip(examples, answers, strict=True)
     ]
-
-
-def _merged(group: Sequence[Prediction], task: Task) -> Prediction:
-    first = group[0]
-    slices = tuple(number for one in group for number in one.slices)
-    tables = [one.probabilities for one in group]
-    if all(table is not None for table in tables):
-        floor = 1e-300
-        means = {
-            label: sum(math.log(max(table[label], floor)) for table in tables if table)
-            / len(tables)
-            for label in tables[0] or {}
-        }
-        probabilities = normalised(means)
-        choice = max(sorted(probabilities), key=lambda label: probabilities[label])
-        return Prediction(
-            first.id, first.task, first.object, slices, choice, probabilities, task.choices[choice]
-        )
-    votes = [one.choice for one in group if one.choice is not None]
-    majority = max(sorted(set(votes)), key=votes.count) if votes else None
-    text = " | ".join(one.text for one in group)
-    return Prediction(first.id, first.task, first.object, slices, majority, None, text)
+    return merge_slices(examples, single)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spinevl.schema.errors import refused
+
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, never sees half of it."""
@@ -27,6 +29,24 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8; see write_bytes_atomic."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def made_folder(name: str, key: str) -> Path:
+    """The folder that a config key names, made if need be; absolute.
+
+    Raises:
+        UserError: it cannot be made, or not be written.
+    """
+    folder = Path(name).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise refused(f"{key}={name}", "a folder", reason, "name another") from error
+    if not os.access(folder, os.W_OK):
+        fix = "change its permissions or name another"
+        raise refused(f"{key}={name}", "a writable folder", "none", fix)
+    return folder
 
 
 @contextmanager

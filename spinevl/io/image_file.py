@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import refused
 
-SIDE_PX = 224
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -23,7 +22,7 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
-_EXPECTED = f"an 8-bit grey PNG of {SIDE_PX} x {SIDE_PX}"
+_GREY = "an 8-bit grey PNG"
 
 
 def load_rgb(path: str | Path) -> np.ndarray:
@@ -32,11 +31,7 @@ def load_rgb(path: str | Path) -> np.ndarray:
     Raises:
         UserError: missing, or not a whole image.
     """
-    image = _decoded(path, "an image")
-    if image.mode[0] in "IF":
-        raise _refused(
-            path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first", "an image"
-        )
+    image = _decoded(path, "an 8-bit image")
     return np.asarray(image.convert("RGB"))
 
 
@@ -52,38 +47,38 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     Raises:
         UserError: missing, truncated, of another mode or size.
     """
-    image = _decoded(path, _EXPECTED)
+    expected = _GREY + (f" of {side_px} x {side_px}" if side_px else "")
+    image = _decoded(path, expected)
     pixels = np.asarray(image)
-    if image.mode[0] in "IF":
-        raise _refused(path, f"mode {image.mode} (16-bit or more)", "window it to 8 bits first")
     if image.mode == "RGB" and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     elif image.mode != "L":
-        raise _refused(path, f"mode {image.mode}", "convert it to grey")
+        raise refused(str(path), expected, f"mode {image.mode}", "convert it to grey")
     if side_px is not None and pixels.shape != (side_px, side_px):
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise _refused(path, found, f"resample it to {side_px} x {side_px}")
+        fix = f"resample it to {side_px} x {side_px}"
+        raise refused(str(path), expected, found, fix)
     return pixels
 
 
 def _decoded(path: str | Path, expected: str) -> Image.Image:
-    """A whole image file."""
+    """A whole image file of 8 bits."""
+    where = str(path)
     try:
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except FileNotFoundError:
-        raise _refused(
-            path, "no such file", "add it, or see data.missing_images", expected
-        ) from None
+        fix = "add it, or see data.missing_images"
+        raise refused(where, expected, "no such file", fix) from None
     except _DECODING_ERRORS as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise _refused(path, f"no whole image ({reason})", "export it again", expected) from error
+        found = f"no whole image ({reason})"
+        raise refused(where, expected, found, "export it again") from error
     if image.format == "PNG" and b"IEND" not in content:
         # Pillow does not miss the end where the pixels are whole; what else was cut, none can say
-        raise _refused(path, "no whole image (its end is cut off)", "export it again", expected)
+        raise refused(where, expected, "no whole image (its end is cut off)", "export it again")
+    if image.mode[0] in "IF":
+        found = f"mode {image.mode} (16-bit or more)"
+        raise refused(where, expected, found, "window it to 8 bits first")
     return image
-
-
-def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:
-    return UserError(Problem(str(path), expected, found, fix))

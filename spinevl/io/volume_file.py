@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 Window = tuple[float, float]
 _EXPECTED = "a volume [D, H, W] as .npy or NIfTI"
@@ -119,4 +119,4 @@ def _oriented(path: str | Path, image: Any, volume: np.ndarray) -> np.ndarray:
 
 
 def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:
-    return UserError(Problem(str(path), expected, found, fix))
+    return refused(str(path), expected, found, fix)

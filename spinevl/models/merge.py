@@ -1,4 +1,4 @@
-"""LoRA adapters merged into the weights that they adapt, or taken off."""
+"""LoRA adapters merged into the weights that they adapt, or removed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _unwrap(model: nn.Module, adapted: list[tuple[str, Any]]) -> None:
-    for module in model.modules():  # peft's note of what is no longer there
+    for module in model.modules():  # peft's record of the adapters
         vars(module).pop("peft_config", None)
     for name, layer in adapted:
         parent, _, own = name.rpartition(".")

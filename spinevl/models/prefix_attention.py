@@ -1,7 +1,7 @@
 """Attention over packed prefix trees, as an attention function of transformers.
 
-Every layer of a decoder works on single tokens except attention. So the packed rows go through
-the decoder as they are, and here each block of queries meets only the keys it may see.
+Every layer of a decoder works on single tokens except attention. So the packed rows pass through
+the decoder as they are, and only here each block of queries attends to the keys it is allowed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spinevl.schema.batch import AttentionBlocks
 
-NAME = "spinevl_tree"
+NAME = "spinevl_prefix_attention"
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A batch's attention, ready for every layer.
+class BlockMasks:
+    """The attention blocks of a batch with additive masks, the same for every layer.
 
     Attributes:
-        blocks: (query [n, q], key [n, k], additive mask [n, 1, q, k]) of each group.
+        blocks: (query [n, q], key [n, k], additive mask [n, 1, q, k]) of each group of blocks.
         order: [B * L] where a token's output stands in the groups' concatenated outputs.
     """
 
@@ -36,8 +36,8 @@ class Tree:
     @classmethod
     def of(
         cls, blocks: Sequence[AttentionBlocks], order: torch.Tensor, *, dtype: torch.dtype
-    ) -> Tree:
-        """The masks of ``blocks`` as numbers of ``dtype``."""
+    ) -> BlockMasks:
+        """The boolean masks of ``blocks`` as numbers of ``dtype``."""
         lowest = torch.finfo(dtype).min
         ready = []
         for one in blocks:
@@ -46,7 +46,7 @@ class Tree:
         return cls(tuple(ready), order)
 
 
-def tree_attention(
+def prefix_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -54,31 +54,31 @@ def tree_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: Tree | None = None,
+    block_masks: BlockMasks | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
 
-    Without a ``tree`` (generation) this is transformers' own scaled dot-product attention.
+    Without ``block_masks`` (generation) this is transformers' own scaled dot-product attention.
     """
-    if tree is None:
+    if block_masks is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     batch, heads, length, _ = query.shape
     grouped = key.shape[1] != heads
-    if grouped and key.is_cuda:  # the kernels that take a mask there take no grouped heads
+    if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
         key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
         grouped = False
     flat_query, flat_key, flat_value = (
         one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
     )  # [B * L, heads, d]
     outputs = []
-    for places, seen, mask in tree.blocks:
+    for query_index, key_index, mask in block_masks.blocks:
         output = functional.scaled_dot_product_attention(
-            _gathered(flat_query, places),
-            _gathered(flat_key, seen),
-            _gathered(flat_value, seen),
+            _gathered(flat_query, query_index),
+            _gathered(flat_key, key_index),
+            _gathered(flat_value, key_index),
             attn_mask=mask,
             dropout_p=dropout,
             scale=scaling,
@@ -86,42 +86,44 @@ def tree_attention(
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    return joined.index_select(0, tree.order).unflatten(0, (batch, length)), None
+    return joined.index_select(0, block_masks.order).unflatten(0, (batch, length)), None
 
 
-def _gathered(flat: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """[B * L, heads, d] at places [n, k] -> [n, heads, k, d]."""
-    chosen = flat.index_select(0, places.flatten())
-    return chosen.unflatten(0, places.shape).transpose(1, 2)
+def _gathered(flat: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """[B * L, heads, d] at index [n, k] -> [n, heads, k, d]."""
+    chosen = flat.index_select(0, index.flatten())
+    return chosen.unflatten(0, index.shape).transpose(1, 2)
 
 
-def use(model: Any) -> None:
-    """Make a Hugging Face decoder compute its attention over trees."""
-    AttentionInterface.register(NAME, tree_attention)
+def install(model: Any) -> None:
+    """Make a Hugging Face decoder compute its attention with ``prefix_attention``, in place."""
+    AttentionInterface.register(NAME, prefix_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
 
 
-def read(
-    model: Any, embeddings: torch.Tensor, tree: Tree, position_ids: torch.Tensor
+def hidden_states(
+    model: Any, embeddings: torch.Tensor, block_masks: BlockMasks, position_ids: torch.Tensor
 ) -> torch.Tensor:
-    """embeddings [B, L, dim], who sees whom, positions [B, L] -> hidden states [B, L, dim]."""
+    """The forward pass: embeddings [B, L, dim], positions [B, L] -> hidden states [B, L, dim]."""
     output = model.base_model(
         inputs_embeds=embeddings,
         attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
         position_ids=position_ids,
         use_cache=False,
-        tree=tree,
+        block_masks=block_masks,
     )
     return output.last_hidden_state
 
 
 @torch.no_grad()
-def separates_sequences(model: Any) -> bool:
-    """Whether two sequences packed as a tree give what each gives alone, tried on eight tokens.
+def install_and_verify(model: Any) -> bool:
+    """Install prefix attention and check it on two short sequences with a shared prefix.
 
-    Not so for decoders whose attention is their own code, has sinks or biases by place, or that
-    pass state along the row (recurrent and convolutional layers).
+    Returns:
+        Whether the hidden states of the packed sequences are those of each sequence alone. False
+        for decoders with attention code of their own, with attention sinks or biases by position,
+        and with layers that pass state along the row (recurrent or convolutional).
     """
     layers = set(getattr(model.config, "layer_types", None) or ())
     if (
@@ -146,14 +148,14 @@ def separates_sequences(model: Any) -> bool:
     try:
         alone = [model.base_model(ids[None, branch]).last_hidden_state[0] for branch in branches]
         embeddings = model.get_input_embeddings()(ids[None])
-        blocks = [AttentionBlocks(everywhere, everywhere, allowed[None])]
-        use(model)
+        install(model)
         if model.config._attn_implementation != NAME:
             return False
-        tree = Tree.of(blocks, everywhere[0], dtype=embeddings.dtype)
-        packed = read(model, embeddings, tree, position_ids)[0]
+        block = AttentionBlocks(everywhere, everywhere, allowed[None])
+        masks = BlockMasks.of([block], everywhere[0], dtype=embeddings.dtype)
+        packed = hidden_states(model, embeddings, masks, position_ids)[0]
     except (TypeError, ValueError, AttributeError, RuntimeError):
-        return False  # it does not even take the same arguments
+        return False  # its layers do not take the same arguments
     finally:
         model.train(training)
     return all(

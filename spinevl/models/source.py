@@ -1,14 +1,15 @@
-"""Where pretrained parts come from, and one clear line where they can't be had."""
+"""Pretrained parts by Hugging Face id or directory, and one clear error where loading fails."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.io.tensors import pickles_in
+from spinevl.schema.errors import UserError, refused
 
 
 @contextmanager
@@ -24,21 +25,19 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:
         local = Path(path).is_dir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            Problem(
-                f"{what}={path}",
-                "a directory with its config and safetensors weights"
-                if local
-                else "a local directory, or a Hugging Face id that can be reached",
-                reason,
-                "check the directory" if local else "check the name, or download it beforehand",
-            )
+        raise refused(
+            f"{what}={path}",
+            "a directory with its config and safetensors weights"
+            if local
+            else "a local directory, or a Hugging Face id that can be reached",
+            reason,
+            "check the directory" if local else "check the name, or download it beforehand",
         ) from error
 
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# what a checkpoint is made of; no code, no pickles
+# the files of a checkpoint; no code, no pickles
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -50,25 +49,18 @@ def checkpoint_folder(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if folder.is_dir() or not HUB_ID.fullmatch(name):
-        return folder  # what is not there is told by who reads it
+        return folder  # a folder that is not there is reported by whoever reads it
     from huggingface_hub import snapshot_download
 
     with checked_source(name, what="checkpoint"):
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
 
 
-def pickles_in(folder: Path) -> list[str]:
-    """The names of the pickled weights in a folder, which are never read."""
-    if not folder.is_dir():
-        return []
-    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
-
-
 def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
-    """A model of transformers with its weights, every one found, in float32 however stored.
+    """A model of transformers with all its weights, in float32 however they are stored.
 
     Args:
-        model_class: what has ``from_pretrained``.
+        model_class: a class with ``from_pretrained``.
         path: a Hugging Face id or directory.
         what: the config key that names it.
         options: others of ``from_pretrained``.
@@ -83,7 +75,7 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
     pickles = pickles_in(Path(path))
     if pickles and not any(Path(path).glob("*.safetensors")):
         found = f"only {pickles[0]}, a pickle, which is not read"
-        raise UserError(Problem(where, "safetensors weights", found, "save it as safetensors"))
+        raise refused(where, "safetensors weights", found, "save it as safetensors")
     try:
         model, report = model_class.from_pretrained(
             path,
@@ -98,13 +90,13 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
             f"{where}: not a whole safetensors file ({error}); copy it again"
         ) from error
     wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if wrong:
-        raise UserError(
-            Problem(
-                where,
-                f"weights of {len(model.state_dict())} names",
-                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
-                "check that the weights belong to its config.json",
-            )
-        )
+    require_all_weights(where, f"weights of {len(model.state_dict())} names", wrong)
     return model
+
+
+def require_all_weights(where: str, expected: str, wrong: Sequence[str]) -> None:
+    """Raise UserError where weights are missing or of another shape, and name the first."""
+    if wrong:
+        found = f"{len(wrong)} missing or of another shape, first {wrong[0]}"
+        fix = "check that the weights belong to its config.json"
+        raise refused(where, expected, found, fix)

@@ -1,4 +1,4 @@
-"""Put visual tokens among text embeddings."""
+"""Splice visual tokens into text embeddings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 def splice(
     text: torch.Tensor, visual_rows: torch.Tensor, visual_index: torch.Tensor
 ) -> torch.Tensor:
-    """Replace the embeddings of image places by visual tokens.
+    """Replace the embeddings at the positions of images by visual tokens.
 
     Args:
         text: [B, L, D] token embeddings.
-        visual_rows: [R, D], the visual tokens of all images; R may be 0.
+        visual_rows: [R, D], the visual tokens of all images; [0] where there are none.
         visual_index: [B, L] row of a visual token, -1 where text stays.
 
     Returns:

@@ -1,86 +1,74 @@
-"""What of each part learns: frozen, lora or full."""
+"""What of each part is trained: nothing, LoRA adapters, or every weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
+from spinevl.config.options import LoraOptions, Mode, TuningOptions
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problems, UserError
 
-MODES = ("frozen", "lora", "full")
 PARTS = ("encoder", "connector", "llm")
 
-# a group of targets -> what a module on the way to such a Linear is called
+# a group of targets -> how modules above such a Linear are named
 GROUPS = {"attention": ("attn", "attention"), "mlp": ("mlp", "ffn", "feed_forward")}
 
 
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft.
-
-    Attributes:
-        r, alpha, dropout: rank, scale numerator and dropout.
-        targets: names of Linears, ``attention`` (all in attention, fused or not), ``mlp`` (all in
-            feed-forward layers), or None: every Linear of the part but its output head.
-        rslora: scale by alpha / sqrt(r), not alpha / r (Kalajdzievski 2023, arXiv 2312.03732).
-        dora: learn the magnitude of each weight's columns besides (Liu et al. 2024, arXiv
-            2402.09353); slower.
+def tuning_options(node: Mapping[str, Any]) -> TuningOptions:
+    """The options of a plain node, as a checkpoint stores it.
 
     Raises:
-        UserError: a rank, alpha or dropout that no adapter can have.
+        UserError: a LoRA setting that does not exist.
     """
-
-    r: int = 16
-    alpha: float = 32
-    dropout: float = 0.05
-    targets: Sequence[str] | str | None = None
-    rslora: bool = False
-    dora: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = [
-            ("r", self.r, "a whole number, 1 or more", self.r == int(self.r) and self.r >= 1),
-            ("alpha", self.alpha, "more than 0", self.alpha > 0),
-            ("dropout", self.dropout, "0 or more and less than 1", 0 <= self.dropout < 1),
-        ]
-        problems = [
-            f"tuning.lora.{name}={value}: expected {expected}"
-            for name, value, expected, fits in wrong
-            if not fits
-        ]
-        if problems:
-            raise UserError(problems)
+    known = [field.name for field in fields(LoraOptions)]
+    if unknown := [name for name in node["lora"] if name not in known]:
+        raise UserError(f"tuning.lora.{unknown[0]}: unknown; valid: {', '.join(known)}")
+    return TuningOptions(**{part: node[part] for part in PARTS}, lora=LoraOptions(**node["lora"]))
 
 
-def apply_tuning(model: VLM, modes: Mapping[str, str], *, lora: Lora) -> None:
+def apply_tuning(model: VLM, options: TuningOptions) -> None:
     """Freeze, adapt or free each part of the model, in place.
 
     Args:
-        model: the model; eyes for volumes beside those for images are tuned like them.
-        modes: part -> ``frozen``, ``lora`` (encoder and llm) or ``full``.
-        lora: the adapters' settings.
+        model: the model; a second vision branch is tuned like the first.
+        options: the mode of each part, and the adapters' settings.
 
     Raises:
-        UserError: an unknown mode, LoRA on the connector, or targets that do not exist.
+        UserError: an unknown mode, LoRA on the connector, a rank, alpha or dropout out of range,
+            or targets that do not exist.
     """
+    _check_ranges(options.lora)
     for part in PARTS:
-        mode = modes[part]
-        if mode not in MODES or (part == "connector" and mode == "lora"):
-            allowed = [m for m in MODES if m != "lora" or part != "connector"]
+        mode = getattr(options, part)
+        allowed = [str(m) for m in Mode if m != Mode.lora or part != "connector"]
+        if mode not in allowed:
             raise UserError(f"tuning.{part}={mode}: expected one of {', '.join(allowed)}")
         for name in (part, f"{part}3d"):
             module = getattr(model, name, None)
             if module is not None:
-                module.requires_grad_(mode == "full")
-                if mode == "lora":
-                    _inject(module, name, lora)
+                module.requires_grad_(mode == Mode.full)
+                if mode == Mode.lora:
+                    _inject(module, name, options.lora)
 
 
-def _inject(module: nn.Module, part: str, lora: Lora) -> None:
+def _check_ranges(lora: LoraOptions) -> None:
+    checks = [
+        ("r", lora.r, "a whole number, 1 or more", lora.r == int(lora.r) and lora.r >= 1),
+        ("alpha", lora.alpha, "more than 0", lora.alpha > 0),
+        ("dropout", lora.dropout, "0 or more and less than 1", 0 <= lora.dropout < 1),
+    ]
+    Problems(
+        f"tuning.lora.{name}={value}: expected {expected}"
+        for name, value, expected, holds in checks
+        if not holds
+    ).raise_any()
+
+
+def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     target: Any = module.model if part == "llm" else module
@@ -89,14 +77,14 @@ def _inject(module: nn.Module, part: str, lora: Lora) -> None:
         r=int(lora.r),
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
-        target_modules=_wanted(target, part, lora.targets),
+        target_modules=_target_names(target, part, lora.targets),
         use_rslora=lora.rslora,
         use_dora=lora.dora,
     )
     inject_adapter_in_model(config, target)
 
 
-def _wanted(target: Any, part: str, targets: Sequence[str] | str | None) -> list[str]:
+def _target_names(target: Any, part: str, targets: Sequence[str] | str | None) -> list[str]:
     """The names of the Linears to adapt, as peft matches them."""
     if any(isinstance(child, nn.TransformerEncoderLayer) for child in target.modules()):
         raise UserError(
@@ -122,13 +110,13 @@ def _wanted(target: Any, part: str, targets: Sequence[str] | str | None) -> list
             f"has {', '.join(known) or 'none'}"
         )
     last = {one.rpartition(".")[2] for one in names}
-    alike = {name for name, _ in target.named_modules() if name.rpartition(".")[2] in last}
-    return sorted(last) if alike == set(names) else names
+    same_last = {name for name, _ in target.named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last) if same_last == set(names) else names
 
 
 def _linears(target: nn.Module, *, head: nn.Module | None) -> list[str]:
-    """Names of the Linears that an adapter can stand in for."""
-    # MultiheadAttention reads the weight of its out_proj and never calls it
+    """Names of the Linears that an adapter can wrap."""
+    # MultiheadAttention uses the weight of out_proj without calling it: an adapter does nothing
     closed = tuple(
         f"{name}."
         for name, child in target.named_modules()

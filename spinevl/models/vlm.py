@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -10,20 +11,33 @@ from torch import nn
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
-from spinevl.models.prefix_attention import Tree
+from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.splice import splice
 from spinevl.schema.batch import Batch
-from spinevl.schema.image_ref import Modality
+from spinevl.schema.image_ref import MODALITIES, Modality
+from spinevl.schema.model_inputs import ModelInputs, VisionInputs
+
+
+@dataclass(frozen=True)
+class VisionBranch:
+    """An encoder with its connector.
+
+    Attributes:
+        encoder: pixels [U, C, (D,) H, W] -> features [U, N, encoder.dim].
+        connector: features -> visual tokens [U, connector.tokens, llm.dim].
+    """
+
+    encoder: Encoder
+    connector: Connector
 
 
 class VLM(nn.Module):
-    """A vision-language model: one or two encoders with their connectors, and an LLM.
+    """A vision-language model: one or two vision branches and an LLM.
 
     Args:
-        encoder: pixels [U, C, (D,) H, W] -> features [U, N, encoder.dim].
-        connector: features -> visual tokens [U, connector.tokens, llm.dim].
+        encoder, connector: see VisionBranch.
         llm: the decoder.
-        encoder3d, connector3d: the same for volumes, beside an encoder of 2D images.
+        encoder3d, connector3d: a second branch for volumes, beside one for 2D images.
     """
 
     def __init__(
@@ -42,19 +56,25 @@ class VLM(nn.Module):
         if encoder3d is not None:
             self.encoder3d, self.connector3d = encoder3d, connector3d
 
-    def vision_branches(self) -> dict[Modality, tuple[Encoder, Connector]]:
-        """The encoder and connector of each modality that the model sees."""
-        found: dict[Modality, tuple[Encoder, Connector]] = {
-            self.encoder.modality: (self.encoder, self.connector)
-        }
+    def vision_branches(self) -> dict[Modality, VisionBranch]:
+        """The encoder and connector of each modality that the model reads."""
+        branches = [VisionBranch(self.encoder, self.connector)]
         if hasattr(self, "encoder3d"):
-            found[self.encoder3d.modality] = (self.encoder3d, self.connector3d)  # type: ignore[assignment]
-        return found
+            branches.append(VisionBranch(self.encoder3d, self.connector3d))  # type: ignore[arg-type]
+        return {branch.encoder.modality: branch for branch in branches}
 
-    @property
-    def encoder_learns(self) -> bool:
-        """Whether any weight of the encoder is trained."""
-        return learns(self.encoder)
+    def inputs(self) -> ModelInputs:
+        """What the batches of this model are laid out for."""
+        return ModelInputs(
+            tokenizer=self.llm.tokenizer,
+            conversation=self.llm.conversation,
+            end_token=self.llm.end_token,
+            max_length=self.llm.max_length,
+            vision={
+                modality: VisionInputs(branch.connector.tokens, branch.encoder.transform)
+                for modality, branch in self.vision_branches().items()
+            },
+        )
 
     def visual_tokens(
         self,
@@ -64,40 +84,38 @@ class VLM(nn.Module):
         modality: Modality | None = None,
     ) -> torch.Tensor:
         """Images of one modality, or their features where given -> [U, N, llm.dim]."""
-        encoder, connector = self.vision_branches()[modality or self.encoder.modality]
-        if features is None and learns(encoder):
-            features = encoder(pixel_values)
+        branch = self.vision_branches()[modality or self.encoder.modality]
+        if features is None and learns(branch.encoder):
+            features = branch.encoder(pixel_values)
         elif features is None:
-            features = encode_in_fixed_batches(encoder, pixel_values)
-        return connector(features)
+            features = encode_in_fixed_batches(branch.encoder, pixel_values)
+        return branch.connector(features)
 
     def encode_images(self, batch: Batch) -> list[torch.Tensor]:
         """The visual tokens [U, N, llm.dim] of a batch's images, 2D images first."""
-        given: tuple[tuple[Modality, torch.Tensor, torch.Tensor | None], ...] = (
-            ("image", batch.pixel_values, batch.features),
-            ("image3d", batch.volumes, batch.volume_features),
-        )
+        pixels = (batch.pixel_values, batch.volumes)
+        features = (batch.features, batch.volume_features)
         return [
-            self.visual_tokens(pixels, features, modality=modality)
-            for modality, pixels, features in given
-            if features is not None or pixels.numel()
+            self.visual_tokens(own_pixels, own_features, modality=modality)
+            for modality, own_pixels, own_features in zip(MODALITIES, pixels, features, strict=True)
+            if own_features is not None or own_pixels.numel()
         ]
 
     def target_logprobs(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         """The log-probability of every target token, float32 [T].
 
         Args:
-            batch: what to read and what to predict.
-            visual_tokens: [U, N, llm.dim] of the batch's images, as ``look`` gives them.
+            batch: its tokens and targets.
+            visual_tokens: [U, N, llm.dim] of the batch's images, as ``encode_images`` gives them.
         """
-        # 1. embed the text, put the images among it                              [B, L, D]
+        # 1. embed the text, splice the visual tokens in                          [B, L, D]
         text = self.llm.embed(batch.input_ids)
-        embeddings = splice(text, visual_rows(visual_tokens, like=text), batch.visual_index)
-        # 2. a token sees its own sequence only, in blocks                        n [Q, K]
-        tree = Tree.of(batch.attention, batch.attention_order, dtype=embeddings.dtype)
-        # 3. read every shared token once                                         [B, L, D]
-        hidden = self.llm.hidden(embeddings, tree, batch.position_ids)
-        # 4. logits only where something is predicted, once for all options       [R, V]
+        embeddings = splice(text, visual_rows(visual_tokens), batch.visual_index)
+        # 2. masks: a token attends to its own sequence only, block by block      n [Q, K]
+        masks = BlockMasks.of(batch.attention, batch.attention_order, dtype=embeddings.dtype)
+        # 3. forward pass; a shared prefix is computed once                       [B, L, D]
+        hidden = self.llm.hidden(embeddings, masks, batch.position_ids)
+        # 4. logits only where a token is predicted, once for all options         [R, V]
         logits = self.llm.logits(hidden.flatten(0, 1).index_select(0, batch.predicting))
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         return logprobs[batch.target_row, batch.target_id]
@@ -112,11 +130,10 @@ def learns(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
 
 
-def visual_rows(visual_tokens: Sequence[torch.Tensor], *, like: torch.Tensor) -> torch.Tensor:
-    """The visual tokens of all images one below the other: some [U, N, D] -> [R, D]."""
-    if not visual_tokens:
-        return like.new_zeros(0, like.shape[-1])
-    return torch.cat([tokens.flatten(0, 1) for tokens in visual_tokens])
+def visual_rows(visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The visual tokens of all images one below the other: several [U, N, D] -> [R, D]."""
+    rows = [tokens.flatten(0, 1) for tokens in visual_tokens]
+    return torch.cat(rows) if rows else torch.zeros(0)
 
 
 def sequence_logprobs(target_logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:

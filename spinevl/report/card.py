@@ -8,6 +8,7 @@ from typing import Any
 
 from spinevl.models.source import HUB_ID
 from spinevl.report.markdown import as_markdown, rows
+from spinevl.schema.score import Score
 from spinevl.schema.task import Task
 
 _USAGE = {
@@ -45,7 +46,7 @@ def card(
     *,
     tasks: Mapping[str, Task],
     license_id: str,
-    metrics: Mapping[str, Any] | None,
+    score: Score | None,
     training: Mapping[str, Any] | None,
     form: str,
 ) -> str:
@@ -55,7 +56,7 @@ def card(
         config: the checkpoint's.
         tasks: what it was trained to answer; empty where it was conversations.
         license_id: an identifier of the Hugging Face hub, such as ``apache-2.0``.
-        metrics: ``metrics.json`` of the run, where it is at hand.
+        score: ``metrics.json`` of the run, where it is at hand.
         training: ``train.json`` of the run, where it is at hand.
         form: ``hf``, ``medmvl`` or ``peft``.
     """
@@ -94,7 +95,7 @@ def card(
         told = ("steps", "parameters", "trained_parameters", "dev_score", "device")
         facts = [[name, str(training[name])] for name in told if training.get(name) is not None]
         sections += ["## Training", as_markdown([["what", "value"], *facts])]
-    sections += ["## Scores", _scores(metrics, tasks), "## How to load it", _USAGE[form]]
+    sections += ["## Scores", _scores(score, tasks), "## How to load it", _USAGE[form]]
     return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -121,8 +122,8 @@ def _data(study: Mapping[str, Any], parent: str | None) -> str:
     return as_markdown([["what", "value"], *facts]) if facts else "Not recorded."
 
 
-def _scores(metrics: Mapping[str, Any] | None, tasks: Mapping[str, Task]) -> str:
-    if not metrics:
+def _scores(score: Score | None, tasks: Mapping[str, Task]) -> str:
+    if score is None:
         return "No `metrics.json` lay beside the checkpoint."
-    head = f"On {metrics['n_patients']} patients, with 95 % intervals over patients, and controls:"
-    return f"{head}\n\n{as_markdown(rows(metrics, tasks))}"
+    head = f"On {score.n_patients} patients, with 95 % intervals over patients, and baselines:"
+    return f"{head}\n\n{as_markdown(rows(score, tasks))}"

@@ -7,57 +7,59 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevl.schema.patient import Patient
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task, axial_stem
+
+Pictures = Mapping[str, Sequence[ImageRef]]
 
 
 def gallery(
     predictions: Sequence[Prediction],
-    truth: Sequence[Patient],
     tasks: Mapping[str, Task],
     *,
-    images_root: Path,
-    slice_: int,
+    pictures: Pictures,
     n_patients: int = 12,
 ) -> list[dict[str, Any]]:
     """The patients with the most confident errors, the last two of them with the fewest.
 
     Args:
-        predictions, truth, tasks: answers and labels.
-        images_root: the folder of the patients' folders.
-        slice_: the sagittal slice shown.
+        predictions: joined with the truth; those without are left out, and boxes too.
+        tasks: their tasks.
+        pictures: patient -> the images shown, sagittal ones in the order asked, then axial ones.
         n_patients: how many patients.
     """
-    people = {patient.id: patient for patient in truth}
     by_patient: dict[str, list[dict[str, Any]]] = {}
     for one in predictions:
-        task = tasks[one.task]
-        patient = people.get(one.id)
-        if not task.closed or patient is None:
-            continue
-        label = patient.label(task.name, task.objects.index(one.object))
-        if label is None:
-            continue
-        by_patient.setdefault(one.id, []).append(_answer(one, task, label))
+        if isinstance(one.truth, int):
+            by_patient.setdefault(one.id, []).append(_answer(one, tasks[one.task], one.truth))
     worst = sorted(by_patient, key=lambda key: (-_badness(by_patient[key]), key))
     shown = worst if len(worst) <= n_patients else [*worst[: n_patients - 2], *worst[-2:]]
     cards = []
     for key in shown:
         answers = sorted(by_patient[key], key=lambda one: -one["badness"])
-        axial = next((one["axial"] for one in answers if one["axial"]), None)
-        pictures = [("sagittal", images_root / key / "sag" / f"{slice_}.png")]
-        if axial:
-            pictures.append((f"axial {axial}", images_root / key / "tra" / f"{axial}.png"))
+        level = next((one["axial"] for one in answers if one["axial"]), None)
         cards.append(
             {
                 "id": key,
-                "pictures": [(name, uri) for name, path in pictures if (uri := data_uri(path))],
+                "pictures": [
+                    (name, uri)
+                    for name, path in _chosen(pictures.get(key, ()), level)
+                    if (uri := data_uri(Path(path)))
+                ],
                 "answers": answers,
                 "errors": sum(one["wrong"] for one in answers),
             }
         )
     return cards
+
+
+def _chosen(images: Sequence[ImageRef], level: str | None) -> list[tuple[str, str]]:
+    """Name and file of the middle sagittal image, and of the axial one of ``level``."""
+    sagittal = [one.path for one in images if one.plane == "sagittal"]
+    chosen = [("sagittal", sagittal[len(sagittal) // 2])] if sagittal else []
+    axial = [one.path for one in images if one.plane == "axial" and one.level == level]
+    return chosen + [(f"axial {axial_stem(level or '')}", path) for path in axial[:1]]
 
 
 def data_uri(path: Path) -> str | None:
@@ -69,8 +71,7 @@ def data_uri(path: Path) -> str | None:
 
 
 def _answer(one: Prediction, task: Task, label: int) -> dict[str, Any]:
-    wrong = one.choice != label
-    probability = None
+    wrong, probability = not one.correct, None
     if one.probabilities is not None and one.choice is not None:
         probability = one.probabilities[one.choice]
     steps = abs(one.choice - label) if one.choice is not None else len(task.choices)
@@ -80,7 +81,7 @@ def _answer(one: Prediction, task: Task, label: int) -> dict[str, Any]:
         "answer": one.text.partition(".")[2] or one.text,
         "probability": probability,
         "wrong": wrong,
-        "axial": axial_stem(one.object) if task.axial else None,
+        "axial": one.object if task.axial else None,
         "badness": steps * (probability if probability is not None else 1.0) if wrong else 0.0,
     }
 

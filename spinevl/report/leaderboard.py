@@ -1,127 +1,58 @@
-"""``leaderboard.md``, ``.csv`` and ``.png`` of a sweep, rebuilt from its job folders.
-
-Every job leaves ``job.json`` (its state) and, once scored, ``metrics.json``. Reading them anew
-each time needs no memory of earlier jobs, so jobs may run in any process and in any order.
-"""
+"""A leaderboard's rows as Markdown, CSV and a picture."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import logging
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from filelock import FileLock
-
-from spinevl.cli.job import JOB_FILE
-from spinevl.io.files import write_bytes_atomic, write_text_atomic
-
-log = logging.getLogger(__name__)
+from spinevl.schema.score import Score
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """One job of a sweep.
 
     Attributes:
         folder: its name in the sweep folder.
-        setting: its overrides without the seed; jobs that share it are repeats of each other.
-        value: ``score``, or ``partial_score`` where ``partial``; None where there is neither.
+        number, overrides, status, error, seconds: as in ``job.json``.
+        score: the content of its ``metrics.json``; None where it has not been scored.
         mean, sd, repeats: over the finished jobs of the same setting; sd is the sample's.
     """
 
-    number: int
     folder: str
+    number: int
     overrides: tuple[str, ...]
     status: str
-    error: str
+    error: str | None
     seconds: float | None
-    value: float | None = None
-    partial: bool = False
-    ci95: Sequence[float] | None = None
-    tasks: dict[str, float | None] = field(default_factory=dict)
+    score: Score | None = None
     mean: float | None = None
     sd: float | None = None
     repeats: int = 0
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """The overrides that are no seed."""
+        """The overrides without the seed; jobs that share it are repeats of each other."""
         return tuple(one for one in self.overrides if not one.startswith("seed="))
 
+    @property
+    def value(self) -> float | None:
+        """The score, or the partial score where ``partial``; None where there is neither."""
+        return self.score.value if self.score else None
 
-def write_leaderboard(sweep: Path) -> None:
-    """Rebuild the three files of the sweep folder; jobs that end at once take turns."""
-    with FileLock(sweep / ".leaderboard.lock"):
-        rows = read_rows(sweep)
-        write_text_atomic(sweep / "leaderboard.md", markdown(rows))
-        write_text_atomic(sweep / "leaderboard.csv", table(rows))
-        try:
-            write_bytes_atomic(sweep / "leaderboard.png", plot(rows))
-        except ImportError as error:  # the tables stand without a picture
-            log.warning("no leaderboard.png: %s", error)
+    @property
+    def partial(self) -> bool:
+        """Whether graded tasks are missing from ``value``."""
+        return self.score is not None and not self.score.complete
 
-
-def read_rows(sweep: Path) -> list[Row]:
-    """The sweep's jobs, best first; those without a score last, in the order they were started."""
-    rows = [
-        row for file in sweep.rglob(JOB_FILE) if (row := _row(file, file.parent.relative_to(sweep)))
-    ]
-    _over_seeds(rows)
-    # a full score and one over fewer tasks do not compare: full ones first
-    return sorted(
-        rows, key=lambda r: (r.value is None, r.partial, -(r.value or 0.0), r.number, r.folder)
-    )
-
-
-def _row(file: Path, folder: Path) -> Row | None:
-    state = _read(file)
-    if state is None:
-        return None
-    row = Row(
-        number=state["number"],
-        folder=str(folder),
-        overrides=tuple(state["overrides"]),
-        status=state["status"],
-        error=state["error"] or "",
-        seconds=state["seconds"],
-    )
-    metrics = _read(file.parent / "metrics.json") if row.status == "done" else None
-    if metrics is not None:
-        row.partial = metrics.get("score") is None
-        row.value = metrics.get("partial_score" if row.partial else "score")
-        row.ci95 = metrics.get("ci95")
-        for name, scores in metrics.items():
-            if name != "controls" and isinstance(scores, dict) and {"f1", "mean_iou"} & set(scores):
-                row.tasks[name] = scores.get("f1", scores.get("mean_iou"))
-    return row
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None where it is absent or not ours, so that one job hides no other."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _over_seeds(rows: Sequence[Row]) -> None:
-    groups: dict[tuple[tuple[str, ...], bool], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.value is not None:
-            groups[row.setting, row.partial].append(row)
-    for group in groups.values():
-        values = [row.value for row in group if row.value is not None]
-        for row in group:
-            row.mean, row.repeats = statistics.fmean(values), len(values)
-            row.sd = statistics.stdev(values) if len(values) > 1 else None
+    @property
+    def tasks(self) -> Mapping[str, float | None]:
+        """Task name -> its F1 or mean IoU."""
+        return {name: one.value for name, one in self.score.tasks.items()} if self.score else {}
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -135,11 +66,11 @@ def markdown(rows: Sequence[Row]) -> str:
         value = _number(row.value) + (" (partial)" if row.partial and row.value is not None else "")
         spread = f" ± {row.sd:.3f}" if row.sd is not None else ""
         over = f"{_number(row.mean)}{spread} (n={row.repeats})" if row.repeats else ""
-        interval = f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}" if row.ci95 else ""
+        ci95 = row.score.ci95 if row.score else None
         cells = [
             str(rank) if row.value is not None else "",
             value,
-            interval,
+            f"{ci95.low:.3f} to {ci95.high:.3f}" if ci95 else "",
             over,
             *[_number(row.tasks.get(task)) for task in tasks],
             " ".join(f"`{one}`" for one in row.overrides if one not in common),
@@ -165,7 +96,8 @@ def table(rows: Sequence[Row]) -> str:
     writer.writerow(["job", "folder", "overrides", "status", *numbers, "seconds", "error"])
     for row in rows:
         score = (None, row.value) if row.partial else (row.value, None)
-        interval = row.ci95 or (None, None)
+        ci95 = row.score.ci95 if row.score else None
+        interval = (ci95.low, ci95.high) if ci95 else (None, None)
         spread = (row.mean, row.sd, row.repeats)
         f1 = [row.tasks.get(task) for task in tasks]
         head = (row.number, row.folder, " ".join(row.overrides), row.status)

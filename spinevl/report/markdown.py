@@ -1,10 +1,10 @@
-"""The scores as a plain table: on the terminal, in report.md and on leaderboards."""
+"""The scores as a plain table: on the terminal, in report.md and in model cards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from spinevl.schema.score import AnswerScore, Score, TaskScore
 from spinevl.schema.task import Task
 
 NAMES = {
@@ -16,26 +16,23 @@ NAMES = {
 }
 
 
-def rows(metrics: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[list[str]]:
-    """Header and rows: name, score, then each task, as ``0.512 [0.480, 0.541]``."""
-    score = "score" if metrics["score"] is not None else "partial_score"
-    header = ["", score, *tasks]
-    table = [header]
-    for name, entry in (("model", metrics), *metrics["controls"].items()):
-        row = [NAMES.get(name, name), cell(entry.get(score), entry.get("ci95"))]
-        for task in tasks.values():
-            scores = entry.get(task.name, {})
-            key = "f1" if task.closed else "mean_iou"
-            row.append(cell(scores.get(key), scores.get("ci95")))
-        table.append(row)
-    return table
+def rows(score: Score, tasks: Mapping[str, Task]) -> list[list[str]]:
+    """Header and rows: name, total, then each task, as ``0.512 [0.480, 0.541]``."""
+    return [
+        ["", score.key, *tasks],
+        *(
+            [NAMES.get(name, name), cell(one), *(cell(one.tasks.get(task)) for task in tasks)]
+            for name, one in score.entries.items()
+        ),
+    ]
 
 
-def cell(value: float | None, interval: list[float] | None) -> str:
+def cell(score: AnswerScore | TaskScore | None) -> str:
     """``0.512 [0.480, 0.541]``, or a dash."""
-    if value is None:
+    if score is None or score.value is None:
         return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    ci95 = f" [{score.ci95.low:.3f}, {score.ci95.high:.3f}]" if score.ci95 else ""
+    return f"{score.value:.3f}{ci95}"
 
 
 def as_text(table: list[list[str]]) -> str:

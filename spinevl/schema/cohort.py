@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spinevl.schema.patient import Patient
+from spinevl.schema.study_layout import StudyLayout
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from spinevl.schema.image_ref import ImageRef
     from spinevl.schema.task import Task
 
 
@@ -20,8 +24,7 @@ class Cohort:
     Attributes:
         patients: the labelled patients (train and dev) in the order of the label file.
         test: the test patients in the order of the submission template.
-        train_images: the folder that holds ``{id}/sag`` and ``{id}/tra`` of ``patients``.
-        test_images: the same for ``test``.
+        layout: how the images' files are named.
         test_has_truth: whether the labels of ``test`` are truth and may be scored.
         synthetic: whether the images are rendered; such a cohort is no clinical evidence.
         name: what reports call it.
@@ -32,8 +35,7 @@ class Cohort:
 
     patients: tuple[Patient, ...]
     test: tuple[Patient, ...]
-    train_images: Path
-    test_images: Path
+    layout: StudyLayout
     test_has_truth: bool
     synthetic: bool
     name: str
@@ -42,27 +44,47 @@ class Cohort:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a data source is asked for.
+
+    Attributes:
+        tasks: the tasks selected; their labels are required.
+        known_tasks: tasks whose labels are checked where a record has them.
+        sag_image: the sagittal slices shown.
+        subsets: which of ``train``, ``dev``, ``test`` will be used.
+        cache_dir: where a source may keep what it makes, shared between jobs.
+    """
+
+    tasks: Mapping[str, Task]
+    known_tasks: Mapping[str, Task]
+    sag_image: Sequence[int]
+    subsets: Collection[str]
+    cache_dir: Path
+
+    @property
+    def labelled(self) -> bool:
+        """Whether patients with labels will be used."""
+        return bool({"train", "dev"} & set(self.subsets))
+
+    @property
+    def levels(self) -> list[str]:
+        """The spine levels whose axial images are shown."""
+        shown = (level for task in self.tasks.values() if task.axial for level in task.levels)
+        return list(dict.fromkeys(shown))
+
+
 class DataSource(Protocol):
     """Where a cohort comes from: what the config group ``data`` builds."""
 
-    def load(
-        self,
-        *,
-        tasks: Mapping[str, Task],
-        known_tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        subsets: Collection[str],
-        cache_dir: Path,
-    ) -> Cohort:
-        """The cohort, its files and images checked.
+    layout: StudyLayout
+    names_test: bool
+    """Whether the source names test patients."""
+    drawn: int | None
+    """How many training patients the source draws itself; None where it reads them."""
 
-        Args:
-            tasks: the tasks selected; their labels are required.
-            known_tasks: tasks whose labels are checked where a record has them.
-            sag_image: the sagittal slices shown.
-            subsets: which of ``train``, ``dev``, ``test`` will be used.
-            cache_dir: where a source may keep what it makes, shared between jobs.
+    def load(self, request: StudyRequest) -> Cohort:
+        """The cohort, its files and images checked. Raises UserError with every problem found."""
 
-        Raises:
-            UserError: with every problem found.
-        """
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """The pixels of one image, uint8 [H, W]. Raises UserError where it can't be decoded."""

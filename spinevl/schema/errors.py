@@ -41,10 +41,27 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
-@contextmanager
-def collected(problems: list[Problem | str]) -> Iterator[None]:
-    """Note the problems of one input and go on to the next: a user mends them all at once."""
-    try:
-        yield
-    except UserError as error:
-        problems.extend(error.problems)
+def refused(where: str, expected: str, found: str, fix: str) -> UserError:
+    """The error for one mistake, see Problem."""
+    return UserError(Problem(where, expected, found, fix))
+
+
+class Problems(list[str]):
+    """The problems that a check finds: a user is told all of them at once."""
+
+    def add(self, where: str, expected: str, found: str, fix: str) -> None:
+        """Note a mistake, see Problem."""
+        self.append(str(Problem(where, expected, found, fix)))
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Note what is wrong with one input, and go on with the next."""
+        try:
+            yield
+        except UserError as error:
+            self.extend(error.problems)
+
+    def raise_any(self) -> None:
+        """Raise UserError with all problems, if there are any."""
+        if self:
+            raise UserError(self)

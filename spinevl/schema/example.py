@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from spinevl.schema.box import Box
 from spinevl.schema.image_ref import ImageRef
 
 Rounds = tuple[tuple[str, str | None], ...]
+
+AnswerKind = Literal["option", "box", "text"]
+"""One of some options, a box in pixels of the image, or any text."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +31,37 @@ class Key:
 
 @dataclass(frozen=True)
 class Example:
-    """A question about a patient or a conversation, with its images.
+    """A question about a patient, or a conversation, with its images.
 
     Attributes:
         key: what is asked of whom.
         images: in the order of their placeholders.
         rounds: (question, answer) in order; an answer is None where it is waited for.
-        where: the file and the record, for messages.
-        options: the answer texts of a closed question, label 0 first; empty where any text, or a
-            box, may be the answer.
-        label: the true option; None where unknown.
-        box: the true box of a question that asks for one; None where unknown.
-        asks_place: whether the answer names a place in the images, which then must not be shifted.
-        weight: of its answer in the training loss.
-        truth: the answer's text as the file has it; None where it has none.
+        kind: of the last answer.
+        options: the answer texts of a closed question, label 0 first.
+        label: the true option; None where unknown, and where there are none.
+        box: the true box; None where unknown, and where none is asked for.
+        truth: the text of the last answer; None where unknown.
+        weight: of the answers in the training loss.
+        source: the file and the record of a conversation, for messages.
     """
 
     key: Key
     images: tuple[ImageRef, ...]
     rounds: Rounds
-    where: str
+    kind: AnswerKind = "text"
     options: tuple[str, ...] = ()
     label: int | None = None
     box: Box | None = None
-    asks_place: bool = False
-    weight: float = 1.0
     truth: str | None = None
+    weight: float = 1.0
+    source: str = ""
+
+    @property
+    def where(self) -> str:
+        """The record, for messages."""
+        key = self.key
+        return self.source or f"record {key.patient} {key.task} {key.level}".rstrip()
 
     @property
     def slices(self) -> tuple[int, ...]:

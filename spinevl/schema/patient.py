@@ -1,4 +1,4 @@
-"""One patient: labels and boxes."""
+"""One patient: labels, boxes and images, as the data source tells them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spinevl.schema.box import Box
+from spinevl.schema.image_ref import ImageRef
 
 Label = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient's labels and boxes.
+    """One patient of a study.
 
     Attributes:
-        id: the folder name of the patient's images.
+        id: the patient's, unique in the study.
         labels: task name -> label, or one label a level; empty where unknown.
         boxes: vertebra -> slice -> its box; None where the patient has none.
+        images: the images that the study's tasks may show.
     """
 
     id: str
     labels: Mapping[str, Label] = field(default_factory=dict)
     boxes: Mapping[str, Mapping[int, Box]] | None = None
+    images: tuple[ImageRef, ...] = ()
 
     def label(self, task: str, level_index: int) -> int | None:
         """The label of one question; None where the patient's label is unknown."""
         value = self.labels.get(task)
         return value[level_index] if isinstance(value, tuple) else value
+
+    def sagittal(self, number: int) -> ImageRef:
+        """The sagittal slice of that number. Raises KeyError where the patient has none."""
+        return self._only(number, "slice")
+
+    def axial(self, level: str) -> ImageRef:
+        """The axial slice of a level. Raises KeyError where the patient has none."""
+        return self._only(level, "level")
+
+    def _only(self, wanted: int | str, kind: str) -> ImageRef:
+        for image in self.images:
+            if getattr(image, kind) == wanted:
+                return image
+        raise KeyError(f"patient {self.id}: no image of {kind} {wanted}")

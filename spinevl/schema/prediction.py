@@ -1,4 +1,4 @@
-"""What the model says about one question, and its line in ``predictions.jsonl``."""
+"""The answer to one question, and its line in ``predictions.jsonl``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Prediction:
         probabilities: label -> probability, summing to 1; None where not computed.
         text: the answer text (the option's, or what was generated).
         box: the box of ``positioning``; None elsewhere and where it could not be parsed.
+        truth: the true label or box; None where unknown, or not joined yet (see ``with_truth``).
     """
 
     id: str
@@ -30,6 +31,17 @@ class Prediction:
     probabilities: Mapping[int, float] | None
     text: str
     box: Box | None = None
+    truth: int | Box | None = None
+
+    @property
+    def question(self) -> tuple[str, str, str, tuple[int, ...]]:
+        """What was asked: two predictions with the same value answer the same question."""
+        return self.id, self.task, self.object, self.slices
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the choice is the true label; None for boxes and where the truth is unknown."""
+        return self.choice == self.truth if isinstance(self.truth, int) else None
 
     def to_json(self) -> dict[str, Any]:
         """The line of ``predictions.jsonl``."""

@@ -1,226 +1,204 @@
-"""The CervAI layout: label and box files, and a folder of PNGs a patient."""
+"""The CervAI layout, or another hospital's: label and box files, and images by patient."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from spinevl.io.image_file import SIDE_PX, load_image
-from spinevl.schema.cohort import Cohort
-from spinevl.schema.errors import Problem, UserError, collected
+import numpy as np
+
+from spinevl.io.image_file import load_image
+from spinevl.schema.cohort import Cohort, StudyRequest
+from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
-from spinevl.schema.task import SAGITTAL_SLICES, Task, axial_stem
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
-
-__all__ = ["CervAISource", "read_boxes", "read_labels", "read_template"]
 
 log = logging.getLogger(__name__)
 
 MissingImages = Literal["error", "skip", "ignore"]
 
 
+@dataclass(kw_only=True)
 class CervAISource:
     """Reads a study in the CervAI layout.
 
     Args:
         labels, boxes: the label and box file of the training patients.
-        train_images, test_images: folders that hold ``{id}/sag/{5,6,7}.png`` and
-            ``{id}/tra/{2,2-3,...,7}.png``.
+        train_images, test_images: the folders of the patients' images.
         test_labels: the submission template; without it the test patients are the folders of
             ``test_images``.
         missing_images: ``error`` refuses a patient without a needed image, ``skip`` leaves such
-            patients out of train and dev and names them, ``ignore`` does not look.
+            patients out of train and dev and names them, ``ignore`` checks none.
+        slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
+            StudyLayout.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: str | None = None,
-        boxes: str | None = None,
-        train_images: str | None = None,
-        test_images: str | None = None,
-        test_labels: str | None = None,
-        missing_images: MissingImages = "error",
-    ) -> None:
-        if missing_images not in ("error", "skip", "ignore"):
-            raise ValueError(f"missing_images={missing_images}: expected error, skip or ignore")
-        self.labels = labels
-        self.boxes = boxes
-        self.train_images = train_images
-        self.test_images = test_images
-        self.test_labels = test_labels
-        self.missing_images = missing_images
+    labels: str | None = None
+    boxes: str | None = None
+    train_images: str | None = None
+    test_images: str | None = None
+    test_labels: str | None = None
+    missing_images: MissingImages = "error"
+    slices: Sequence[int] = StudyLayout.slices
+    sagittal: str = StudyLayout.sagittal
+    axial: str = StudyLayout.axial
+    side_px: int | None = StudyLayout.side_px
 
-    def load(
-        self,
-        *,
-        tasks: Mapping[str, Task],
-        known_tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        subsets: Collection[str],
-        cache_dir: Path,
-        only: Collection[str] | None = None,
-    ) -> Cohort:
+    def __post_init__(self) -> None:
+        if self.missing_images not in get_args(MissingImages):
+            expected = "expected error, skip or ignore"
+            raise ValueError(f"missing_images={self.missing_images}: {expected}")
+        self.layout = StudyLayout(tuple(self.slices), self.sagittal, self.axial, self.side_px)
+        self.names_test = bool(self.test_images or self.test_labels)
+        self.drawn: int | None = None
+
+    def load(self, request: StudyRequest, *, only: Collection[str] | None = None) -> Cohort:
         """See DataSource. ``only`` keeps these ids among the test patients; nothing is cached."""
-        labelled = bool({"train", "dev"} & set(subsets))
-        known = {**known_tasks, **tasks}
-        problems: list[Problem | str] = []
+        problems = Problems()
         patients: tuple[Patient, ...] = ()
         test: tuple[Patient, ...] = ()
-        train_root = test_root = Path()
-        with collected(problems):
-            patients = self._patients(tasks, known) if labelled else ()
-        with collected(problems):
-            train_root = _root(self.train_images, "data.train_images") if labelled else Path()
-        with collected(problems):
-            test = self._test(known) if "test" in subsets else ()
-            test = tuple(patient for patient in test if only is None or patient.id in only)
-            test_root = _root(self.test_images, "data.test_images") if test else Path()
-        skipped: set[str] = set()
-        if self.missing_images != "ignore":
-            names = needed_images(tasks.values(), sag_image)
-            with collected(problems):
-                incomplete = _image_problems(patients, train_root, names, "train_images")
-                if self.missing_images == "skip":
-                    skipped = set(incomplete)
-                else:
-                    problems.extend(one for some in incomplete.values() for one in some)
-            with collected(problems):  # never skipped: a submission answers every test patient
-                incomplete = _image_problems(test, test_root, names, "test_images")
-                problems.extend(one for some in incomplete.values() for one in some)
-        if problems:
-            raise UserError(problems)
+        if request.labelled:
+            with problems.collected():
+                patients = self._patients(request)
+            with problems.collected():
+                patients = self._with_images(patients, "train_images", request)
+        if "test" in request.subsets:
+            with problems.collected():
+                known = self._test(request)
+                test = tuple(one for one in known if only is None or one.id in only)
+                test = self._with_images(test, "test_images", request) if test else ()
+        skipped: dict[str, Problems] = {}
+        with problems.collected():
+            skipped = self._unusable(patients, "train_images") if request.labelled else {}
+            if self.missing_images == "error":
+                problems.extend(one for found in skipped.values() for one in found)
+        with problems.collected():  # never skipped: a submission answers every test patient
+            for found in self._unusable(test, "test_images").values() if test else ():
+                problems.extend(found)
+        problems.raise_any()
         if skipped:
             log.warning("left out, images missing or damaged: %s", ", ".join(sorted(skipped)))
         kept = tuple(patient for patient in patients if patient.id not in skipped)
-        if labelled and not kept:
+        if request.labelled and not kept:
             raise UserError(f"{self.train_images}: no patient has all its images")
-        sources = {
-            name: Path(path)
-            for name, path in (
-                ("labels", self.labels),
-                ("boxes", self.boxes),
-                ("test_labels", self.test_labels),
-            )
-            if path is not None
-        }
+        named = {"labels": self.labels, "boxes": self.boxes, "test_labels": self.test_labels}
         return Cohort(
             patients=kept,
             test=test,
-            train_images=train_root,
-            test_images=test_root,
+            layout=self.layout,
             test_has_truth=False,
             synthetic=False,
             name=f"CervAI ({len(kept)} labelled, {len(test)} test patients)",
-            sources=sources,
+            sources={name: Path(path) for name, path in named.items() if path is not None},
             skipped=tuple(sorted(skipped)),
         )
 
-    def _patients(
-        self, tasks: Mapping[str, Task], known: Mapping[str, Task]
-    ) -> tuple[Patient, ...]:
-        problems: list[Problem | str] = []
+    def _patients(self, request: StudyRequest) -> tuple[Patient, ...]:
+        problems = Problems()
         patients: tuple[Patient, ...] = ()
         boxes: Mapping[str, Boxes] = {}
-        with collected(problems):
+        with problems.collected():
             if self.labels is None:
                 fix = "give the label file of the training patients"
                 raise UserError(f"data.labels is not set: {fix}")
-            patients = read_labels(self.labels, tasks=known, required=list(tasks))
-        with collected(problems):
-            boxed = next((task.name for task in tasks.values() if not task.closed), None)
+            known = {**request.known_tasks, **request.tasks}
+            patients = read_labels(self.labels, tasks=known, required=list(request.tasks))
+        boxed = [task.name for task in request.tasks.values() if not task.closed]
+        with problems.collected():
             if boxed and self.boxes is None:
-                raise UserError(f"data.boxes is not set: task {boxed} needs the box file")
-            boxes = read_boxes(self.boxes) if self.boxes else {}
+                raise UserError(f"data.boxes is not set: task {boxed[0]} needs the box file")
+            boxes = read_boxes(self.boxes, layout=self.layout) if self.boxes else {}
         if boxed and patients and boxes:
-            problems += self._unmatched({patient.id for patient in patients}, set(boxes))
-        if problems:
-            raise UserError(problems)
+            ids = {patient.id for patient in patients}
+            for one in sorted(ids ^ set(boxes)):
+                where = f"{self.boxes}: patient {one}"
+                if one in ids:
+                    problems.add(where, "boxes", "none", "add them or drop the patient")
+                else:
+                    problems.add(where, f"an id of {self.labels}", "none", "remove it")
+        problems.raise_any()
         return tuple(replace(patient, boxes=boxes.get(patient.id)) for patient in patients)
 
-    def _unmatched(self, labelled: set[str], boxed: set[str]) -> list[Problem]:
-        """Patients that one of the two files lacks."""
-        return [
-            Problem(f"{self.boxes}: patient {one}", "boxes", "none", "add them or drop the patient")
-            for one in sorted(labelled - boxed)
-        ] + [
-            Problem(f"{self.boxes}: patient {one}", f"an id of {self.labels}", "none", "remove it")
-            for one in sorted(boxed - labelled)
-        ]
-
-    def _test(self, known: Mapping[str, Task]) -> tuple[Patient, ...]:
+    def _test(self, request: StudyRequest) -> tuple[Patient, ...]:
         if self.test_labels is not None:
-            return read_template(self.test_labels, tasks=known)
-        root = _root(self.test_images, "data.test_images")
+            return read_template(self.test_labels, tasks={**request.known_tasks, **request.tasks})
+        root = self._root("test_images")
         if not root.is_dir():
-            raise UserError(
-                Problem(str(root), "a folder of patient folders", "none", "check data.test_images")
+            raise refused(
+                str(root), "a folder of patient folders", "none", "check data.test_images"
             )
         names = (one.name for one in root.iterdir() if one.is_dir() and one.name[0] != ".")
         ids = sorted(names, key=natural_order)
         if not ids:
-            raise UserError(
-                Problem(
-                    str(root), "{id}/sag/6.png and so on", "no patient folder", "check the path"
-                )
+            raise refused(
+                str(root), "{id}/sag/6.png and so on", "no patient folder", "check the path"
             )
         wrong = [f"{root}: {found}" for one in ids if (found := check_id(one))]
         if wrong:
             raise UserError(wrong)
         return tuple(Patient(one) for one in ids)
 
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See DataSource; images of another size than the layout's are refused."""
+        return load_image(image.path, side_px=self.layout.side_px)
 
-def _image_problems(
-    patients: Sequence[Patient], root: Path, names: Sequence[str], key: str
-) -> dict[str, list[Problem | str]]:
-    """Patient id -> what is wrong with the images it needs; every file is really decoded."""
-    if root == Path():  # not used, or not set, which has been named already
-        return {}
-    if not root.is_dir():
-        raise UserError(Problem(str(root), "a folder", "none", f"check data.{key}"))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda patient: _patient_problems(root / patient.id, names), patients)
-        return {
-            patient.id: problems
-            for patient, problems in zip(patients, found, strict=True)
-            if problems
-        }
+    def _with_images(
+        self, patients: Sequence[Patient], key: str, request: StudyRequest
+    ) -> tuple[Patient, ...]:
+        """The patients with the images that the tasks show."""
+        root = str(self._root(key))
+        slices = [number for number in self.layout.slices if number in request.sag_image]
+        return tuple(
+            replace(
+                one, images=self.layout.images(root, one.id, slices=slices, levels=request.levels)
+            )
+            for one in patients
+        )
+
+    def _unusable(self, patients: Sequence[Patient], key: str) -> dict[str, Problems]:
+        """Patient id -> what is wrong with the images it needs; every file is really decoded."""
+        if self.missing_images == "ignore" or getattr(self, key) is None:  # which is told already
+            return {}
+        root = self._root(key)
+        if not root.is_dir():
+            raise refused(str(root), "a folder", "none", f"check data.{key}")
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda patient: self._image_problems(patient, root), patients)
+            pairs = zip(patients, found, strict=True)
+            return {patient.id: problems for patient, problems in pairs if problems}
+
+    def _image_problems(self, patient: Patient, root: Path) -> Problems:
+        problems = Problems()
+        folder = root / patient.id
+        if self.layout.sagittal.startswith("{id}/") and not folder.is_dir():
+            wanted = f"a folder with {len(patient.images)} images"
+            problems.add(
+                str(folder), wanted, "no such folder", "add it, or see data.missing_images"
+            )
+            return problems
+        for image in patient.images:
+            with problems.collected():
+                self.decode(image)
+        return problems
+
+    def _root(self, key: str) -> Path:
+        path = getattr(self, key)
+        if path is None:
+            raise UserError(
+                f"data.{key} is not set: give the folder that holds {{id}}/sag and {{id}}/tra"
+            )
+        return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - keeps links
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:
     """A sort key by which ``case-2`` comes before ``case-10``."""
     parts = re.split(r"([0-9]+)", text)
     return [(int(one), "") if k % 2 else (-1, one) for k, one in enumerate(parts)]
-
-
-def needed_images(tasks: Iterable[Task], sag_image: Sequence[int]) -> list[str]:
-    """The images a patient needs, relative to its folder: ``sag/6.png``, ``tra/2-3.png``."""
-    tasks = list(tasks)
-    slices = [number for number in SAGITTAL_SLICES if number in sag_image]
-    axial = dict.fromkeys(axial_stem(level) for t in tasks if t.axial for level in t.levels)
-    return [f"sag/{number}.png" for number in slices] + [f"tra/{stem}.png" for stem in axial]
-
-
-def _patient_problems(folder: Path, names: Sequence[str]) -> list[Problem | str]:
-    if not folder.is_dir():
-        fix = "add it, or see data.missing_images"
-        return [Problem(str(folder), f"a folder with {len(names)} images", "no such folder", fix)]
-    problems: list[Problem | str] = []
-    for name in names:
-        try:
-            load_image(folder / name, side_px=SIDE_PX)
-        except UserError as error:
-            problems.extend(error.problems)
-    return problems
-
-
-def _root(path: str | None, key: str) -> Path:
-    if path is None:
-        raise UserError(f"{key} is not set: give the folder that holds {{id}}/sag and {{id}}/tra")
-    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - keeps links

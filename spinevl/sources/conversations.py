@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevl.data.packing.conversation import PLACEHOLDER
+import numpy as np
+
+from spinevl.io.hashing import sha256
+from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import read_json_list
-from spinevl.schema.dialogue import Dialogue, Picture
-from spinevl.schema.errors import Problem, UserError, collected
-from spinevl.schema.image_ref import MODALITIES
+from spinevl.io.volume_file import load_volume
+from spinevl.schema.conversation import PLACEHOLDER
+from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import MODALITIES, ImageRef
 
 EXPECTED = "a list of {id, conversations, image, image3d, task}"
 
@@ -51,8 +55,8 @@ class ConversationSource:
             if not isinstance(ratio, (int, float)) or not ratio >= 0:
                 raise ValueError(f"data.ratios.{task}={ratio}: expected a number, 0 or more")
 
-    def dialogues(self, subset: str, *, answered: bool) -> list[Dialogue]:
-        """The conversations of ``train``, ``dev`` or ``test``, checked; images are there.
+    def read(self, subset: str, *, answered: bool) -> list[tuple[dict[str, Any], Example]]:
+        """The records of ``train``, ``dev`` or ``test`` with their examples, checked.
 
         Args:
             subset: which.
@@ -60,34 +64,37 @@ class ConversationSource:
                 the answer of the last question is taken off: it is what a model is asked for.
 
         Raises:
-            UserError: with every problem found.
+            UserError: with every problem found, missing images among them.
         """
         file = self.files[subset]
         if not file:
             raise UserError(f"data.{subset} is not set: name a JSON file, {EXPECTED}")
         path = Path(file).expanduser()
         root = self.images or path.absolute().parent
-        problems: list[Problem | str] = []
+        problems = Problems()
         result = []
         for number, record in enumerate(read_json_list(path, expected=EXPECTED)):
-            with collected(problems):
-                result.append(self._read(record, number, path, root, answered))
-        if problems:
-            raise UserError(problems)
+            with problems.collected():
+                result.append((record, self._example(record, number, path, root, answered)))
+        problems.raise_any()
         return result
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """uint8 [H, W, 3], or a volume float32 [D, H, W]. Raises UserError where damaged."""
+        if image.modality == "image3d":
+            return load_volume(image.path, window=self.window)
+        return load_rgb(image.path)
 
     def sha256(self) -> dict[str, str]:
         """The sha256 of each file that is named, by subset."""
         return {
-            subset: hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
-            for subset, file in self.files.items()
-            if file
+            subset: sha256(Path(file).expanduser()) for subset, file in self.files.items() if file
         }
 
-    def _read(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Dialogue:
+    def _example(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Example:
         where = f"{path}: record {number}"
         if not isinstance(record, dict):
-            raise _problem(where, "an object", type(record).__name__, "mend it")
+            raise refused(where, "an object", type(record).__name__, "mend it")
         one = str(record.get("id", number))
         where = f"{where} (id {one})"
         rounds = _rounds(record.get("conversations"), where)
@@ -96,38 +103,38 @@ class ConversationSource:
             rounds = [*rounds[:-1], (rounds[-1][0], None)]
         for k, (_, answer) in enumerate(rounds):
             if not answer and (answered or k < len(rounds) - 1):
-                raise _problem(where, f"an answer to question {k + 1}", "none", "add it")
+                raise refused(where, f"an answer to question {k + 1}", "none", "add it")
         text = " ".join(part for turn in rounds for part in turn if part)
-        pictures = self._pictures(record, text, root, where)
-        task = str(record.get("task") or "")
-        return Dialogue(one, task, pictures, tuple(rounds), where, truth)
+        images = self._images(record, text, root, where)
+        key = Key(one, str(record.get("task") or ""))
+        return Example(key, images, tuple(rounds), truth=truth, source=where)
 
-    def _pictures(
+    def _images(
         self, record: Mapping[str, Any], text: str, root: Path, where: str
-    ) -> tuple[Picture, ...]:
-        shown = [placeholder.strip("<>") for placeholder in PLACEHOLDER.findall(text)]
+    ) -> tuple[ImageRef, ...]:
+        shown: list[Any] = [placeholder.strip("<>") for placeholder in PLACEHOLDER.findall(text)]
         files = {}
         for modality in MODALITIES:
             named = record.get(modality) or []
             named = [named] if isinstance(named, str) else named
             if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
-                raise _problem(f"{where}: {modality}", "a path or a list", repr(named), "mend it")
+                raise refused(f"{where}: {modality}", "a path or a list", repr(named), "mend it")
             if len(named) != shown.count(modality):
-                raise _problem(
+                raise refused(
                     where,
                     f"one <{modality}> in the conversation for each of its {len(named)} files",
                     str(shown.count(modality)),
                     "add or drop placeholders",
                 )
             files[modality] = iter([self._file(one, root, where) for one in named])
-        return tuple((modality, next(files[modality])) for modality in shown)
+        return tuple(ImageRef(next(files[one]), modality=one) for one in shown)
 
     def _file(self, name: str, root: Path, where: str) -> str:
         path = (root / name).resolve()
         if self.images is not None and not path.is_relative_to(root.resolve()):
-            raise _problem(where, f"files under data.images={root}", name, "move or drop it")
+            raise refused(where, f"files under data.images={root}", name, "move or drop it")
         if not path.is_file():
-            raise _problem(where, f"the file {name} under {root}", "none", "add it")
+            raise refused(where, f"the file {name} under {root}", "none", "add it")
         return str(path)
 
 
@@ -141,22 +148,18 @@ def _is_window(window: Any) -> bool:
 def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:
     """(question, answer) of alternating human and gpt turns; the last answer may be missing."""
     if not isinstance(turns, list) or not turns:
-        raise _problem(f"{where}: conversations", "a list of turns", repr(turns), "mend it")
+        raise refused(f"{where}: conversations", "a list of turns", repr(turns), "mend it")
     rounds: list[tuple[str, str | None]] = []
     for number, turn in enumerate(turns):
         here = f"{where}: turn {number + 1}"
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise _problem(here, '{"from": ..., "value": text}', repr(turn)[:80], "mend it")
+            raise refused(here, '{"from": ..., "value": text}', repr(turn)[:80], "mend it")
         wanted = "gpt" if number % 2 else "human"
         if turn.get("from") != wanted:
             found = repr(turn.get("from"))
-            raise _problem(here, f'"from": "{wanted}"', found, "let human and gpt alternate")
+            raise refused(here, f'"from": "{wanted}"', found, "let human and gpt alternate")
         if wanted == "human":
             rounds.append((turn["value"], None))
         else:
             rounds[-1] = (rounds[-1][0], turn["value"].strip() or None)
     return rounds
-
-
-def _problem(where: str, expected: str, found: str, fix: str) -> UserError:
-    return UserError(Problem(where, expected, found, fix))

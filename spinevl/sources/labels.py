@@ -10,14 +10,15 @@ from typing import Any
 
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Label, Patient
-from spinevl.schema.task import SAGITTAL_SLICES, VERTEBRAE, Task
+from spinevl.schema.study_layout import StudyLayout
+from spinevl.schema.task import VERTEBRAE, Task
 
 Boxes = dict[str, dict[int, Box]]
 
 _BOX = re.compile(r"\(([0-9]{1,6}),([0-9]{1,6})\)\(([0-9]{1,6}),([0-9]{1,6})\)")
-_SIDE_PX = 224
+_CERVAI = StudyLayout()
 _LONGEST_NAME_BYTES = 255
 
 
@@ -36,7 +37,7 @@ def read_labels(
     """
     closed = {name: task for name, task in tasks.items() if task.closed}
     patients: list[Patient] = []
-    problems: list[Problem] = []
+    problems = Problems()
     for where, entry in _entries(path, "a list of label objects", problems):
         labels: dict[str, Label] = {}
         for name, task in closed.items():
@@ -44,7 +45,7 @@ def read_labels(
                 if name in required:
                     close = difflib.get_close_matches(name, entry, 1)
                     hint = f"did you misspell it as {close[0]!r}?" if close else "add it"
-                    problems.append(Problem(where, f"key {name!r}", "none", hint))
+                    problems.add(where, f"key {name!r}", "none", hint)
                 continue
             label = _label(where, task, entry[name], problems)
             if label is not None:
@@ -52,12 +53,9 @@ def read_labels(
         for key in entry:
             if key not in closed and key != "id" and difflib.get_close_matches(key, closed, 1, 0.7):
                 close = difflib.get_close_matches(key, closed, 1, 0.7)
-                problems.append(
-                    Problem(where, "known keys", repr(key), f"did you mean {close[0]!r}?")
-                )
+                problems.add(where, "known keys", repr(key), f"did you mean {close[0]!r}?")
         patients.append(Patient(entry["id"], labels))
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
     return tuple(patients)
 
 
@@ -68,47 +66,45 @@ def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patie
     """
     patients = read_labels(path, tasks=tasks)
     asked = {name: None for patient in patients for name in patient.labels}
-    problems = [
-        Problem(f"{path}: patient {patient.id}", f"key {name!r}", "none", "add it, as elsewhere")
-        for patient in patients
-        for name in asked
-        if name not in patient.labels
-    ]
-    if problems:
-        raise UserError(problems)
+    problems = Problems()
+    for patient in patients:
+        where = f"{path}: patient {patient.id}"
+        for name in asked:
+            if name not in patient.labels:
+                problems.add(where, f"key {name!r}", "none", "add it, as elsewhere")
+    problems.raise_any()
     return patients
 
 
-def read_boxes(path: str | Path) -> dict[str, Boxes]:
+def read_boxes(path: str | Path, *, layout: StudyLayout = _CERVAI) -> dict[str, Boxes]:
     """Patient id -> vertebra -> slice -> its box.
 
     Raises:
         UserError: with every problem of every record.
     """
     result: dict[str, Boxes] = {}
-    problems: list[Problem] = []
+    problems = Problems()
     for where, entry in _entries(path, "a list of box objects", problems):
         boxes: Boxes = {}
         for key in entry:
             if key not in ("id", *VERTEBRAE):
                 known = "the keys id, " + ", ".join(VERTEBRAE)
-                problems.append(Problem(where, known, repr(key)[:60], "remove or mend it"))
+                problems.add(where, known, repr(key)[:60], "remove or mend it")
         for vertebra in VERTEBRAE:
             texts = entry.get(vertebra)
-            if not isinstance(texts, list) or len(texts) != len(SAGITTAL_SLICES):
+            if not isinstance(texts, list) or len(texts) != len(layout.slices):
                 found = "none" if texts is None else repr(texts)[:60]
-                problems.append(
-                    Problem(f"{where} {vertebra}", "3 boxes, of slices 5, 6, 7", found, "mend it")
-                )
+                numbers = ", ".join(map(str, layout.slices))
+                wanted = f"{len(layout.slices)} boxes, of slices {numbers}"
+                problems.add(f"{where} {vertebra}", wanted, found, "mend it")
                 continue
-            boxes[vertebra] = {
-                number: box
-                for number, text in zip(SAGITTAL_SLICES, texts, strict=True)
-                if (box := _box(f"{where} {vertebra} slice {number}", text, problems))
-            }
+            boxes[vertebra] = {}
+            for number, text in zip(layout.slices, texts, strict=True):
+                here = f"{where} {vertebra} slice {number}"
+                if box := _box(here, text, layout.side_px, problems):
+                    boxes[vertebra][number] = box
         result[entry["id"]] = boxes
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
     return result
 
 
@@ -126,7 +122,7 @@ def check_id(value: Any) -> str | None:
 
 
 def _entries(
-    path: str | Path, expected: str, problems: list[Problem]
+    path: str | Path, expected: str, problems: Problems
 ) -> list[tuple[str, dict[str, Any]]]:
     """(where, object) of each record with a usable, unrepeated id."""
     entries = []
@@ -134,63 +130,55 @@ def _entries(
     for number, entry in enumerate(read_json_list(path, expected=expected), start=1):
         where = f"{path}: record {number}"
         if not isinstance(entry, dict):
-            problems.append(Problem(where, "an object", type(entry).__name__, "mend the record"))
+            problems.add(where, "an object", type(entry).__name__, "mend the record")
             continue
         identity = entry.get("id")
         wrong = check_id(identity)
         if wrong is not None or not isinstance(identity, str):
-            problems.append(
-                Problem(where, "a string id that is a folder name", str(wrong), "mend the id")
-            )
+            problems.add(where, "a string id that is a folder name", str(wrong), "mend the id")
             continue
         if identity in seen:
-            problems.append(
-                Problem(f"{path}: patient {identity}", "one record", "another", "drop one of them")
-            )
+            problems.add(f"{path}: patient {identity}", "one record", "another", "drop one of them")
             continue
         seen.add(identity)
         entries.append((f"{path}: patient {identity}", entry))
     return entries
 
 
-def _label(where: str, task: Task, value: Any, problems: list[Problem]) -> Label | None:
+def _label(where: str, task: Task, value: Any, problems: Problems) -> Label | None:
     highest = len(task.choices) - 1
     values = value if task.levels else [value]
     if task.levels and (not isinstance(value, list) or len(value) != len(task.levels)):
         found = f"{len(value)} values" if isinstance(value, list) else repr(value)[:60]
-        problems.append(
-            Problem(
-                f"{where} {task.name}", f"a list of {len(task.levels)} labels", found, "mend it"
-            )
+        problems.add(
+            f"{where} {task.name}", f"a list of {len(task.levels)} labels", found, "mend it"
         )
         return None
     for number, one in enumerate(values):
         if type(one) is not int or not 0 <= one <= highest:
             level = f" {task.levels[number]}" if task.levels else ""
-            problems.append(
-                Problem(
-                    f"{where} {task.name}{level}",
-                    f"an integer 0 to {highest}",
-                    repr(one)[:60],
-                    "mend it",
-                )
+            problems.add(
+                f"{where} {task.name}{level}",
+                f"an integer 0 to {highest}",
+                repr(one)[:60],
+                "mend it",
             )
             return None
     return tuple(values) if task.levels else values[0]
 
 
-def _box(where: str, text: Any, problems: list[Problem]) -> Box | None:
+def _box(where: str, text: Any, side_px: int | None, problems: Problems) -> Box | None:
     match = _BOX.fullmatch(text.replace(" ", "")) if isinstance(text, str) else None
     if match is None:
-        problems.append(Problem(where, '"(x1,y1)(x2,y2)"', repr(text)[:60], "mend the box"))
+        problems.add(where, '"(x1,y1)(x2,y2)"', repr(text)[:60], "mend the box")
         return None
     box = Box(*(int(number) for number in match.groups()))
     if box.x1 >= box.x2 or box.y1 >= box.y2:
-        problems.append(Problem(where, "x1 < x2 and y1 < y2", text, "swap its corners"))
+        problems.add(where, "x1 < x2 and y1 < y2", text, "swap its corners")
         return None
-    if max(box.x2, box.y2) > _SIDE_PX:
-        problems.append(
-            Problem(where, f"corners within 0 to {_SIDE_PX}", text, "give pixels of the 224 image")
+    if side_px is not None and max(box.x2, box.y2) > side_px:
+        problems.add(
+            where, f"corners within 0 to {side_px}", text, f"give pixels of the {side_px} image"
         )
         return None
     return box

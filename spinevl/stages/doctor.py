@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from spinevl.config.conf import build_tasks
-from spinevl.evaluation.join import read_answers
-from spinevl.io.json_file import read_json_list
-from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.record import Record
-from spinevl.sources.conversations import ConversationSource
-from spinevl.sources.labels import read_template
-from spinevl.stages.prepare import Study, conversations, load_study, run_subsets
+from spinevl.build.build import build
+from spinevl.config.plain import plain
+from spinevl.data.examples import grouped
+from spinevl.data.study import Study
+from spinevl.evaluation.submission import check_submission
+from spinevl.schema.errors import UserError
+
+if TYPE_CHECKING:
+    from spinevl.training.spec import TrainSpec
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
 _TINY_PATIENTS_PER_SECOND = 15.0
@@ -22,108 +24,65 @@ _TINY_PATIENTS_PER_SECOND = 15.0
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Print what is fine; raise with every problem otherwise. Writes nothing."""
-    if cfg.answers:
-        check_submission(cfg)
+    config: Any = plain(cfg)
+    trusted = config["trusted_targets"]
+    if config["answers"]:
+        template = config["data"].get("test_labels")
+        if not template:
+            raise UserError("data.test_labels is not set: give the submission template")
+        tasks = {name: build(node, trusted=trusted) for name, node in config["task"].items()}
+        print(check_submission(config["answers"], template=template, tasks=tasks))
         return
-    if source := conversations(cfg):
-        check_conversations(cfg, source)
-        return
-    subsets = run_subsets(cfg)
-    study = load_study(cfg, subsets)
-    print(f"ok  {study.cohort.name}")
-    records = {subset: study.records(subset) for subset in subsets}
-    for subset in subsets:
-        n_patients = len(study.patients(subset))
-        images = {path for one in records[subset] for path in one.images}
-        print(
-            f"ok  {subset}: {n_patients} patients, {len(records[subset])} questions, "
-            f"{len(images)} images"
-        )
-    for line in _check_model(cfg, study, records["train"]):
+    from spinevl.training.spec import TrainSpec
+    from spinevl.training.worker import open_for_training
+
+    spec = TrainSpec.from_config(config)
+    for line in check(spec, open_for_training(spec, None, trusted=trusted), trusted=trusted):
         print(line)
 
 
-def check_conversations(cfg: DictConfig, source: ConversationSource) -> None:
-    """Read every file that is named, decode its images, and fit all of it to the model."""
-    from spinevl.data.packing.image_input import check_images
-    from spinevl.inference.dialogues import dialogue_collator
-    from spinevl.stages.fit import start
-    from spinevl.stages.train import train_sampler
+def check(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Iterator[str]:
+    """Hold every example and image against the model, and estimate time and memory.
 
-    named = [subset for subset, file in source.files.items() if file]
-    if not named:
-        raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
-    read = {one: source.dialogues(one, answered=one != "test") for one in named}
-    if "train" in read:
-        train_sampler(source, read["train"], seed=cfg.seed)
-    model, _ = start(cfg)
-    collate = dialogue_collator(model, window=source.window)
-    for subset, dialogues in read.items():
-        collate.check(dialogues)
-        pictures = {picture for one in dialogues for picture in one.pictures}
-        check_images(pictures, collate.image_inputs)
-        print(f"ok  {subset}: {len(dialogues)} conversations, {len(pictures)} images")
+    Yields:
+        Lines that say what is fine.
 
-
-def check_submission(cfg: DictConfig) -> None:
-    """Check ``answers`` against the template ``data.test_labels``: ids, order, ints, lengths."""
-    template_path = cfg.data.get("test_labels")
-    if not template_path:
-        raise UserError("data.test_labels is not set: give the submission template")
-    tasks = {
-        name: task for name, task in build_tasks(cfg).items() if task.closed and task.weight > 0
-    }
-    template = read_template(template_path, tasks=tasks)
-    ids = [patient.id for patient in template]
-    read_answers(cfg.answers, ids=ids, tasks=tasks)
-    given = read_json_list(cfg.answers, expected="a list of answers")
-    found = [entry["id"] for entry in given]
-    if found != ids:
-        place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
-        raise UserError(
-            Problem(
-                f"{cfg.answers}: record {place + 1}",
-                f"patient {ids[place]}, as in {template_path}",
-                f"patient {found[place]}",
-                "put the patients in the template's order",
-            )
-        )
-    surplus = [
-        Problem(
-            f"{cfg.answers}: patient {entry['id']}",
-            f"only the keys id, {', '.join(tasks)}",
-            f"also {', '.join(keys)}",
-            "remove them",
-        )
-        for entry in given
-        if (keys := sorted(set(entry) - {"id", *tasks}))
-    ]
-    if surplus:
-        raise UserError(surplus)
-    print(f"ok  {cfg.answers}: {len(ids)} patients, ids, order and values as in the template")
-
-
-def _check_model(cfg: DictConfig, study: Study, records: Sequence[Record]) -> list[str]:
-    """Build the model, lay out every training question, and estimate time and memory."""
+    Raises:
+        UserError: with every problem of the first subset that has any.
+    """
     from spinevl.data.images import ImageStore
-    from spinevl.data.weighting import LossWeights
-    from spinevl.inference.assemble import collator_of
-    from spinevl.stages.fit import start
+    from spinevl.data.packing.collate import Collator
+    from spinevl.data.packing.image_input import check_images
+    from spinevl.data.sampling import train_sampler
+    from spinevl.training.worker import starting_model
 
-    model, _ = start(cfg)
-    weights = LossWeights(records, study.tasks)
-    collate = collator_of(model, study.tasks, images=ImageStore(), weights=weights)
-    collate.check(records)
+    yield f"ok  {study.name}"
+    counts = {subset: study.examples(subset) for subset in study.subsets}
+    if "train" in counts:
+        train_sampler(counts["train"], ratios=study.ratios, seed=spec.seed)
+    model, _ = starting_model(spec, trusted)
+    collate = Collator(model.inputs(), ImageStore(study.decode))
+    for subset, examples in counts.items():
+        collate.check(examples)
+        images = {image for one in examples for image in one.images}
+        if not study.images_checked:
+            check_images(images, collate.inputs)
+        yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return [
-        f"ok  model: {total:,} parameters, {trained:,} of them trained",
-        *estimate(cfg, total, trained, len(study.patients("train")), len(records)),
-    ]
+    yield f"ok  model: {total:,} parameters, {trained:,} of them trained"
+    train = counts.get("train", [])
+    yield from estimate(
+        parameters=total,
+        trained=trained,
+        epochs=spec.trainer.max_epochs,
+        n_patients=len(grouped(train)),
+        n_questions=len(train),
+    )
 
 
 def estimate(
-    cfg: DictConfig, parameters: int, trained: int, n_patients: int, n_questions: int
+    *, parameters: int, trained: int, epochs: int, n_patients: int, n_questions: int
 ) -> list[str]:
     """Lines that say what a run will cost, as far as it can be told without running it.
 
@@ -131,12 +90,11 @@ def estimate(
     activations come on top. Time scales the measured rate of the tiny parts by size.
     """
     gigabytes = (4 * parameters + 12 * trained) / 1e9
-    passes = cfg.trainer.max_epochs * n_patients
     scale = max(1.0, parameters / 1.6e6)
-    minutes = passes * scale / _TINY_PATIENTS_PER_SECOND / 60
+    minutes = epochs * n_patients * scale / _TINY_PATIENTS_PER_SECOND / 60
     return [
         f"estimate  memory: {gigabytes:.2f} GB for weights, gradients and AdamW, "
         "activations on top",
-        f"estimate  training: {cfg.trainer.max_epochs} epochs of {n_questions} questions, about "
+        f"estimate  training: {epochs} epochs of {n_questions} questions, about "
         f"{minutes:.0f} minutes on two CPU cores; a GPU takes a fraction of it",
     ]

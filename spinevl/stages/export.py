@@ -2,82 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.config.plain import plain
 from spinevl.io.files import whole_folder
-from spinevl.schema.errors import Problem, UserError
+from spinevl.io.json_file import read_json
+from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, *, out: Path) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
-    if not cfg.checkpoint:
+    config: Any = plain(cfg)
+    if not config["checkpoint"]:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
-    from spinevl.inference.assemble import load_model, stored_tasks
-    from spinevl.models.source import checkpoint_folder
+    from spinevl.checkpoints.load import FORMATS, load_checkpoint
     from spinevl.report.card import card
+    from spinevl.report.metrics_file import read_metrics
 
-    form = str(cfg.format)
-    folder = Path(cfg.output_dir).expanduser() if cfg.output_dir else out / form
+    form = config["format"]
+    folder = Path(config["output_dir"]).expanduser() if config["output_dir"] else out / form
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(
-            Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
+        raise refused(
+            f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
         )
-    source = checkpoint_folder(cfg.checkpoint)
-    model, config = load_model(source, trusted=list(cfg.trusted_targets))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
+    checkpoint = load_checkpoint(config["checkpoint"], trusted=config["trusted_targets"])
+    assert checkpoint.folder is not None
+    run = checkpoint.folder.absolute().parent
     with whole_folder(folder) as beside:
-        _write(form, beside, model, config)
+        FORMATS[form].write(beside, checkpoint)
         text = card(
-            config,
-            tasks=tasks,
-            license_id=cfg.license,
-            metrics=_beside(source, "metrics.json", key="controls"),
-            training=_beside(source, "train.json", key="trained_parameters"),
+            checkpoint.config,
+            tasks=checkpoint.tasks,
+            license_id=config["license"],
+            score=read_metrics(run),
+            training=_training(run / "train.json"),
             form=form,
         )
         (beside / "README.md").write_text(text, encoding="utf-8")
     log.info("%s export in %s", form, folder)
 
 
-def _write(form: str, folder: Path, model: Any, config: dict[str, Any]) -> None:
-    from spinevl.models.merge import merge_adapters
-
-    if form == "peft":
-        from spinevl.checkpoints.adapter import write_adapter
-
-        parts = config["parts"]
-        # trained from a checkpoint, the LLM is no longer the one that its path names
-        published = None if config.get("parent") else parts["llm"].get("path")
-        write_adapter(
-            folder,
-            model,
-            base=published,
-            encoder_trained=parts["tuning"]["encoder"] == "full",
-        )
-        return
-    merge_adapters(model)
-    if form == "hf":
-        from spinevl.checkpoints.hf import write_llava
-
-        write_llava(folder, model)
-    else:
-        from spinevl.checkpoints.medmvl_export import write_medmvl
-
-        write_medmvl(folder, model)
-
-
-def _beside(checkpoint: Path, name: str, *, key: str) -> Any:
-    """What the run that wrote the checkpoint wrote beside it, known by a key; None without."""
-    file = checkpoint.absolute().parent / name
+def _training(file: Path) -> Any:
+    """The ``train.json`` of the run that wrote the checkpoint; None without."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(file, expected="the report of a training")
+    except UserError:
         return None
-    return content if isinstance(content, dict) and key in content else None
+    ours = isinstance(content, dict) and "trained_parameters" in content
+    return content if ours else None

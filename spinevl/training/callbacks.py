@@ -14,7 +14,7 @@ import torch
 from spinevl.schema.batch import Batch
 
 
-class DevScore(pl.Callback):
+class BestCheckpoint(pl.Callback):
     """Takes the score on dev and keeps the weights of the best one.
 
     Args:
@@ -28,10 +28,10 @@ class DevScore(pl.Callback):
         score: Callable[[list[Batch], list[torch.Tensor]], float],
         save: Callable[[], None],
     ) -> None:
-        self.score = score
+        self.measure = score
         self.save = save
-        self.best: float | None = None
-        self.best_step = 0
+        self.score: float | None = None
+        self.step = 0
         self.history: list[tuple[int, float]] = []
         self._batches: list[Batch] = []
         self._logprobs: list[torch.Tensor] = []
@@ -51,18 +51,18 @@ class DevScore(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score dev, and keep the weights where it is the best so far."""
-        value = self.score(self._batches, self._logprobs)
+        value = self.measure(self._batches, self._logprobs)
         self._batches, self._logprobs = [], []
         self.history.append((trainer.global_step, value))
         pl_module.log("dev/score", value, prog_bar=True)
-        if self.best is None or value > self.best:
-            self.best, self.best_step = value, trainer.global_step
+        if self.score is None or value > self.score:
+            self.score, self.step = value, trainer.global_step
             self.save()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Without a closed question on dev nothing was scored: keep the last weights."""
-        if self.best is None:
-            self.best_step = trainer.global_step
+        if self.score is None:
+            self.step = trainer.global_step
             self.save()
 
 

@@ -19,16 +19,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-# V
-from spinevl.data.packing.conversation import Conversation
-from spinevl.data.packing.image_input import BatchImages, ImageInput
-from spinevl.inference.assemble import conversation_of, image_inputs_of, load_model, visual_rows_of
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.image_input import BatchImages
+from spinevl.inference.encode import visual_rows_of
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
-from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
+from spinevl.schema.image_ref import ImageRef
 
 COMBOS_2D = ["clip_mlp_qwen2", "clip_mlp_qwen2_tied", "siglip_mlp_llama3", "clipfull_mlp_phi"]
 COMBOS_3D = ["siglip_slices_attn_qwen2", "medmclip_spatial_qwen2"]
@@ -37,21 +38,21 @@ COMBOS_3D = ["siglip_slices_attn_qwen2", "medmclip_spatial_qwen2"]
 PENALTY = {"clip_mlp_qwen2_tied": 1.05}
 
 
-class Files:
-    """The goldens' images: any colour image as RGB, volumes windowed."""
+def _collator(model: VLM, shared: Path) -> Collator:
+    """Of the goldens' images: any colour image as RGB, volumes windowed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def decode(image: ImageRef) -> np.ndarray:
+        file = shared / "goldens/data" / image.path
+        if image.modality == "image3d":
+            return load_volume(file)
+        return np.asarray(Image.open(file).convert("RGB"))
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name.endswith(".npy"):
-            return load_volume(self.folder / name)
-        return np.asarray(Image.open(self.folder / name).convert("RGB"))
+    return Collator(model.inputs(), ImageStore(decode))
 
 
 def _loaded(shared: Path, combo: str) -> tuple[VLM, dict[str, Any], dict[str, torch.Tensor]]:
     folder = shared / "goldens" / combo
-    model, _ = load_model(folder / "checkpoint")
+    model = load_checkpoint(folder / "checkpoint").model
     golden = json.loads((folder / "golden.json").read_text())
     return model, golden, load_file(folder / "golden.safetensors")
 
@@ -72,10 +73,10 @@ def _waiting(turns: list[dict[str, str]]) -> list[tuple[str, str | None]]:
 def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) -> None:
     model, golden, tensors = _loaded(shared, combo)
     (modality,) = model.vision_branches()
-    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
-    conversation = conversation_of(model.llm)
+    collate = _collator(model, shared)
+    conversation = collate.conversation
     for number, one in enumerate(golden["conversations"]):
-        pictures: list[Picture] = [(modality, name) for name in one["files"]]
+        images = [ImageRef(name, modality=modality) for name in one["files"]]
         made = conversation.dialogue(_rounds(one["conversations"]))
         place = -200 if modality == "image" else -201
         ids = [token if token >= 0 else place for token in made.symbols]
@@ -85,8 +86,8 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
             labels[start:stop] = ids[start:stop]
         assert labels == one["labels_train"]
 
-        unique = list(dict.fromkeys(one["files"]))
-        pixels, _ = image_inputs[modality](unique)
+        unique = list(dict.fromkeys(images))
+        pixels, _ = collate.inputs[modality](unique)
         if combo == "medmclip_spatial_qwen2":  # z-scored with more digits than are published
             golden_pixels = tensors[f"c{number}.pixels0_strided"]
             torch.testing.assert_close(
@@ -99,13 +100,13 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
             wanted = [stats["sha256"] for stats in one["pixels"]]
             assert shas == list(dict.fromkeys(wanted))
         visual = model.visual_tokens(pixels)
-        by_name = dict(zip(unique, visual, strict=True))
-        shown = torch.stack([by_name[name] for name in one["files"]])
+        by_image = dict(zip(unique, visual, strict=True))
+        shown = torch.stack([by_image[image] for image in images])
         kept = tensors[f"c{number}.connector_out"]  # of volumes every eighth token
         _close(shown[:, :: shown.shape[1] // kept.shape[1]], kept)
 
         whole = _rounds(one["conversations"])
-        symbols, rows, learned = _expanded(image_inputs, conversation, whole, pictures)
+        symbols, rows, learned = _expanded(collate, whole, images)
         assert len(symbols) == one["merged_len"]
         hidden = _plain_hidden(model, symbols, rows, visual)
         logits = model.llm.logits(hidden)
@@ -122,7 +123,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         prompt = _waiting(one["conversations"])
         waiting = conversation.dialogue(prompt)
         assert [t if t >= 0 else place for t in waiting.symbols] == one["input_ids_eval"]
-        symbols, rows, _ = _expanded(image_inputs, conversation, prompt, pictures)
+        symbols, rows, _ = _expanded(collate, prompt, images)
         (answer,) = greedy(
             model,
             prompts=[(symbols, rows)],
@@ -140,20 +141,20 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
 def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
     model, golden, _ = _loaded(shared, combo)
     (modality,) = model.vision_branches()
-    image_inputs = image_inputs_of(model, {modality: Files(shared / "goldens/data")})
-    conversation = conversation_of(model.llm)
+    collate = _collator(model, shared)
+    conversation = collate.conversation
     for batch in golden["batches"]:
-        seen = BatchImages(image_inputs)
+        of_batch = BatchImages(collate.inputs)
         prompts = []
         for item in batch["items"]:
             one = golden["conversations"][item]
             prompt = _waiting(one["conversations"])
-            pictures: list[Picture] = [(modality, name) for name in one["files"]]
-            prompts.append(np.array(seen.expand(conversation.dialogue(prompt), pictures)[0]))
+            images = [ImageRef(name, modality=modality) for name in one["files"]]
+            prompts.append(np.array(of_batch.expand(conversation.dialogue(prompt), images)[0]))
         answers = greedy(
             model,
-            prompts=[(prompt, seen.rows(prompt)) for prompt in prompts],
-            visual_rows=visual_rows_of(model, seen),
+            prompts=[(prompt, of_batch.rows(prompt)) for prompt in prompts],
+            visual_rows=visual_rows_of(model, of_batch),
             end_id=conversation.end_id,
             max_new_tokens=16,
             repetition_penalty=PENALTY.get(combo, 1.0),
@@ -168,15 +169,12 @@ def _close(ours: torch.Tensor, golden: torch.Tensor) -> None:
 
 
 def _expanded(
-    image_inputs: dict[Any, ImageInput],
-    conversation: Conversation,
-    rounds: list[tuple[str, str | None]],
-    pictures: list[Picture],
+    collate: Collator, rounds: list[tuple[str, str | None]], images: list[ImageRef]
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...]]:
-    seen = BatchImages(image_inputs)
-    symbols, learned = seen.expand(conversation.dialogue(rounds), pictures)
+    of_batch = BatchImages(collate.inputs)
+    symbols, learned = of_batch.expand(collate.conversation.dialogue(rounds), images)
     array = np.array(symbols)
-    return array, seen.rows(array), learned
+    return array, of_batch.rows(array), learned
 
 
 def _plain_hidden(
@@ -188,7 +186,7 @@ def _plain_hidden(
     embeddings = splice(text, visual.flatten(0, 1), torch.from_numpy(rows)[None])
     model.llm.model.set_attn_implementation("sdpa")
     hidden = model.llm.model.base_model(inputs_embeds=embeddings).last_hidden_state[0]
-    model.llm.use_tree_attention()
+    model.llm.use_prefix_attention()
     return hidden
 
 
@@ -211,7 +209,7 @@ def _same(one: VLM, other: VLM) -> None:
 
 def test_a_sharded_checkpoint_loads_the_same(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
-    whole, _ = load_model(folder)
+    whole = load_checkpoint(folder).model
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
     shards = {
@@ -223,21 +221,21 @@ def test_a_sharded_checkpoint_loads_the_same(shared: Path, tmp_path: Path) -> No
     index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
-    _same(whole, load_model(folder)[0])
+    _same(whole, load_checkpoint(folder).model)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: expected safetensors"):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_the_older_generation_of_configs_loads_the_same(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
-    whole, _ = load_model(folder)
+    whole = load_checkpoint(folder).model
     config = json.loads((folder / "config.json").read_text())
     older = {re.sub("^lvlm_", "", key): value for key, value in config.items()}
     base = tmp_path / "models/llm_qwen2/config.json"
     older["llm_config"] = json.loads(base.read_text())
     (folder / "config.json").write_text(json.dumps(older))
-    _same(whole, load_model(folder)[0])
+    _same(whole, load_checkpoint(folder).model)
 
 
 def test_a_tied_head_is_tied_where_the_file_lacks_it_and_free_where_it_differs(
@@ -246,16 +244,16 @@ def test_a_tied_head_is_tied_where_the_file_lacks_it_and_free_where_it_differs(
     folder = _copy(shared, "clip_mlp_qwen2_tied", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     assert "llm.lm_head.weight" not in tensors
-    tied, _ = load_model(folder)
+    tied = load_checkpoint(folder).model
     llm = tied.llm.model
     assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight
     tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"] + 1
     save_file(tensors, folder / "model.safetensors")
-    free, _ = load_model(folder)
+    free = load_checkpoint(folder).model
     assert torch.equal(free.llm.model.get_output_embeddings().weight, tensors["llm.lm_head.weight"])
     tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
-    both, _ = load_model(folder)  # as a DeepSpeed save has it
+    both = load_checkpoint(folder).model  # as a DeepSpeed save has it
     llm = both.llm.model
     assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight
 
@@ -279,14 +277,14 @@ def test_keys_that_do_not_fit_are_grouped(
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=re.escape(message)):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_a_pickle_is_not_read(shared: Path, tmp_path: Path) -> None:
     folder = _copy(shared, "clip_mlp_qwen2", tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"only pytorch_model\.bin, a pickle, which is not read"):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_an_unknown_part_is_named(shared: Path, tmp_path: Path) -> None:
@@ -294,7 +292,7 @@ def test_an_unknown_part_is_named(shared: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_type": "gpt5"}))
     with pytest.raises(UserError, match=r"llm_type: expected qwen2, .* found 'gpt5'"):
-        load_model(folder)
+        load_checkpoint(folder)
     (folder / "config.json").write_text(json.dumps(config | {"lvlm_llm_max_length": "x"}))
     with pytest.raises(UserError, match="llm_max_length: expected a whole number, found 'x'"):
-        load_model(folder)
+        load_checkpoint(folder)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from spinevl.data.datamodule import LengthBatches, Steps
+from spinevl.data.datamodule import Steps
+from spinevl.data.sampling import LengthBatches
 
 
 def test_batches_of_like_length_hold_everything_once_and_repeat() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from spinevl.config.conf import official_tasks
+from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import render
-from spinevl.data.records import build_records, records_text
+from spinevl.data.records import read_records, records_text
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Patient
+from spinevl.schema.study_layout import StudyLayout
 
 TASKS = official_tasks()
 TEMPLATES = {
@@ -34,6 +37,7 @@ LEVELS = {
     "zjppt": ["C2-C3", "C3-C4", "C4-C5", "C5-C6", "C6-C7"],
     "zyzg": ["C2", "C2-C3", "C3", "C3-C4", "C4", "C4-C5", "C5", "C5-C6", "C6", "C6-C7", "C7"],
 }
+LAYOUT = StudyLayout()
 VERTEBRAE = ["C2", "C3", "C4", "C5", "C6", "C7"]
 
 
@@ -52,7 +56,8 @@ def people() -> list[Patient]:
         for vertebra in VERTEBRAE:
             x, y = (int(one) for one in rng.integers(0, 200, size=2))
             boxes[vertebra] = {5 + k: Box(x + k, y, x + 9, y + 9 + k) for k in range(3)}
-        found.append(Patient(identity, labels, boxes))  # type: ignore[arg-type]
+        images = LAYOUT.images("/data/m", identity, slices=(5, 6, 7), levels=LEVELS["zyzg"])
+        found.append(Patient(identity, labels, boxes, images))  # type: ignore[arg-type]
     return found
 
 
@@ -112,25 +117,40 @@ def plain(
 def test_every_combination_equals_a_plain_loop(
     task: str, sag_image: list[int], separate: bool, answers: bool, train: bool
 ) -> None:
-    records = build_records(
+    examples = patient_examples(
         people(),
         task=TASKS[task],
         template=TEMPLATES[task],
         sag_image=sag_image,
         separate=separate,
-        images_root="/data/m",
-        answers="truth" if answers else "none",
+        with_answers=answers,
     )
     expected = plain(task, sag_image, separate=separate, answers=answers, train=train)
-    assert records_text(records, with_answer_turn=train) == json.dumps(
+    assert records_text(examples, with_answer_turn=train) == json.dumps(
         expected, indent=4, ensure_ascii=False
     )
-    assert [one.to_json(with_answer_turn=train) for one in records] == expected
-    for one in records:
-        assert one.prompt.count("<image>") == len(one.images)
+    for one in examples:
+        ((prompt, _),) = one.rounds
+        assert prompt.count("<image>") == len(one.images)
         if task != "positioning" and answers:
             assert one.label is not None
-            assert ANSWERS[task][one.label] == one.answer
+            assert ANSWERS[task][one.label] == one.truth
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_record_file_gives_its_examples_back(tmp_path: Path, task: str, separate: bool) -> None:
+    examples = patient_examples(
+        people(),
+        task=TASKS[task],
+        template=TEMPLATES[task],
+        sag_image=[7, 5],
+        separate=separate,
+        with_answers=True,
+    )
+    file = tmp_path / "records.json"
+    file.write_text(records_text(examples, with_answer_turn=True), encoding="utf-8")
+    assert read_records(file, task=TASKS[task], layout=LAYOUT) == examples
 
 
 def test_a_value_that_looks_like_a_placeholder_is_not_filled_in_again() -> None:

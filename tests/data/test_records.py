@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from spinevl.config.conf import official_tasks
+from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
-from spinevl.data.records import build_records, records_text
+from spinevl.data.records import records_text
 from spinevl.data.split import HeadSplit
+from spinevl.schema.cohort import StudyRequest
 from spinevl.sources.cervai import CervAISource
 
 CASES = (
@@ -42,11 +44,7 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
         missing_images="ignore",
     )
     cohort = source.load(
-        tasks=tasks,
-        known_tasks=every,
-        sag_image=[6],
-        subsets={"train", "dev", "test"},
-        cache_dir=Path(),
+        StudyRequest(tasks, every, json.loads(args["sag_image"]), {"train", "dev", "test"}, Path())
     )
     split = HeadSplit(n_train=320).split(cohort.patients, every)
     sides = {"train": split.train, "dev": split.dev, "test": cohort.test}
@@ -54,14 +52,13 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
     suffix = f"_{args['suffix']}" if args["suffix"] else ""
     return {
         f"{name}_{side}{suffix}.json": records_text(
-            build_records(
+            patient_examples(
                 sides[side],
                 task=task,
                 template=templates[name],
                 sag_image=json.loads(args["sag_image"]),
                 separate=args["sag_type"] == "seperate",
-                images_root=cohort.test_images if side == "test" else cohort.train_images,
-                answers="truth",
+                with_answers=True,
             ),
             with_answer_turn=side == "train",
         )

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from spinevl.data.sampling import RatioSampler
+from spinevl.schema.errors import UserError
 
 TASKS = ["report"] * 10 + ["vqa"] * 7 + [""] * 3
 
@@ -55,7 +56,7 @@ def test_ranks_share_an_epoch_and_have_as_many_each() -> None:
 
 
 def test_a_ratio_of_no_task_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"names 'reports'; .* tasks: 'report', 'vqa', ''"):
+    with pytest.raises(UserError, match=r"names 'reports'; .* tasks: 'report', 'vqa', ''"):
         RatioSampler(TASKS, ratios={"reports": 1}, seed=0)
-    with pytest.raises(ValueError, match="leave nothing"):
+    with pytest.raises(UserError, match="leave nothing"):
         RatioSampler(["a"], ratios={"a": 0}, seed=0)

@@ -1,51 +1,55 @@
-"""Answers from predictions and submissions."""
+"""What was asked, what was answered and what is true, side by side."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 
 from spinevl.config.conf import official_tasks
-from spinevl.evaluation.evaluate import evaluate
-from spinevl.evaluation.join import answers_of, read_answers
+from spinevl.evaluation.join import by_patient, with_truth
+from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 
 TASKS = official_tasks()
-CLOSED = {name: task for name, task in TASKS.items() if task.closed}
 
 
-def test_predictions_of_other_tasks_are_passed_over() -> None:
+def test_predictions_of_other_tasks_and_patients_are_passed_over() -> None:
     given = [
         Prediction("a", "qd", "", (6,), 2, None, ""),
+        Prediction("b", "qd", "", (6,), 2, None, ""),
         Prediction("a", "positioning", "C2", (6,), None, None, "", None),
     ]
-    assert answers_of(given, {"qd": TASKS["qd"]}) == {"a": {"qd": (2,)}}
+    assert by_patient(given, ["a"], {"qd": TASKS["qd"]}) == {"qd": [[given[0]]]}
+
+
+def test_answers_of_a_closed_task_are_put_in_the_order_of_its_levels() -> None:
+    task = TASKS["zjppt"]
+    given = [Prediction("a", task.name, name, (6,), 0, None, "") for name in task.levels]
+    assert by_patient(given[::-1], ["a"], {task.name: task}) == {task.name: [given]}
 
 
 def test_a_question_without_an_answer_is_named() -> None:
     given = [Prediction("a", "zjppt", name, (6,), 0, None, "") for name in ("C2-C3", "C3-C4")]
     with pytest.raises(UserError, match="C4-C5"):
-        answers_of(given, {"zjppt": TASKS["zjppt"]})
+        by_patient(given, ["a"], {"zjppt": TASKS["zjppt"]})
+    with pytest.raises(UserError, match="patient b qd: expected 1 answers, found none for the sp"):
+        by_patient([], ["b"], {"qd": TASKS["qd"]})
 
 
-def test_of_a_repeated_patient_the_challenge_takes_the_last(tmp_path: Path) -> None:
-    entry = {"id": "a", "qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
-    file = tmp_path / "answers.json"
-    file.write_text(json.dumps([entry, {**entry, "qd": 2}]))
-    answers = read_answers(file, ids=["a"], tasks=CLOSED, missing="upstream")
-    assert answers["a"]["qd"] == (2,)
-    with pytest.raises(UserError, match="expected one record, found another"):
-        read_answers(file, ids=["a"], tasks=CLOSED)
-
-
-def test_unparsed_answers_are_counted_by_their_true_class() -> None:
-    truth = [Patient(name, {"qd": label}) for name, label in zip("abcd", (0, 1, 1, 2), strict=True)]
-    answers = {"a": {"qd": (0,)}, "b": {"qd": (None,)}, "c": {"qd": (1,)}, "d": {"qd": (None,)}}
-    metrics = evaluate(truth, answers, tasks={"qd": TASKS["qd"]}, n_resamples=2)
-    assert metrics["qd"]["unparsed_by_class"] == [0, 1, 1]
-    assert metrics["qd"]["unparsed"] == 2
-    assert metrics["qd"]["classes"][1]["recall"] == 0.5
+def test_the_truth_is_a_label_a_box_or_unknown() -> None:
+    box = Box(1, 2, 3, 4)
+    patients = [Patient("a", {"qd": 1, "zjppt": (0, 1, 2, 3, 0)}, {"C2": {6: box}}), Patient("b")]
+    given = [
+        Prediction("a", "qd", "", (6,), 1, None, ""),
+        Prediction("a", "zjppt", "C4-C5", (6,), 1, None, ""),
+        Prediction("a", "positioning", "C2", (6,), None, None, "", box),
+        Prediction("b", "qd", "", (6,), 1, None, ""),
+        Prediction("b", "positioning", "C2", (6,), None, None, "", box),
+        Prediction("stranger", "qd", "", (6,), 1, None, ""),
+    ]
+    joined = with_truth(given, patients, TASKS)
+    assert [one.truth for one in joined] == [1, 2, box, None, None, None]
+    assert [one.correct for one in joined] == [True, False, None, None, None, None]
+    assert [one.to_json() for one in joined] == [one.to_json() for one in given]
+    assert len(with_truth(given, patients, {"qd": TASKS["qd"]})) == 3

@@ -12,11 +12,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from spinevl.features.store import FeatureCache, Features, _modules, encode, encoder_key
+from spinevl.features.encode import encode
+from spinevl.features.key import encoder_key, source_modules
+from spinevl.features.store import FeatureCache, Features
 from spinevl.models.encoder.base import encode_in_fixed_batches
 from spinevl.models.encoder.medmclip import MedMClipEncoder
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.schema.errors import UserError
+from spinevl.schema.image_ref import ImageRef
 
 PATHS = [f"p{k}" for k in range(7)]
 
@@ -55,6 +58,14 @@ def test_an_image_is_encoded_once_whatever_its_name(tmp_path: Path) -> None:
     second = table(tmp_path)
     assert (second.encoded, second.found) == (2, 4)  # p5 and p6 are one image
     assert table(tmp_path).encoded == 0
+
+
+def test_an_image_may_have_any_identity(tmp_path: Path) -> None:
+    refs = [ImageRef(path, patient="a") for path in PATHS]
+    cache = FeatureCache(tmp_path, max_bytes=10**9)
+    features = cache.features(encoder(), refs, load=lambda ref: load(ref.path))
+    assert features is not None
+    assert torch.equal(features(refs), table(tmp_path)(PATHS))
 
 
 def test_the_key_holds_all_that_features_depend_on() -> None:
@@ -160,7 +171,7 @@ def test_more_than_the_bound_is_not_cached(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_the_longest_unused_encoder_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_encoder_is_evicted_first(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, max_bytes=10**9)
     old, used = encoder(seed=1), encoder(seed=2)
     for number, one in enumerate((used, old)):
@@ -208,4 +219,4 @@ def test_features_depend_on_the_code_that_their_encoder_uses() -> None:
 
     package = "spinevl.models.encoder"
     used = {f"{package}.{name}" for name in ("base", "medmclip", "resize", "tower")}
-    assert set(_modules(MedMClipEncoder)) == used
+    assert set(source_modules(MedMClipEncoder)) == used

@@ -13,7 +13,10 @@ import pytest
 
 from spinevl.cli.job import clean_slate
 from spinevl.cli.main import main
-from spinevl.report.leaderboard import markdown, read_rows, write_leaderboard
+from spinevl.jobs.status import JobStatus, read_status, write_status
+from spinevl.jobs.sweep import read_rows, write_leaderboard
+from spinevl.report.leaderboard import markdown
+from spinevl.schema.score import Interval, Score, TaskScore
 
 
 def labels(shift: int, count: int = 8) -> list[dict[str, Any]]:
@@ -63,35 +66,35 @@ def test_a_sweep_goes_on_after_a_failure_and_ranks_the_rest(
     assert (here / "sweep" / rows[2]["folder"] / ".hydra" / "config.yaml").is_file()
 
 
-def job(sweep: Path, number: int, overrides: list[str], **more: Any) -> Path:
+def job(
+    sweep: Path, number: int, overrides: list[str], *, metrics: Any = None, status: str = "done"
+) -> Path:
     """A job folder as a job leaves it."""
     folder = sweep / f"{number}-job"
-    folder.mkdir(parents=True)
-    metrics = more.pop("metrics", None)
-    state = {"number": number, "overrides": overrides, "status": "done", "error": None}
-    (folder / "job.json").write_text(json.dumps({**state, "seconds": 1.0, **more}))
+    write_status(folder, JobStatus(number, tuple(overrides), status, seconds=1.0))
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 
-def scored(score: float) -> dict[str, Any]:
-    return {
-        "score": score,
-        "ci95": [score - 0.1, score + 0.1],
-        "qd": {"f1": score, "ci95": [0, 1]},
-        "positioning": {"mean_iou": 0.5},
-        "controls": {"swapped_images": {"score": 0.2, "qd": {"f1": 0.1}}},
+def scored(value: float, *, complete: bool = True) -> dict[str, Any]:
+    tasks = {
+        "qd": TaskScore("f1", value, Interval(0, 1), levels={}),
+        "positioning": TaskScore("mean_iou", 0.5),
     }
+    if not complete:
+        del tasks["positioning"]
+    ci95 = Interval(value - 0.1, value + 0.1)
+    score = Score(value, complete, ci95, tasks, n_patients=8, baselines={}, notes={})
+    return score.to_json()
 
 
 def test_rows_are_ranked_and_spread_over_seeds(tmp_path: Path) -> None:
     job(tmp_path, 0, ["sag_image=[6]", "seed=0"], metrics=scored(0.4))
     job(tmp_path, 1, ["sag_image=[6]", "seed=1"], metrics=scored(0.6))
     job(tmp_path, 2, ["sag_image=[5,6]", "seed=0"], metrics=scored(0.55))
-    job(tmp_path, 3, ["sag_image=[5,6]", "seed=1"], status="running", seconds=None)
-    partial = {"score": None, "partial_score": 0.9, "qd": {"f1": 0.9}}
-    job(tmp_path, 4, ["task=[qd]"], metrics=partial)
+    job(tmp_path, 3, ["sag_image=[5,6]", "seed=1"], status="running")
+    job(tmp_path, 4, ["task=[qd]"], metrics=scored(0.9, complete=False))
     job(tmp_path, 5, ["seed=9"], metrics="not an object")
     rows = read_rows(tmp_path)
     # a score over fewer tasks never outranks a full one
@@ -116,11 +119,25 @@ def test_overrides_that_all_jobs_share_stand_on_top_once(tmp_path: Path) -> None
 
 
 def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
-    job(tmp_path, 0, [], metrics={"score": None, "partial_score": 0.5, "qd": {"f1": 0.5}})
+    job(tmp_path, 0, [], metrics=scored(0.5, complete=False))
     write_leaderboard(tmp_path)
     assert "| rank | partial_score |" in (tmp_path / "leaderboard.md").read_text()
     header, row = (tmp_path / "leaderboard.csv").read_text().splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True))["partial_score"] == "0.5"
+
+
+def test_a_status_is_read_as_written_and_what_is_none_is_passed_over(tmp_path: Path) -> None:
+    status = JobStatus(3, ("seed=1", "name='ä'"), "failed", error="no such file", seconds=0.5)
+    write_status(tmp_path, status)
+    assert read_status(tmp_path) == status
+    assert list(json.loads((tmp_path / "job.json").read_text())) == [
+        "number", "overrides", "status", "error", "seconds"
+    ]  # fmt: skip
+    for text in ("", "[]", "{}", '{"overrides": []}', '{"number": 0, "overrides": 3}'):
+        (tmp_path / "job.json").write_text(text)
+        assert read_status(tmp_path) is None
+    job(tmp_path, 4, [], metrics=scored(0.5))
+    assert [row.number for row in read_rows(tmp_path)] == [4]
 
 
 def test_a_job_leaves_nothing_behind(tmp_path: Path) -> None:

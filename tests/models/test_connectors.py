@@ -90,18 +90,18 @@ def test_attention_pooling_has_a_query_for_each_cell_of_a_slice() -> None:
 
 
 @torch.inference_mode()
-def test_the_resampler_reads_features_and_latents_alike() -> None:
+def test_the_resampler_attends_to_features_and_latents() -> None:
     connector = made(ResamplerConnector, (2, 3), tokens=4, layers=1, heads=2)
     features = cells((2, 3))
     (layer,) = connector.layers
     own = layer.norm_latents(connector.latents.expand(2, -1, -1))
-    seen = torch.cat([layer.norm_features(features), own], dim=1)
+    inputs = torch.cat([layer.norm_features(features), own], dim=1)
     # a head's keys and values stand side by side
     weight = layer.key_value.weight.unflatten(0, (2, 2, 4))
     heads = []
     for head in range(2):
         query = own @ layer.query.weight[4 * head : 4 * head + 4].T
-        key, value = seen @ weight[head, 0].T, seen @ weight[head, 1].T
+        key, value = inputs @ weight[head, 0].T, inputs @ weight[head, 1].T
         heads.append((query @ key.transpose(1, 2) / 2).softmax(-1) @ value)
     latents = connector.latents + layer.output(torch.cat(heads, dim=-1))
     latents = latents + layer.feed_forward(latents)

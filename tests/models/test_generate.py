@@ -54,7 +54,7 @@ def alone(vlm: VLM, prompt: list[int], visual: torch.Tensor, steps: int) -> list
     output = vlm.llm.model.generate(
         inputs_embeds=embeddings, do_sample=False, max_new_tokens=steps, use_cache=False
     )
-    vlm.llm.use_tree_attention()
+    vlm.llm.use_prefix_attention()
     return output[0].tolist()
 
 

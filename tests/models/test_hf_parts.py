@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.prefix_tree import pack
-from spinevl.inference.assemble import assemble, load_model
+from spinevl.models.assemble import assemble
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.llm import HFCausalLM
 from spinevl.models.splice import splice
@@ -144,8 +146,8 @@ def test_lora_starts_at_the_base_model_and_a_checkpoint_loads_equal(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    save_checkpoint(tmp_path / "checkpoint", model, config={"parts": nodes, "study": {}})
-    loaded, _ = load_model(tmp_path / "checkpoint")
+    save_checkpoint(tmp_path / "checkpoint", Checkpoint(model, nodes))
+    loaded = load_checkpoint(tmp_path / "checkpoint").model
     with torch.inference_mode():
         torch.testing.assert_close(loaded(batch), model(batch), atol=0, rtol=0)
 
@@ -160,11 +162,11 @@ def test_siglip_has_no_class_token_to_drop(shared: Path) -> None:
 def test_a_damaged_checkpoint_is_one_line(shared: Path, tmp_path: Path) -> None:
     nodes = parts(shared, mode="frozen")
     folder = tmp_path / "checkpoint"
-    save_checkpoint(folder, assemble(nodes), config={"parts": nodes, "study": {}})
+    save_checkpoint(folder, Checkpoint(assemble(nodes), nodes))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole safetensors file"):
-        load_model(folder)
+        load_checkpoint(folder)
 
 
 def test_a_part_that_is_not_there_is_one_line(shared: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from spinevl.checkpoints.medmvl import END_TOKENS
+from spinevl.checkpoints.medmvl_config import END_TOKENS
 from spinevl.config.conf import CONF_DIR
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.prefix_tree import pack
 from spinevl.models.llm import CausalLM, HFCausalLM
-from spinevl.models.prefix_attention import Tree
+from spinevl.models.prefix_attention import BlockMasks
 from spinevl.schema.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -109,8 +109,8 @@ def test_logits_of_packed_sequences_are_those_of_transformers(family: str) -> No
     blocks, order = attention_blocks([row], length=len(row.symbols))
     ids, depth = torch.from_numpy(row.symbols)[None], torch.from_numpy(row.depth)[None]
     with torch.inference_mode():
-        tree = Tree.of(blocks, order, dtype=torch.float32)
-        packed = llm.logits(llm.hidden(llm.embed(ids), tree, depth)[0])
+        masks = BlockMasks.of(blocks, order, dtype=torch.float32)
+        packed = llm.logits(llm.hidden(llm.embed(ids), masks, depth)[0])
         llm.model.set_attn_implementation("sdpa")
         for sequence, targets in zip(sequences, row.targets, strict=True):
             alone = llm.model(torch.tensor([sequence[:-1]])).logits[0]

@@ -12,7 +12,7 @@ from transformers import models as families
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.prefix_tree import pack
 from spinevl.models.llm import CausalLM
-from spinevl.models.prefix_attention import Tree
+from spinevl.models.prefix_attention import BlockMasks
 from spinevl.schema.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -58,8 +58,8 @@ def test_hidden_states_of_a_tree_are_those_of_its_sequences(name: str) -> None:
     blocks, order = attention_blocks([row], length=len(row.symbols))
     ids = torch.from_numpy(row.symbols)[None]
     with torch.inference_mode():
-        tree = Tree.of(blocks, order, dtype=torch.float32)
-        together = llm.hidden(llm.embed(ids), tree, torch.from_numpy(row.depth)[None])
+        masks = BlockMasks.of(blocks, order, dtype=torch.float32)
+        together = llm.hidden(llm.embed(ids), masks, torch.from_numpy(row.depth)[None])
         llm.model.set_attn_implementation("sdpa")
         for sequence, targets in zip(sequences, row.targets, strict=True):
             alone = llm.model.base_model(torch.tensor([sequence[:-1]])).last_hidden_state[0]

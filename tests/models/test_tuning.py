@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from spinevl.config.options import LoraOptions, Mode, TuningOptions
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
-from spinevl.models.tuning import Lora, apply_tuning
+from spinevl.models.tuning import apply_tuning, tuning_options
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
@@ -71,15 +72,17 @@ def vlm(kind: str = "qwen2", *, encoder: Encoder | None = None, **more: Any) -> 
     tokenizer = AutoTokenizer.from_pretrained(
         str(resources.files("spinevl.models") / "tiny_tokenizer")
     )
-    vision_branches = encoder or TinyEncoder(image_size=64, widths=(8, 8, 8), dim=8)
+    encoder = encoder or TinyEncoder(image_size=64, widths=(8, 8, 8), dim=8)
     connector = MLPConnector(in_dim=8, out_dim=32, in_tokens=4, in_grid=(2, 2))
-    return VLM(
-        vision_branches, connector, CausalLM(decoder, tokenizer, conversation="chat"), **more
-    )
+    return VLM(encoder, connector, CausalLM(decoder, tokenizer, conversation="chat"), **more)
 
 
-def modes(**given: str) -> dict[str, str]:
-    return {"encoder": "frozen", "connector": "frozen", "llm": "frozen", **given}
+FROZEN = dict.fromkeys(("encoder", "connector", "llm"), "frozen")
+
+
+def tuning(lora: LoraOptions | None = None, **modes: str) -> TuningOptions:
+    given = {part: Mode(mode) for part, mode in {**FROZEN, **modes}.items()}
+    return TuningOptions(**given, lora=lora or LoraOptions())
 
 
 def learned(model: nn.Module) -> set[str]:
@@ -100,7 +103,7 @@ def test_groups_of_targets_are_right_for_fused_and_like_named_layers(kind: str) 
     found = {}
     for targets in ("attention", "mlp", None):
         model = vlm(kind)
-        apply_tuning(model, modes(llm="lora"), lora=Lora(r=2, targets=targets))
+        apply_tuning(model, tuning(LoraOptions(r=2, targets=targets), llm="lora"))
         found[targets] = adapted(model)
         told = model.llm.model.peft_config["default"].target_modules
         assert sorted(told) == short(found[targets])  # what an exported adapter says of itself
@@ -112,7 +115,7 @@ def test_groups_of_targets_are_right_for_fused_and_like_named_layers(kind: str) 
 
 def test_listed_targets_are_whole_names() -> None:
     model = vlm()
-    apply_tuning(model, modes(llm="lora"), lora=Lora(r=2, targets=["q_proj", "1.mlp.up_proj"]))
+    apply_tuning(model, tuning(LoraOptions(r=2, targets=["q_proj", "1.mlp.up_proj"]), llm="lora"))
     assert adapted(model) == {
         "llm.model.model.layers.0.self_attn.q_proj",
         "llm.model.model.layers.1.self_attn.q_proj",
@@ -120,16 +123,16 @@ def test_listed_targets_are_whole_names() -> None:
     }
     for wrong in (["proj"], ["lm_head"], ["q_proj", "nothing"]):
         with pytest.raises(UserError, match="no such linear layers"):
-            apply_tuning(vlm(), modes(llm="lora"), lora=Lora(targets=wrong))
+            apply_tuning(vlm(), tuning(LoraOptions(targets=wrong), llm="lora"))
     with pytest.raises(UserError, match="expected attention, mlp, null or a list"):
-        apply_tuning(vlm(), modes(llm="lora"), lora=Lora(targets="q_proj"))
+        apply_tuning(vlm(), tuning(LoraOptions(targets="q_proj"), llm="lora"))
 
 
-def settled(lora: Lora) -> tuple[VLM, torch.Tensor]:
+def settled(lora: LoraOptions) -> tuple[VLM, torch.Tensor]:
     """A model whose adapters say something, and the weights they were put on."""
     model = vlm()
     base = model.llm.model.model.layers[0].self_attn.q_proj.weight.detach().clone()
-    apply_tuning(model, modes(llm="lora"), lora=lora)
+    apply_tuning(model, tuning(lora, llm="lora"))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -141,14 +144,16 @@ def settled(lora: Lora) -> tuple[VLM, torch.Tensor]:
 @pytest.mark.parametrize(
     ("lora", "scale"),
     [
-        (Lora(r=4, alpha=6, dropout=0.0), 6 / 4),
-        (Lora(r=4, alpha=2.5, dropout=0.0), 2.5 / 4),
-        (Lora(r=4, alpha=6, dropout=0.0, rslora=True), 6 / 2),
-        (Lora(r=4, alpha=6, dropout=0.0, dora=True), 6 / 4),
+        (LoraOptions(r=4, alpha=6, dropout=0.0), 6 / 4),
+        (LoraOptions(r=4, alpha=2.5, dropout=0.0), 2.5 / 4),
+        (LoraOptions(r=4, alpha=6, dropout=0.0, rslora=True), 6 / 2),
+        (LoraOptions(r=4, alpha=6, dropout=0.0, dora=True), 6 / 4),
     ],
     ids=["lora", "alpha is no whole number", "rslora", "dora"],
 )
-def test_an_adapter_computes_its_formula_and_merges_into_it(lora: Lora, scale: float) -> None:
+def test_an_adapter_computes_its_formula_and_merges_into_it(
+    lora: LoraOptions, scale: float
+) -> None:
     model, base = settled(lora)
     layer = model.llm.model.model.layers[0].self_attn.q_proj
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -170,33 +175,33 @@ def test_an_adapter_computes_its_formula_and_merges_into_it(lora: Lora, scale: f
 
 def test_a_new_adapter_changes_nothing() -> None:
     ids = torch.tensor([[3, 4, 5, 6]])
-    for lora in (Lora(), Lora(rslora=True), Lora(dora=True)):
+    for lora in (LoraOptions(), LoraOptions(rslora=True), LoraOptions(dora=True)):
         model = vlm()
         with torch.no_grad():
             before = model.llm.model(ids).logits
-            apply_tuning(model, modes(llm="lora"), lora=lora)
+            apply_tuning(model, tuning(lora, llm="lora"))
             after = model.eval().llm.model(ids).logits
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_that_read_weights_past_an_adapter_get_none() -> None:
     model = vlm(encoder=Pooled())
-    apply_tuning(model, modes(encoder="lora"), lora=Lora(r=2))
+    apply_tuning(model, tuning(LoraOptions(r=2), encoder="lora"))
     assert adapted(model) == {"encoder.fc1"}
     with pytest.raises(UserError, match="reads its weights past an adapter; use full or frozen"):
-        apply_tuning(vlm(encoder=Pooled(whole=True)), modes(encoder="lora"), lora=Lora())
+        apply_tuning(vlm(encoder=Pooled(whole=True)), tuning(LoraOptions(), encoder="lora"))
 
 
-def test_eyes_for_volumes_are_tuned_like_those_for_images() -> None:
+def test_a_branch_for_volumes_is_tuned_like_the_one_for_images() -> None:
     def both() -> VLM:
         volumes = MLPConnector(in_dim=8, out_dim=32, in_tokens=1, in_grid=(1, 1))
         return vlm(encoder=Pooled(), encoder3d=Pooled(modality="image3d"), connector3d=volumes)
 
     model = both()
-    apply_tuning(model, modes(connector="full"), lora=Lora())
+    apply_tuning(model, tuning(LoraOptions(), connector="full"))
     assert {name.partition(".")[0] for name in learned(model)} == {"connector", "connector3d"}
     model = both()
-    apply_tuning(model, modes(encoder="lora"), lora=Lora(r=2))
+    apply_tuning(model, tuning(LoraOptions(r=2), encoder="lora"))
     assert adapted(model) == {"encoder.fc1", "encoder3d.fc1"}
     assert not model.connector3d.connector[0].weight.requires_grad
 
@@ -204,7 +209,7 @@ def test_eyes_for_volumes_are_tuned_like_those_for_images() -> None:
 @pytest.mark.parametrize("mode", ["frozen", "full"])
 def test_frozen_and_full_hold_for_every_weight(mode: str) -> None:
     model = vlm()
-    apply_tuning(model, {"encoder": mode, "connector": mode, "llm": mode}, lora=Lora())
+    apply_tuning(model, tuning(encoder=mode, connector=mode, llm=mode))
     every = {name for name, _ in model.named_parameters()}
     assert learned(model) == (every if mode == "full" else set())
 
@@ -216,11 +221,15 @@ def test_frozen_and_full_hold_for_every_weight(mode: str) -> None:
         ({"r": 8.5}, r"tuning\.lora\.r=8\.5"),
         ({"alpha": 0}, r"tuning\.lora\.alpha=0: expected more than 0"),
         ({"dropout": 1.0}, r"tuning\.lora\.dropout=1\.0"),
+        (
+            {"rank": 4},
+            r"tuning\.lora\.rank: unknown; valid: r, alpha, dropout, targets, rslora, dora",
+        ),
     ],
 )
 def test_settings_that_no_adapter_has_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Lora(**settings)
+        apply_tuning(vlm(), tuning_options({**FROZEN, "lora": settings}))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +240,7 @@ def test_an_adapter_goes_out_to_peft(tmp_path: Path, more: dict[str, Any]) -> No
     from peft import LoraConfig, get_peft_model
     from peft.utils import set_peft_model_state_dict
 
-    model, _ = settled(Lora(r=4, dropout=0.0, targets="attention", **more))
+    model, _ = settled(LoraOptions(r=4, dropout=0.0, targets="attention", **more))
     config = model.llm.model.peft_config["default"]
     config.task_type = "CAUSAL_LM"
     config.save_pretrained(tmp_path)

@@ -11,21 +11,20 @@ import torch
 from PIL import Image
 
 from spinevl.config.conf import official_tasks
-from spinevl.data.datamodule import by_patient
+from spinevl.data.examples import grouped, patient_examples
 from spinevl.data.images import ImageStore
+from spinevl.data.imbalance import weighted
 from spinevl.data.packing.collate import Collator
-from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.layout import Packing
-from spinevl.data.records import build_records
-from spinevl.data.weighting import LossWeights
-from spinevl.inference.assemble import image_inputs_of
 from spinevl.io.image_file import load_image
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM, TinyLLM
 from spinevl.models.vlm import VLM, sequence_logprobs
+from spinevl.schema.example import Example
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
-from spinevl.schema.record import Record
+from spinevl.schema.study_layout import StudyLayout
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
 TEMPLATES = {
@@ -37,25 +36,32 @@ TEMPLATES = {
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     labels = {"qd": 1, "sl": 0, "zjppt": (0, 1, 2, 3, 2), "zyzg": (0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2)}
-    people = [Patient(name, labels) for name in ("a", "b")]
+    levels = list(dict.fromkeys(level for task in TASKS.values() for level in task.levels))
+    people = [
+        Patient(
+            name,
+            labels,
+            images=StudyLayout().images(str(root), name, slices=(6,), levels=levels),
+        )
+        for name in ("a", "b")
+    ]
     made = [
-        record
+        example
         for task in TASKS.values()
-        for record in build_records(
+        for example in patient_examples(
             people,
             task=task,
             template=TEMPLATES[task.name],
             sag_image=[6],
             separate=False,
-            images_root=root,
-            answers="truth",
+            with_answers=True,
         )
     ]
-    for path in {path for record in made for path in record.images}:
+    for path in dict.fromkeys(image.path for example in made for image in example.images):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
     return made
@@ -69,24 +75,21 @@ def tiny_model(llm: CausalLM | None = None) -> VLM:
     return VLM(encoder, connector, llm).eval()
 
 
-def collator(model: VLM, *, packing: Packing, learn: list[Record] | None = None) -> Collator:
-    return Collator(
-        tasks=TASKS,
-        conversation=Conversation(model.llm.tokenizer, template="chat"),
-        image_inputs=image_inputs_of(model, {"image": ImageStore()}),
-        max_length=512,
-        packing=packing,
-        weights=LossWeights(learn, TASKS) if learn else None,
-    )
+def decode(image: ImageRef) -> np.ndarray:
+    return load_image(image.path)
+
+
+def collator(model: VLM, *, packing: Packing, learn: bool = False) -> Collator:
+    return Collator(model.inputs(), ImageStore(decode), packing=packing, learn=learn)
 
 
 @pytest.mark.parametrize("packing", ["tree", "plain", "off"])
 def test_option_logprobs_are_those_of_transformers_own_forward(
-    records: list[Record], packing: Packing
+    examples: list[Example], packing: Packing
 ) -> None:
     model = tiny_model()
     collate = collator(model, packing=packing)
-    groups = by_patient(records)
+    groups = grouped(examples)
     batch = collate(groups)
     with torch.inference_mode():
         ours = sequence_logprobs(model(batch), batch)
@@ -96,14 +99,15 @@ def test_option_logprobs_are_those_of_transformers_own_forward(
 
 
 def _plain(
-    model: VLM, collate: Collator, group: list[tuple[int, Record]]
+    model: VLM, collate: Collator, group: list[tuple[int, Example]]
 ) -> Iterator[torch.Tensor]:
     """Each option of each question read alone: no packing, no mask, no code of the fast path."""
-    for _, record in group:
-        images = torch.stack([model.encoder.transform(load_image(path)) for path in record.images])
+    for _, example in group:
+        images = torch.stack([model.encoder.transform(decode(image)) for image in example.images])
         visual = model.visual_tokens(images)
-        for choice in TASKS[record.task].choices:
-            exchange = collate.conversation.exchange(record.prompt, choice)
+        ((question, _),) = example.rounds
+        for choice in TASKS[example.key.task].choices:
+            exchange = collate.conversation.exchange(question, choice)
             parts = [
                 visual[-1 - symbol] if symbol < 0 else model.llm.embed(torch.tensor([symbol]))
                 for symbol in exchange.symbols
@@ -115,9 +119,9 @@ def _plain(
             yield scored[range(len(answer)), answer].sum()
 
 
-def test_shared_prefixes_stand_once_and_packing_leaves_no_padding(records: list[Record]) -> None:
+def test_shared_prefixes_stand_once_and_packing_leaves_no_padding(examples: list[Example]) -> None:
     model = tiny_model()
-    groups = by_patient(records)
+    groups = grouped(examples)
     batches = {name: collator(model, packing=name)(groups) for name in ("tree", "plain", "off")}
     assert batches["tree"].tokens < 0.5 * batches["plain"].tokens
     assert batches["plain"].tokens == batches["off"].tokens == batches["tree"].sequence_tokens
@@ -126,12 +130,12 @@ def test_shared_prefixes_stand_once_and_packing_leaves_no_padding(records: list[
     assert batches["off"].input_ids.numel() > batches["off"].tokens
 
 
-def test_gradients_do_not_depend_on_packing(records: list[Record]) -> None:
-    groups = by_patient(records)
+def test_gradients_do_not_depend_on_packing(examples: list[Example]) -> None:
+    groups = grouped(weighted(examples, TASKS))
     gradients = []
     for packing in ("tree", "plain", "off"):
         model = tiny_model()
-        batch = collator(model, packing=packing, learn=records)(groups)
+        batch = collator(model, packing=packing, learn=True)(groups)
         weights = batch.sequence_weight[batch.target_sequence]
         (-(model(batch) * weights).sum() / batch.loss_tokens).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
@@ -140,7 +144,7 @@ def test_gradients_do_not_depend_on_packing(records: list[Record]) -> None:
             torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
-def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
+def test_images_of_a_question_reach_it_in_order(examples: list[Example]) -> None:
     """Swapping the two images of a canal question changes its answer's probability."""
     from dataclasses import replace
 
@@ -148,28 +152,19 @@ def test_images_of_a_question_reach_it_in_order(records: list[Record]) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # far from the small weights of a fresh model
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    one = next(record for record in records if record.task == "zyzg")
+    one = next(example for example in examples if example.key.task == "zyzg")
     other = replace(one, images=one.images[::-1])
     with torch.inference_mode():
         values = []
-        for record in (one, other):
-            batch = collator(model, packing="tree")([[(0, record)]])
+        for example in (one, other):
+            batch = collator(model, packing="tree")([[(0, example)]])
             values.append(sequence_logprobs(model(batch), batch))
     assert (values[0] - values[1]).abs().max() > 1e-3  # rounding is a hundred times less
 
 
-def test_loss_weights_follow_the_score(records: list[Record]) -> None:
-    weights = LossWeights(records, TASKS)
-    total = dict.fromkeys(TASKS, 0.0)
-    for record in records:
-        total[record.task] += weights[record]
-    for name, task in TASKS.items():
-        assert total[name] / len(records) == pytest.approx(task.weight)
-
-
-def test_the_decoder_compiles_without_a_break(records: list[Record]) -> None:
+def test_the_decoder_compiles_without_a_break(examples: list[Example]) -> None:
     model = tiny_model()
-    batch = collator(model, packing="tree")(by_patient(records))
+    batch = collator(model, packing="tree")(grouped(examples))
     with torch.inference_mode():
         plain = model(batch)
     model.llm.compile(backend="aot_eager", fullgraph=True)

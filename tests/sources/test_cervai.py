@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from spinevl.config.compose import compose
 from spinevl.config.conf import official_tasks
+from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates
+from spinevl.data.records import read_records, records_text
+from spinevl.data.study import PatientStudy, open_study
+from spinevl.data.study_spec import StudySpec
 from spinevl.io.image_file import load_image
+from spinevl.schema.box import Box
+from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.cervai import CervAISource, read_boxes, read_labels, read_template
 
 TASKS = official_tasks()
@@ -96,9 +106,7 @@ def load(tmp_path: Path, **options: Any) -> Any:
     labels.write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
     source = CervAISource(labels=str(labels), train_images=str(tmp_path / "images"), **options)
     tasks = {name: TASKS[name] for name in ("qd", "zjppt")}
-    return source.load(
-        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=tmp_path
-    )
+    return source.load(StudyRequest(tasks, TASKS, [6], {"train"}, tmp_path))
 
 
 def test_missing_and_truncated_images_are_named_or_skipped(tmp_path: Path) -> None:
@@ -201,11 +209,7 @@ def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: 
 
     def load_test(**options: Any) -> Any:
         return CervAISource(test_images=str(tmp_path / "images"), **options).load(
-            tasks={"qd": TASKS["qd"]},
-            known_tasks=TASKS,
-            sag_image=[6],
-            subsets={"test"},
-            cache_dir=tmp_path,
+            StudyRequest({"qd": TASKS["qd"]}, TASKS, [6], {"test"}, tmp_path)
         )
 
     assert [one.id for one in load_test().test] == ["case-2", "case-10"]
@@ -226,11 +230,7 @@ def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path:
 
     def load_with(*names: str) -> Any:
         return source.load(
-            tasks={name: TASKS[name] for name in names},
-            known_tasks=TASKS,
-            sag_image=[6],
-            subsets={"train"},
-            cache_dir=tmp_path,
+            StudyRequest({name: TASKS[name] for name in names}, TASKS, [6], {"train"}, tmp_path)
         )
 
     with pytest.raises(UserError) as caught:
@@ -245,3 +245,91 @@ def test_sagittal_images_stand_before_the_axial_one() -> None:
     first, second = caught.value.problems
     assert "[image] before <image>" in first
     assert "[label]" in second
+
+
+def write_other_hospital(folder: Path) -> dict[str, Any]:
+    """Two patients with slices 3 and 4 of their own size, named in another way; its data keys."""
+    rng = np.random.default_rng(0)
+    for patient in ("p1", "p2"):
+        names = [f"{patient}_sag_{number}.png" for number in (3, 4)]
+        names += [f"{patient}_{task}.png" for task in GRADED["zjppt"].levels]
+        for number, name in enumerate(names):
+            (folder / "T2").mkdir(exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 50 + number), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "T2" / name)
+    labels = [{**GOOD, "id": "p1"}, {**GOOD, "id": "p2", "zjppt": [1, 2, 3, 0, 1]}]
+    (folder / "labels.json").write_text(json.dumps(labels))
+    boxes = {vertebra: ["(1,2)(30,20)", "(3,4)(49,39)"] for vertebra in BOXES}
+    (folder / "boxes.json").write_text(json.dumps([{"id": p, **boxes} for p in ("p1", "p2")]))
+    return {
+        "labels": str(folder / "labels.json"),
+        "boxes": str(folder / "boxes.json"),
+        "train_images": str(folder),
+        "slices": [3, 4],
+        "sagittal": "T2/{id}_sag_{slice}.png",
+        "axial": "T2/{id}_{level}.png",
+        "side_px": None,
+    }
+
+
+def test_another_hospitals_study_is_read_into_examples(tmp_path: Path) -> None:
+    keys = write_other_hospital(tmp_path)
+    names = ("zjppt", "positioning")
+    nodes: Any = OmegaConf.to_container(compose("build", ["task=[zjppt,positioning]"]).task)
+    spec = StudySpec(
+        data={"_target_": "spinevl.sources.cervai.CervAISource", **keys},
+        split={"_target_": "spinevl.data.split.HeadSplit", "n_train": 1},
+        task=nodes,
+        prompts={
+            "templates": {"zjppt": "[image]<image>\n[label]?", "positioning": "[image][label]?"}
+        },
+        sag_image=[4, 3],
+        sag_type="joint",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    study = open_study(spec, ("train", "dev"))
+    assert isinstance(study, PatientStudy)
+    closed = study.task_examples(study.tasks["zjppt"], "dev")
+    assert [(one.key.patient, one.key.level, one.label) for one in closed] == [
+        ("p2", level, label)
+        for level, label in zip(GRADED["zjppt"].levels, [1, 2, 3, 0, 1], strict=True)
+    ]
+    assert [Path(image.path).name for image in closed[1].images] == [
+        "p2_sag_4.png",
+        "p2_sag_3.png",
+        "p2_C3-C4.png",
+    ]
+    assert closed[1].slices == (4, 3)
+    assert study.decode(closed[1].images[0]).shape == (40, 51)
+    placed = study.task_examples(study.tasks["positioning"], "train")
+    assert [(one.slices, one.box) for one in placed[:2]] == [
+        ((4,), Box(3, 4, 49, 39)),  # the box file lists slice 3 first
+        ((3,), Box(1, 2, 30, 20)),
+    ]
+    assert set(study.tasks) == set(names)
+    with pytest.raises(UserError, match=r"sag_image has no slice 6; choose from 3, 4"):
+        open_study(replace(spec, sag_image=[4, 6]), ("train", "dev"))
+    (tmp_path / "T2/p1_sag_4.png").unlink()
+    with pytest.raises(UserError, match=r"T2/p1_sag_4\.png"):
+        open_study(spec, ("train", "dev"))
+
+
+def test_record_files_of_another_hospital_give_their_examples_back(tmp_path: Path) -> None:
+    source = CervAISource(**write_other_hospital(tmp_path))
+    tasks = {"zjppt": TASKS["zjppt"]}
+    cohort = source.load(StudyRequest(tasks, TASKS, [3, 4], {"train"}, tmp_path))
+    examples = patient_examples(
+        cohort.patients,
+        task=TASKS["zjppt"],
+        template="[image]<image>\n[label]?",
+        sag_image=[3, 4],
+        separate=True,
+        with_answers=True,
+    )
+    file = tmp_path / "records.json"
+    file.write_text(records_text(examples, with_answer_turn=True))
+    assert read_records(file, task=TASKS["zjppt"], layout=cohort.layout) == examples
+    with pytest.raises(
+        UserError, match=r"records\.json: record 1: .*p1_sag_3\.png is named neither"
+    ):
+        read_records(file, task=TASKS["zjppt"], layout=StudyLayout())

@@ -31,7 +31,7 @@ def read(folder: Path, records: Any, *, answered: bool = True, **options: Any) -
     file = folder / "train.json"
     file.write_text(json.dumps(records))
     source = ConversationSource(train=str(file), **options)
-    return source.dialogues("train", answered=answered)
+    return [example for _, example in source.read("train", answered=answered)]
 
 
 def test_images_and_volumes_stand_in_the_order_of_their_placeholders(folder: Path) -> None:
@@ -44,14 +44,14 @@ def test_images_and_volumes_stand_in_the_order_of_their_placeholders(folder: Pat
     }
     text_only = {"conversations": turns("What is MRI?", "A scan.")}
     first, second = read(folder, [record, text_only])
-    assert [(kind, Path(path).name) for kind, path in first.pictures] == [
+    assert [(image.modality, Path(image.path).name) for image in first.images] == [
         ("image", "a.png"),
         ("image3d", "v.npy"),
         ("image", "b.png"),
     ]
     assert first.rounds == (("<image>\nand <image3d>?", "Yes."), ("And <image>?", "No."))
-    assert (first.task, first.truth) == ("report", "No.")
-    assert (second.id, second.pictures, second.task) == ("1", (), "")
+    assert (first.key.patient, first.key.task, first.truth) == ("x", "report", "No.")
+    assert (second.key.patient, second.images, second.key.task) == ("1", (), "")
 
 
 def test_what_a_model_is_asked_for_is_not_shown_to_it(folder: Path) -> None:
@@ -59,9 +59,9 @@ def test_what_a_model_is_asked_for_is_not_shown_to_it(folder: Path) -> None:
         {"conversations": turns("One?", "1", "Two?", "2")},
         {"conversations": turns("One?", "1", "Two?")},
     ]
-    for dialogue, truth in zip(read(folder, records, answered=False), ("2", None), strict=True):
-        assert dialogue.rounds == (("One?", "1"), ("Two?", None))
-        assert dialogue.truth == truth
+    for example, truth in zip(read(folder, records, answered=False), ("2", None), strict=True):
+        assert example.rounds == (("One?", "1"), ("Two?", None))
+        assert example.truth == truth
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_paths_do_not_leave_the_images_folder(folder: Path) -> None:
 
 def test_a_subset_without_a_file_is_named() -> None:
     with pytest.raises(UserError, match=r"data\.train is not set"):
-        ConversationSource().dialogues("train", answered=True)
+        ConversationSource().read("train", answered=True)
 
 
 def test_a_window_upside_down_is_refused() -> None:

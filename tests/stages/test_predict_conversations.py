@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from spinevl.config.compose import compose
-from spinevl.inference import dialogues
+from spinevl.inference import predictor
 from spinevl.schema.errors import UserError
-from spinevl.stages import answer, build, doctor, predict, train
+from spinevl.stages import build, doctor, predict, train
 
 FAST = [
     "trainer.max_epochs=2",
@@ -102,17 +102,13 @@ def test_answers_are_written_as_they_come_and_an_interrupted_run_goes_on(
     (out / "conversations.json").unlink()
     (out / "answers.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
     asked = []
-    real = answer._predictor
+    real = predictor.Predictor._answers
 
-    class Counted:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
+    def counted(self: Any, left: Any) -> Any:
+        asked.extend(one.key.patient for one in left.values())
+        return real(self, left)
 
-        def predict(self, dialogues: Any) -> Any:
-            asked.extend(one.id for _, one in dialogues)
-            return self.inner.predict(dialogues)
-
-    monkeypatch.setattr(answer, "_predictor", lambda *args: Counted(real(*args)))
+    monkeypatch.setattr(predictor.Predictor, "_answers", counted)
     predict.main(cfg, out=out)
     assert asked == ["text", "last"]
     assert (out / "conversations.json").read_text() == whole
@@ -182,7 +178,8 @@ def test_what_the_llm_cannot_hold_is_refused_before_anything_is_written(
         predict.main(cfg, out=folder / "long")
     fits = [{"conversations": turns("short")}, {"conversations": turns("word " * 120)}]
     (folder / "long.json").write_text(json.dumps(fits))  # the prompt fits, an answer would not
-    with pytest.raises(UserError, match=r"record 1 .* predict\.max_new_tokens=900 are more than"):
+    message = r"record 1 .* at most 1024 tokens .* found 602 and predict\.max_new_tokens=900"
+    with pytest.raises(UserError, match=message):
         predict.main(
             config(
                 "predict",
@@ -232,15 +229,23 @@ def test_a_bad_image_is_told_before_training(folder: Path) -> None:
         "cut.jpg",
         "text.jpg",
     ]
-    assert list((folder / "bad").iterdir()) == []
+    # what the job was asked stands there from the start
+    assert [file.name for file in (folder / "bad").iterdir()] == ["train_spec.json"]
 
 
 def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [f"data.train={folder}/all.json", f"data.test={folder}/all.json"]
     doctor.main(config("doctor", folder, *files, *FAST), out=folder)
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "ok  conversations (train, test)",
         "ok  train: 4 conversations, 4 images",
         "ok  test: 4 conversations, 4 images",
+    ]
+    assert [line.split(":")[0] for line in lines[3:]] == [
+        "ok  model",
+        "estimate  memory",
+        "estimate  training",
     ]
     with pytest.raises(UserError, match="name a JSON file"):
         doctor.main(config("doctor", folder, *FAST), out=folder)
@@ -292,14 +297,14 @@ def test_an_image_in_a_given_answer_keeps_its_place(
     (folder / "shown.json").write_text(json.dumps([record]))
     (folder / "shown").mkdir()
     shown = []
-    real = dialogues.greedy
+    real = predictor.greedy
 
     def greedy(model: Any, *, prompts: Any, visual_rows: Any, **options: Any) -> Any:
         ((_, rows),) = prompts
         shown.append((len(visual_rows), rows[rows >= 0].tolist()))
         return real(model, prompts=prompts, visual_rows=visual_rows, **options)
 
-    monkeypatch.setattr(dialogues, "greedy", greedy)
+    monkeypatch.setattr(predictor, "greedy", greedy)
     options = [f"data.test={folder}/shown.json", f"checkpoint={checkpoint}"]
     predict.main(config("predict", folder, *options), out=folder / "shown")
     assert shown == [(12, list(range(12)))]  # four tokens of each of three images, in order

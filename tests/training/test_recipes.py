@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spinevl.inference.assemble import load_model, tuned
-from spinevl.inference.dialogues import dialogue_collator
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.collate import Collator
+from spinevl.models.assemble import tuned
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
@@ -41,7 +43,7 @@ def ours(name: str) -> str:
 
 def prepared(shared: Path, case: str) -> tuple[VLM, Batch]:
     goldens = shared / "goldens"
-    model, _ = load_model(goldens / "clip_mlp_qwen2/checkpoint")
+    model = load_checkpoint(goldens / "clip_mlp_qwen2/checkpoint").model
     encoder, connector, llm = CASES[case]
     tuned(model, {"encoder": encoder, "connector": connector, "llm": llm, "lora": LORA})
     initial = goldens / "recipe" / f"{case}.safetensors"
@@ -53,12 +55,12 @@ def prepared(shared: Path, case: str) -> tuple[VLM, Batch]:
         }
         assert not model.load_state_dict(given, strict=False).unexpected_keys
     source = ConversationSource(
-        train=str(goldens / "data/conv2d.json"), images=str(goldens / "data")
+        train=str(goldens / "data/conv2d.json"), images=str(goldens / "data"), window=None
     )
-    dialogues = source.dialogues("train", answered=True)
-    collate = dialogue_collator(model, window=None)
-    collate.check(dialogues)
-    return model.train(), collate([list(enumerate(dialogues))])
+    examples = [one for _, one in source.read("train", answered=True)]
+    collate = Collator(model.inputs(), ImageStore(source.decode), learn=True)
+    collate.check(examples)
+    return model.train(), collate([list(enumerate(examples))])
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -92,7 +94,7 @@ def test_a_merged_adapter_says_what_the_adapter_said(shared: Path) -> None:
     model.eval()
     golden = json.loads((shared / "goldens/recipe/recipe.json").read_text())
     merged = golden["cases"]["llm_lora8_enc_frozen_conn_full"]["merge"]
-    before = dict(load_model(shared / "goldens/clip_mlp_qwen2/checkpoint")[0].state_dict())
+    before = dict(load_checkpoint(shared / "goldens/clip_mlp_qwen2/checkpoint").model.state_dict())
     with torch.inference_mode():
         apart = model(batch)
         assert merge_adapters(model) == 6

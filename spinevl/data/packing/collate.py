@@ -1,168 +1,153 @@
-"""Make a Batch of several patients' questions."""
+"""Make a Batch of examples: of patients' questions, or of conversations."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
-from spinevl.data.auxiliary_targets import AuxiliarySizes
-from spinevl.data.packing.conversation import PLACEHOLDER, Conversation, TokenSequence
+from spinevl.data.auxiliary_targets import head_targets
+from spinevl.data.images import ImageStore
+from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput, length
 from spinevl.data.packing.layout import AuxiliaryTarget, Packing, Sequenced, lay_out
-from spinevl.data.weighting import LossWeights
 from spinevl.schema.batch import Batch
-from spinevl.schema.dialogue import Picture
-from spinevl.schema.errors import Problem, UserError
-from spinevl.schema.image_ref import Modality
-from spinevl.schema.record import Record
-from spinevl.schema.task import Task
+from spinevl.schema.conversation import PLACEHOLDER
+from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.example import Example, Rounds
+from spinevl.schema.model_inputs import ModelInputs
 
-Group = Sequence[tuple[int, Record]]
+Group = Sequence[tuple[int, Example]]
 
 
 class Collator:
-    """Turns groups of records into a Batch.
+    """Turns groups of examples into a Batch.
 
     Args:
-        tasks: the tasks that the records name.
-        conversation: writes a question as the LLM reads it.
-        sights: how the model gets its images, by modality; records show 2D images.
-        max_length: the longest sequence that the LLM takes.
-        packing: ``tree`` packs all sequences into one row where every shared prefix stands once;
-            ``plain`` puts them side by side in one row, nothing shared; ``off`` gives each a
-            padded row of its own. The results are the same.
-        weights: loss weights; given for learning, where each question has its true answer. Without
-            them every option of every closed question is laid out for scoring.
-        heads: direct heads; their targets are added where given with ``weights``.
+        model: what the model reads.
+        images: decoded images.
+        packing: ``tree`` lays the sequences of a batch out as one prefix tree, where every shared
+            token stands once; ``plain`` packs them side by side; ``off`` pads, one a row.
+        learn: lay out the true answers to learn; otherwise every option of a closed question, to
+            score them, and the answers of conversations as they are.
+        heads: name of an auxiliary head -> number of classes; their targets go along with what is
+            learned.
+
+    Attributes:
+        inputs: how the model gets its images, by modality.
     """
 
     def __init__(
         self,
+        model: ModelInputs,
+        images: ImageStore,
         *,
-        tasks: Mapping[str, Task],
-        conversation: Conversation,
-        image_inputs: Mapping[Modality, ImageInput],
-        max_length: int,
         packing: Packing = "tree",
-        weights: LossWeights | None = None,
-        heads: AuxiliarySizes | None = None,
+        learn: bool = False,
+        heads: Mapping[str, int] | None = None,
     ) -> None:
         if packing not in ("tree", "plain", "off"):
             raise UserError(f"packing={packing}: expected tree, plain or off")
-        self.tasks = tasks
-        self.conversation = conversation
-        self.image_inputs = image_inputs
-        self.max_length = max_length
+        self.conversation = Conversation(
+            model.tokenizer, template=model.conversation, end_token=model.end_token
+        )
+        self.inputs = {kind: ImageInput(one, images) for kind, one in model.vision.items()}
+        self.max_length = model.max_length
         self.packing: Packing = packing
-        self.weights = weights
-        self.heads = heads
-        self._head_numbers = {name: k for k, name in enumerate(heads.sizes)} if heads else {}
+        self.learn = learn
+        self.heads = {name: number for number, name in enumerate(heads or {})}
+
+    def to_score(self) -> Collator:
+        """The same for scoring, on the same images."""
+        other = copy.copy(self)
+        other.learn, other.heads = False, {}
+        return other
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
-        """Groups of (dataset index, record) -> one Batch."""
-        seen = BatchImages(self.image_inputs)
-        questions: list[int] = []
-        sequences: list[Sequenced] = []
-        records: list[Record] = []
-        for group in groups:
-            for index, record in group:
-                sequences.extend(self._sequences(record, len(questions), seen))
-                questions.append(index)
-                records.append(record)
+        """Groups of (dataset index, example) -> one Batch."""
+        images = BatchImages(self.inputs)
+        pairs = [pair for group in groups for pair in group]
+        sequences = [
+            Sequenced(
+                question,
+                label,
+                *images.expand(self.conversation.dialogue(rounds), example.images),
+                example.weight,
+            )
+            for question, (_, example) in enumerate(pairs)
+            for label, rounds in self._answered(example)
+        ]
+        # answers that name a place would be wrong for a shifted image
+        fixed = {one for _, example in pairs if example.kind != "option" for one in example.images}
         return lay_out(
             sequences,
-            seen,
+            images,
             packing=self.packing,
-            questions=questions,
-            still=self._still(records),
-            direct=self._auxiliary(records, seen),
+            questions=[index for index, _ in pairs],
+            fixed=fixed,
+            auxiliary=[target for _, one in pairs for target in self._auxiliary(one, images)],
         )
 
-    def length(self, record: Record) -> int:
-        """Tokens of the longest sequence of a record, visual tokens included."""
-        task = self.tasks[record.task]
+    def length(self, example: Example) -> int:
+        """Tokens of the longest sequence of an example, visual tokens included."""
         return max(
-            length(self._exchange(record, answer), pictures(record), self.image_inputs)
-            for answer in self._answers(record, task)
+            length(self.conversation.dialogue(rounds), example.images, self.inputs)
+            for _, rounds in self._answered(example)
         )
 
-    def check(self, records: Sequence[Record]) -> None:
-        """Raise UserError for every record whose sequence is too long or lacks an image."""
-        if "image" not in self.image_inputs:
-            raise UserError("the model reads volumes (image3d), and the data show 2D images")
-        if self.conversation.template == "pretrain":
+    def check(self, examples: Sequence[Example], *, room: int = 0) -> None:
+        """Raise UserError for every example that does not fit the model.
+
+        Args:
+            examples: what is to be laid out.
+            room: tokens that a generated answer needs besides.
+        """
+        if self.conversation.template == "pretrain" and any(one.kind != "text" for one in examples):
             raise UserError(
                 "llm.conversation=pretrain: it drops the question; choose chat or medmvl"
             )
-        problems = [problem for record in records if (problem := self._problem(record)) is not None]
-        if problems:
-            raise UserError(problems)
+        problems = Problems()
+        for one in examples:
+            with problems.collected():
+                self._check(one, room)
+        problems.raise_any()
 
-    def _problem(self, record: Record) -> Problem | None:
-        where = f"record {record.id} {record.task} {record.object}".rstrip()
-        placeholders = len(PLACEHOLDER.findall(record.prompt))
-        if placeholders != len(record.images):
-            return Problem(
-                where,
-                f"one <image> in the prompt for each of its {len(record.images)} images",
-                f"{placeholders}",
-                "mend the prompt template or the record",
+    def _check(self, example: Example, room: int) -> None:
+        where = example.where
+        if unread := {image.modality for image in example.images} - set(self.inputs):
+            wanted = f"images of {', '.join(self.inputs)} alone, which the encoder reads"
+            fix = "choose another encoder, or add encoder3d"
+            raise refused(where, wanted, f"<{unread.pop()}>", fix)
+        text = " ".join(part for turn in example.rounds for part in turn if part)
+        if (placeholders := len(PLACEHOLDER.findall(text))) != len(example.images):
+            wanted = f"one <image> in the prompt for each of its {len(example.images)} images"
+            raise refused(
+                where, wanted, f"{placeholders}", "mend the prompt template or the record"
             )
-        longest = self.length(record)
-        if longest > self.max_length:
-            return Problem(
+        waits = example.rounds[-1][1] is None and not self.learn
+        if not waits and not self.conversation.dialogue(example.rounds).learned:
+            wanted = "an answer with a token to learn behind something to learn it from"
+            raise refused(where, wanted, "none", "lengthen it or show an image")
+        if (longest := self.length(example)) + room > self.max_length:
+            bound = "llm.max_length, or what the model's positions or sliding window allow"
+            found = f"{longest}" + (f" and predict.max_new_tokens={room}" if room else "")
+            raise refused(
                 where,
-                f"at most {self.max_length} tokens (llm.max_length, or what the model's positions "
-                "or sliding window allow)",
-                f"{longest}",
-                "shorten the prompt, show fewer images, or choose another model",
+                f"at most {self.max_length} tokens ({bound})",
+                f"{found}, so that the answer would be cut",
+                "shorten it, show fewer images, or choose another model",
             )
-        return None
 
-    def _answers(self, record: Record, task: Task) -> Sequence[str]:
-        if self.weights is None and task.closed:
-            return task.choices
-        return [record.answer or ""]
-
-    def _exchange(self, record: Record, answer: str) -> TokenSequence:
-        return self.conversation.exchange(record.prompt, answer)
-
-    def _sequences(self, record: Record, question: int, seen: BatchImages) -> list[Sequenced]:
-        """The sequences of one question: its true answer to learn, or every option to score."""
-        task = self.tasks[record.task]
-        weight = 1.0 if self.weights is None else self.weights[record]
-        learned = self.weights is not None
-        answers = self._answers(record, task)
-        labels = [-1] if learned or not task.closed else range(len(task.choices))
-        result = []
-        for label, answer in zip(labels, answers, strict=True):
-            symbols, spans = seen.expand(self._exchange(record, answer), pictures(record))
-            result.append(Sequenced(question, label, symbols, spans, weight))
-        return result
-
-    def _still(self, records: Sequence[Record]) -> frozenset[str]:
-        """Images whose boxes are asked: the answers are coordinates of these pixels."""
-        return frozenset(
-            path
-            for record in records
-            if not self.tasks[record.task].closed
-            for path in record.images
-        )
-
-    def _auxiliary(self, records: Sequence[Record], seen: BatchImages) -> list[AuxiliaryTarget]:
-        if self.heads is None or self.weights is None:
-            return []
+    def _answered(self, example: Example) -> list[tuple[int, Rounds]]:
+        """(label, rounds) of each sequence; the label is -1 where no option is scored."""
+        if self.learn or example.kind != "option":
+            return [(-1, example.rounds)]
+        *before, (question, _) = example.rounds
         return [
-            AuxiliaryTarget(
-                seen.number(("image", path)),
-                self._head_numbers[head],
-                label,
-                self.weights[record],
-            )
-            for record in records
-            for path, head, label in self.heads.targets(record, self.tasks[record.task])
+            (label, (*before, (question, option))) for label, option in enumerate(example.options)
         ]
 
-
-def pictures(record: Record) -> list[Picture]:
-    """The images of a record in the order of its placeholders."""
-    return [("image", path) for path in record.images]
+    def _auxiliary(self, example: Example, images: BatchImages) -> list[AuxiliaryTarget]:
+        return [
+            AuxiliaryTarget(images.number(image), self.heads[head], label, example.weight)
+            for image, head, label in (head_targets(example) if self.heads else ())
+        ]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from spinevl.schema.conversation import MEDMVL_SYSTEM
+from spinevl.schema.conversation import MEDMVL_SYSTEM, PLACEHOLDER
 from spinevl.schema.errors import UserError
 
-PLACEHOLDER = re.compile("<image(?:3d)?>")
 Template = Literal["medmvl", "chat", "pretrain"]
 Rounds = Sequence[tuple[str, str | None]]
 

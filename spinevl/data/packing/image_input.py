@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import TokenSequence
-from spinevl.schema.dialogue import Picture
-from spinevl.schema.errors import Problem, UserError, collected
-from spinevl.schema.image_ref import MODALITIES, Modality
-
-
-class Store(Protocol):
-    """Decoded images by path."""
-
-    load: Callable[[str], np.ndarray]
-    """Decodes a file. Raises UserError where it can't."""
-
-    def __getitem__(self, path: str) -> np.ndarray:
-        """The image at ``path``, decoded or kept."""
+from spinevl.schema.errors import Problems
+from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
+from spinevl.schema.model_inputs import VisionInputs
 
 
 @dataclass
@@ -31,52 +21,58 @@ class ImageInput:
     """How the model gets the images of one modality.
 
     Attributes:
-        tokens: visual tokens that an image becomes.
-        transform: the encoder's own.
+        vision: what the model's encoder and connector make of one.
         images: decoded images.
-        features: paths -> [U, N, dim], encoded earlier; None where the model encodes.
+        features: images -> [U, N, dim], encoded earlier; None where the model encodes.
     """
 
-    tokens: int
-    transform: Callable[[np.ndarray], torch.Tensor]
-    images: Store
-    features: Callable[[Sequence[str]], torch.Tensor] | None = None
+    vision: VisionInputs
+    images: ImageStore
+    features: Callable[[Sequence[ImageRef]], torch.Tensor] | None = None
 
-    def __call__(self, paths: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @property
+    def tokens(self) -> int:
+        """Visual tokens that an image becomes."""
+        return self.vision.tokens
+
+    def __call__(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pixels [U, C, (D,) H, W] and None, or [0] and features [U, N, dim]."""
-        if not paths:
+        if not images:
             return torch.zeros(0), None
         if self.features is not None:
-            return torch.zeros(0), self.features(paths)
-        return torch.stack([self.transform(self.images[path]) for path in paths]), None
+            return torch.zeros(0), self.features(images)
+        return torch.stack([self.vision.transform(self.images[one]) for one in images]), None
+
+
+ImageInputs = Mapping[Modality, ImageInput]
 
 
 class BatchImages:
-    """The unique images of one batch in order of first appearance, numbered by modality.
+    """The unique images of one batch in order of first appearance, numbered.
 
     A visual token is the symbol ``-1 - (number * stride + k)``: token k of an image. Its row among
     the batch's visual tokens (those of 2D images first, then those of volumes) is known when all
     images are.
 
     Args:
-        sights: how images are seen, by modality.
+        inputs: how the model gets its images, by modality.
     """
 
-    def __init__(self, image_inputs: Mapping[Modality, ImageInput]) -> None:
-        self.image_inputs = image_inputs
-        self.stride = max((sight.tokens for sight in image_inputs.values()), default=1)
-        self._numbers: dict[Picture, int] = {}
+    def __init__(self, inputs: ImageInputs) -> None:
+        self.inputs = inputs
+        self.stride = max((one.tokens for one in inputs.values()), default=1)
+        self._numbers: dict[ImageRef, int] = {}
 
-    def number(self, picture: Picture) -> int:
+    def number(self, image: ImageRef) -> int:
         """The number of an image, new or known."""
-        return self._numbers.setdefault(picture, len(self._numbers))
+        return self._numbers.setdefault(image, len(self._numbers))
 
-    def paths(self, modality: Modality) -> list[str]:
+    def of(self, modality: Modality) -> list[ImageRef]:
         """The images of one modality in order."""
-        return [path for kind, path in self._numbers if kind == modality]
+        return [image for image in self._numbers if image.modality == modality]
 
     def expand(
-        self, sequence: TokenSequence, pictures: Sequence[Picture]
+        self, sequence: TokenSequence, images: Sequence[ImageRef]
     ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Symbols with every image as its visual tokens, and the learned spans among them."""
         symbols: list[int] = []
@@ -86,9 +82,9 @@ class BatchImages:
             if symbol >= 0:
                 symbols.append(symbol)
                 continue
-            picture = pictures[-1 - symbol]
-            first = -1 - self.number(picture) * self.stride
-            symbols.extend(range(first, first - self.image_inputs[picture[0]].tokens, -1))
+            image = images[-1 - symbol]
+            first = -1 - self.number(image) * self.stride
+            symbols.extend(range(first, first - self.inputs[image.modality].tokens, -1))
         places.append(len(symbols))
         return tuple(symbols), tuple((places[a], places[b]) for a, b in sequence.learned)
 
@@ -97,40 +93,32 @@ class BatchImages:
         starts = np.zeros(len(self._numbers) + 1, dtype=np.int64)
         at = 0
         for modality in MODALITIES:
-            for (kind, _), number in self._numbers.items():
-                if kind == modality:
-                    starts[number] = at
-                    at += self.image_inputs[kind].tokens
+            for image in self.of(modality):
+                starts[self._numbers[image]] = at
+                at += self.inputs[modality].tokens
         code = np.maximum(-1 - symbols, 0)
         return np.where(symbols < 0, starts[code // self.stride] + code % self.stride, -1)
 
 
-def check_images(pictures: Iterable[Picture], image_inputs: Mapping[Modality, ImageInput]) -> None:
+def check_images(images: Iterable[ImageRef], inputs: ImageInputs) -> None:
     """Decode every image once, several at a time, so that a bad one is told before training.
 
     Raises:
         UserError: with every image that cannot be decoded.
     """
-    unique = list(dict.fromkeys(pictures))
-    problems: list[Problem | str] = []
+    problems = Problems()
 
-    def decode(picture: Picture) -> None:
-        modality, path = picture
-        with collected(problems):
-            image_inputs[modality].images.load(path)
+    def decode(image: ImageRef) -> None:
+        with problems.collected():
+            inputs[image.modality].images.load(image)
 
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
-        for _ in pool.map(decode, unique):
+        for _ in pool.map(decode, dict.fromkeys(images)):
             pass
-    if problems:
-        raise UserError(problems)
+    problems.raise_any()
 
 
-def length(
-    sequence: TokenSequence,
-    pictures: Sequence[Picture],
-    image_inputs: Mapping[Modality, ImageInput],
-) -> int:
+def length(sequence: TokenSequence, images: Sequence[ImageRef], inputs: ImageInputs) -> int:
     """Tokens of a sequence, visual tokens included."""
-    visual = sum(image_inputs[modality].tokens for modality, _ in pictures)
+    visual = sum(inputs[image.modality].tokens for image in images)
     return sum(symbol >= 0 for symbol in sequence.symbols) + visual

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.schema.batch import Batch
+from spinevl.schema.image_ref import ImageRef
 
 Packing = Literal["tree", "plain", "off"]
 
@@ -30,7 +31,7 @@ class Sequenced:
 
 @dataclass(frozen=True)
 class AuxiliaryTarget:
-    """What a direct head is asked of an image: its number, head, class and loss weight."""
+    """What an auxiliary head is asked of an image: its number, head, class and loss weight."""
 
     image: int
     head: int
@@ -40,22 +41,22 @@ class AuxiliaryTarget:
 
 def lay_out(
     sequences: Sequence[Sequenced],
-    seen: BatchImages,
+    images: BatchImages,
     *,
     packing: Packing,
     questions: Sequence[int],
-    still: frozenset[str] = frozenset(),
-    direct: Sequence[AuxiliaryTarget] = (),
+    fixed: Collection[ImageRef] = (),
+    auxiliary: Sequence[AuxiliaryTarget] = (),
 ) -> Batch:
     """A Batch of sequences.
 
     Args:
-        sequences: their images numbered by ``seen``.
-        seen: the images.
+        sequences: their images numbered by ``images``.
+        images: of the batch.
         packing: see Collator.
         questions: the dataset's index of each question.
-        still: 2D images that may not be shifted.
-        direct: targets of direct heads.
+        fixed: images that must not be shifted (their boxes are targets).
+        auxiliary: targets of the auxiliary classification heads.
     """
     rows = _rows(sequences, packing)
     width = max(len(row.symbols) for row in rows)
@@ -71,15 +72,15 @@ def lay_out(
             owners.append(np.full(len(targets), len(owners)))
             sources.append(targets[:, 0] + number * width)
             ids.append(targets[:, 1])
-    looks = {modality: sight(seen.paths(modality)) for modality, sight in seen.image_inputs.items()}
+    encoded = {kind: read(images.of(kind)) for kind, read in images.inputs.items()}
     nothing = (torch.zeros(0), None)
-    pixel_values, features = looks.get("image", nothing)
-    volumes, volume_features = looks.get("image3d", nothing)
+    pixel_values, features = encoded.get("image", nothing)
+    volumes, volume_features = encoded.get("image3d", nothing)
     predicting, target_row = np.unique(np.concatenate(sources), return_inverse=True)
     blocks, order = attention_blocks(rows, length=width)
     return Batch(
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
-        visual_index=torch.from_numpy(seen.rows(symbols)),
+        visual_index=torch.from_numpy(images.rows(symbols)),
         position_ids=torch.from_numpy(depth),
         attention=blocks,
         attention_order=order,
@@ -87,19 +88,19 @@ def lay_out(
         features=features,
         volumes=volumes,
         volume_features=volume_features,
-        shiftable=torch.tensor([path not in still for path in seen.paths("image")]),
+        shiftable=torch.tensor([image not in fixed for image in images.of("image")]),
         predicting=torch.from_numpy(predicting),
         target_row=torch.from_numpy(target_row),
         target_id=torch.from_numpy(np.concatenate(ids)),
         target_sequence=torch.from_numpy(np.concatenate(owners)),
         sequence_question=torch.tensor([one.question for one in sequences]),
         sequence_weight=torch.tensor([one.weight for one in sequences], dtype=torch.float32),
-        auxiliary_image=torch.tensor([target.image for target in direct], dtype=torch.long),
-        auxiliary_head=torch.tensor([target.head for target in direct], dtype=torch.long),
-        auxiliary_label=torch.tensor([target.label for target in direct], dtype=torch.long),
-        auxiliary_weight=torch.tensor([target.weight for target in direct], dtype=torch.float32),
+        auxiliary_image=torch.tensor([target.image for target in auxiliary], dtype=torch.long),
+        auxiliary_head=torch.tensor([target.head for target in auxiliary], dtype=torch.long),
+        auxiliary_label=torch.tensor([target.label for target in auxiliary], dtype=torch.long),
+        auxiliary_weight=torch.tensor([target.weight for target in auxiliary], dtype=torch.float32),
         loss_tokens=float(sum(len(one) for one in ids)),
-        loss_targets=float(max(len(direct), 1)),
+        loss_targets=float(max(len(auxiliary), 1)),
         questions=tuple(questions),
         sequence_label=tuple(one.label for one in sequences),
         tokens=sum(len(row.symbols) for row in rows),

@@ -1,4 +1,4 @@
-"""What every connector offers: how many visual tokens an image becomes."""
+"""The interface of connectors: how many visual tokens an image becomes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import nn
 class Connector(nn.Module, ABC):
     """features [U, N, in_dim] -> visual tokens [U, tokens, out_dim].
 
-    Its constructor is called with what the encoder and the LLM are, besides its own arguments:
-    ``in_dim`` (width of a feature), ``out_dim`` (width of the LLM), ``in_tokens`` (N) and
-    ``in_grid`` (how they lie, see Encoder.grid). It raises ValueError where it cannot read such a
-    grid.
+    Besides its own arguments its constructor gets the sizes of the encoder and the LLM: ``in_dim``
+    (width of a feature), ``out_dim`` (width of the LLM), ``in_tokens`` (N) and ``in_grid`` (their
+    layout, see Encoder.grid). It raises ValueError for a grid that it cannot take.
 
     Attributes:
         tokens: visual tokens an image becomes.

@@ -1,4 +1,4 @@
-"""What connectors that work on the patch grid demand of it."""
+"""The check of the patch grid by connectors that work on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def require_grid(in_tokens: int, in_grid: Sequence[int], *, by: int, key: str, axes: int) -> None:
-    """Raise ValueError where tokens do not lie on a grid, or ``by`` does not divide it.
+    """Raise ValueError where tokens are not a grid, or ``by`` does not divide it.
 
     Args:
         in_tokens: of an image.

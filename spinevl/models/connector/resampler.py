@@ -1,4 +1,4 @@
-"""A perceiver resampler: learned latents read any number of tokens in several layers.
+"""A perceiver resampler: learned latents attend to any number of tokens in several layers.
 
 Source: Flamingo (Alayrac et al. 2022, arXiv 2204.14198), its resampler for one image.
 """
@@ -76,10 +76,10 @@ class _Layer(nn.Module):
     def forward(self, latents: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """latents [U, tokens, dim], features [U, N, dim] -> [U, tokens, dim]."""
         own = self.norm_latents(latents)
-        seen = torch.cat([self.norm_features(features), own], dim=1)
-        key, value = self._heads(self.key_value(seen)).chunk(2, dim=-1)
-        read = functional.scaled_dot_product_attention(self._heads(self.query(own)), key, value)
-        latents = latents + self.output(read.transpose(1, 2).flatten(2))
+        inputs = torch.cat([self.norm_features(features), own], dim=1)
+        key, value = self._heads(self.key_value(inputs)).chunk(2, dim=-1)
+        attended = functional.scaled_dot_product_attention(self._heads(self.query(own)), key, value)
+        latents = latents + self.output(attended.transpose(1, 2).flatten(2))
         return latents + self.feed_forward(latents)
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:

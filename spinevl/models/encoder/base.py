@@ -1,4 +1,4 @@
-"""What every encoder offers: its sizes and its own image transform."""
+"""The interface of encoders: their sizes and their own image transform."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
-# encoded together: images, and volumes, of which one fills any device
+# how many are encoded together: a single volume fills any device
 FIXED_BATCH = {"image": 16, "image3d": 1}
 
 
@@ -21,7 +22,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         dim: width of a feature.
         tokens: features an image becomes.
-        grid: how they lie, (rows, columns) or (slices, rows, columns), row by row. There is one
+        grid: their layout, (rows, columns) or (slices, rows, columns), row by row. There is one
             token more than the grid has cells where a class token comes first.
         modality: ``image`` reads 2D images, ``image3d`` volumes.
     """
@@ -49,8 +50,8 @@ class Encoder(nn.Module, ABC):
     def identity(self) -> str:
         """The settings that its features depend on besides weights: attributes and structure.
 
-        An attribute that writes itself with an address makes every object another encoder: its
-        features are then encoded in every job, never confused.
+        An attribute whose repr holds an address makes every object another encoder: its features
+        are then encoded again in every job, and never mistaken for another's.
         """
         own = {name: v for name, v in vars(self).items() if name not in vars(nn.Module())}
         arrays = {
@@ -64,10 +65,10 @@ class Encoder(nn.Module, ABC):
 
 
 def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """pixel_values [U, ...] -> features [U, tokens, dim], the same bits in any company.
+    """pixel_values [U, ...] -> features [U, tokens, dim], each independent of the other images.
 
-    A convolution may round otherwise for another number of images. So a frozen encoder, whose
-    features may be kept, always sees ``ALIKE`` at a time; the last ones are padded.
+    A convolution may round differently for another batch size. So a frozen encoder, whose features
+    may be cached, always gets ``FIXED_BATCH`` images at a time; the last batch is padded.
     """
     parts = []
     together = FIXED_BATCH[encoder.modality]
@@ -75,6 +76,20 @@ def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> tor
         padding = chunk[:1].expand(together - len(chunk), *chunk.shape[1:])
         parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])
     return torch.cat(parts)
+
+
+def state_index(select_layer: int, *, states: int, layers: int) -> int:
+    """Which of ``states`` hidden states ``select_layer`` is, counted from the front.
+
+    Raises:
+        UserError: there is no such state.
+    """
+    if not -states <= select_layer < states:
+        raise UserError(
+            f"encoder.select_layer={select_layer}: expected {-states} to {states - 1} "
+            f"for this encoder of {layers} layers"
+        )
+    return select_layer % states
 
 
 def require_size(image: np.ndarray, size: int) -> None:

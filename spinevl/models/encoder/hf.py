@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spinevl.models.encoder.base import Encoder
+from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.source import checked_source, pretrained_model
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import UserError, refused
 
 Kind = Literal["clip", "siglip", "siglip2", "dinov2"]
 
@@ -90,12 +90,7 @@ class HFVisionEncoder(Encoder):
         self.tokens = cells**2 + special - self.dropped
         self.dim = config.hidden_size
         layers = config.num_hidden_layers
-        if not -layers - 1 <= select_layer <= layers:
-            raise UserError(
-                f"encoder.select_layer={select_layer}: expected {-layers - 1} to {layers} "
-                f"for this encoder of {layers} layers"
-            )
-        self.depth = select_layer if select_layer >= 0 else layers + 1 + select_layer
+        self.depth = state_index(select_layer, states=layers + 1, layers=layers)
 
     def _side(self, config: Any, path: str) -> int:
         """The side in pixels of what the image processor makes."""
@@ -104,13 +99,11 @@ class HFVisionEncoder(Encoder):
         # DINOv2 interpolates its positions: the processor, not the weights, decides
         made = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
         if made.height is None or made.height != made.width:
-            raise UserError(
-                Problem(
-                    f"encoder.path={path}",
-                    "an image processor that makes squares of one size",
-                    f"{dict(made)}",
-                    "set do_center_crop and crop_size in its preprocessor_config.json",
-                )
+            raise refused(
+                f"encoder.path={path}",
+                "an image processor that makes squares of one size",
+                f"{dict(made)}",
+                "set do_center_crop and crop_size in its preprocessor_config.json",
             )
         return int(made.height)
 
@@ -123,13 +116,11 @@ class HFVisionEncoder(Encoder):
         rgb = Image.fromarray(image).convert("RGB")
         pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"][0]
         if pixels.shape[1:] != (self.side, self.side):
-            raise UserError(
-                Problem(
-                    "encoder.path",
-                    f"an image processor that makes {self.side} x {self.side} pixels",
-                    f"{pixels.shape[2]} x {pixels.shape[1]}",
-                    "mend size or crop_size in its preprocessor_config.json",
-                )
+            raise refused(
+                "encoder.path",
+                f"an image processor that makes {self.side} x {self.side} pixels",
+                f"{pixels.shape[2]} x {pixels.shape[1]}",
+                "mend size or crop_size in its preprocessor_config.json",
             )
         return pixels
 
@@ -156,7 +147,7 @@ class HFVisionEncoder(Encoder):
 
 
 def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
-    """The classes of a kind, once the directory is seen to hold it."""
+    """The classes of a kind, after checking that the directory holds that kind."""
     import transformers
 
     content, _ = transformers.PretrainedConfig.get_config_dict(path)
@@ -170,13 +161,11 @@ def _classes(path: str, kind: str) -> tuple[Any, Any, Any]:
     if model_type not in _MODEL_TYPES[kind]:
         # the names of the weights overlap: loaded as another kind, parts would stay random
         right = [other for other, types in _MODEL_TYPES.items() if model_type in types]
-        raise UserError(
-            Problem(
-                f"encoder.path={path}",
-                f"a config.json of model_type {' or '.join(_MODEL_TYPES[kind])}",
-                model_type or "none",
-                f"set encoder.kind={right[0]}" if right else "choose another path",
-            )
+        raise refused(
+            f"encoder.path={path}",
+            f"a config.json of model_type {' or '.join(_MODEL_TYPES[kind])}",
+            model_type or "none",
+            f"set encoder.kind={right[0]}" if right else "choose another path",
         )
     if model_type == "dinov2_with_registers":
         names = ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", names[2])

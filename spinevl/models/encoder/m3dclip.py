@@ -3,7 +3,7 @@
 Sources: Bai et al. 2024 (arXiv 2404.00578) and the public code at https://github.com/BAAI-DCAI/M3D,
 which builds it from MONAI's ViT. Held against MONAI 1.3 with the same weights. Not verified: the
 published weights (GoodBaiBai88/M3D-CLIP), whose names are read as that code would write them.
-Features are those MedM-VL takes: a layer's output before the final norm, the last layer's too.
+Features are those that MedM-VL takes: a layer's output before the final norm, even the last one's.
 M3D-LaMed takes the last layer's after it.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from spinevl.models.encoder.resize import foreground, resized
-from spinevl.models.encoder.tower import Tower, TowerEncoder
+from spinevl.models.encoder.tower import Tower, TowerEncoder, patches
 
 
 class MonaiViT(Tower):
@@ -61,10 +61,7 @@ class _PatchEmbedding(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """[B, 1, D, H, W] -> [B, tokens, dim]"""
-        depth, height, width = self.patch
-        cells = volume[:, 0].unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        cells = cells.unflatten(1, (-1, depth))  # [B, f, p1, h, p2, w, p3]
-        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        cells = patches(volume, self.patch).flatten(4).flatten(1, 3)
         return self.patch_embeddings(cells) + self.position_embeddings
 
 
@@ -105,8 +102,8 @@ class _Attention(nn.Module):
         query, key, value = (
             self.qkv(hidden).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )
-        read = functional.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(read.transpose(1, 2).flatten(2))
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class M3DClipEncoder(TowerEncoder):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from spinevl.models.encoder.resize import foreground, resized
-from spinevl.models.encoder.tower import Tower, TowerEncoder
+from spinevl.models.encoder.tower import Tower, TowerEncoder, patches
 
 # of its training volumes after windowing to [0, 255]
 MEAN, STD = 55.698219, 66.194348
@@ -55,12 +55,9 @@ class VisionTransformer3D(Tower):
 
     def forward(self, volume: torch.Tensor, *, depth: int) -> torch.Tensor:
         """volume [B, 1, D, H, W] -> [B, 1 + tokens, dim] after ``depth`` layers."""
-        frames, height, width = self.patch
-        patches = volume[:, 0]
-        patches = patches.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        patches = patches.unflatten(1, (-1, frames))  # [B, f, pf, h, p1, w, p2]
-        patches = patches.permute(0, 1, 3, 5, 4, 6, 2).flatten(4).flatten(1, 3)
-        hidden = self.to_patch_embedding(patches)
+        # within a patch the frames vary fastest: [B, f, h, w, rows, columns, frames]
+        values = patches(volume, self.patch).movedim(4, -1)
+        hidden = self.to_patch_embedding(values.flatten(4).flatten(1, 3))
         hidden = torch.cat([self.cls_token.expand(len(hidden), -1, -1), hidden], dim=1)
         hidden = hidden + self.pos_embedding
         for layer in self.transformer_layers[:depth]:

@@ -13,7 +13,7 @@ from spinevl.schema.image_ref import Modality
 
 
 class SliceEncoder(HFVisionEncoder):
-    """The features of every slice of a volume, one slice behind the other.
+    """The features of every slice of a volume, slice after slice.
 
     Args:
         slices: how many slices a volume is resized to.

@@ -16,7 +16,7 @@ class TinyEncoder(Encoder):
     """Three strided convolutions, then one token for each cell of a coarse grid.
 
     A cell's token is a learned projection of all its features rather than their mean, so that it
-    knows where in the cell a thing lies: a disc gap is two pixels of 224.
+    can encode the position of a structure within the cell: a disc gap is two pixels of 224.
 
     Args:
         image_size: side of the square input in pixels.

@@ -12,11 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinevl.checkpoints.native import read_json_object, read_tensors
-from spinevl.models.encoder.base import Encoder
-from spinevl.models.source import checked_source, checkpoint_folder
-from spinevl.schema.errors import Problem, UserError
+from spinevl.io.json_file import read_json_object
+from spinevl.io.tensors import read_tensors
+from spinevl.models.encoder.base import Encoder, state_index
+from spinevl.models.source import checked_source, checkpoint_folder, require_all_weights
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.image_ref import Modality
+
+
+def patches(volume: torch.Tensor, patch: tuple[int, ...]) -> torch.Tensor:
+    """volume [B, 1, D, H, W], patch (d, h, w) -> [B, D / d, H / h, W / w, d, h, w]."""
+    depth, height, width = patch
+    cells = volume[:, 0].unflatten(3, (-1, width)).unflatten(2, (-1, height))
+    return cells.unflatten(1, (-1, depth)).permute(0, 1, 3, 5, 2, 4, 6)
 
 
 class Tower(nn.Module):
@@ -67,17 +75,13 @@ class TowerEncoder(Encoder):
             raise UserError(f"encoder.select_feature={select_feature}: expected patch or cls_patch")
         self.config = _config(path, self.keys)
         layers = self.config[self.keys[0]]
-        if not -layers <= select_layer < layers:
-            raise UserError(
-                f"encoder.select_layer={select_layer}: expected {-layers} to {layers - 1} "
-                f"for this encoder of {layers} layers"
-            )
         self.vision_encoder = self.tower(self.config)
         if pretrained:
             load_tower(self.vision_encoder, path, prefix="vision_encoder.")
         self.select_layer = select_layer
         self.select_feature = select_feature
-        self.depth = select_layer % layers + 1  # hidden states have no entry of the embeddings
+        # the list of hidden states has no entry for the embeddings
+        self.depth = state_index(select_layer, states=layers, layers=layers) + 1
         self.dim = self.config["hidden_size"]
         self.grid = self.vision_encoder.grid
         self.tokens = int(np.prod(self.grid)) + (select_feature == "cls_patch")
@@ -106,9 +110,7 @@ def _config(path: str, keys: tuple[str, ...]) -> dict[str, Any]:
             raise OSError(f"no config.json in {folder}")
     config = read_json_object(folder / "config.json")
     if missing := [key for key in keys if key not in config]:
-        raise UserError(
-            Problem(f"{folder / 'config.json'}", ", ".join(keys), f"no {missing[0]}", "mend it")
-        )
+        raise refused(f"{folder / 'config.json'}", ", ".join(keys), f"no {missing[0]}", "mend it")
     return config
 
 
@@ -125,13 +127,6 @@ def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:
     }
     wanted = tower.state_dict()
     wrong = [k for k in wanted if k not in stored or stored[k].shape != wanted[k].shape]
-    if wrong:
-        raise UserError(
-            Problem(
-                f"encoder.path={path}",
-                f"weights of {len(wanted)} names under {prefix}",
-                f"{len(wrong)} missing or of another shape, first {wrong[0]}",
-                "check that the weights belong to its config.json",
-            )
-        )
+    expected = f"weights of {len(wanted)} names under {prefix}"
+    require_all_weights(f"encoder.path={path}", expected, wrong)
     tower.load_state_dict({key: stored[key].float() for key in wanted})

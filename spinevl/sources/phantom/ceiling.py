@@ -8,104 +8,82 @@ the most probable class, classes weighted by frequency^-1/2. It is no clinical e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.errors import refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import SAGITTAL_SLICES, Task, is_disc
+from spinevl.schema.task import Task, is_disc
 
 Latents = Mapping[str, Any]
 
 
-def ceiling_predictions(
-    latents_path: Path,
-    *,
-    fit: Sequence[Patient],
-    predict: Sequence[Patient],
-    tasks: Mapping[str, Task],
-) -> list[Prediction]:
-    """Answers of a classifier that sees the geometry behind the pictures.
+class Ceiling:
+    """A baseline above the model: a classifier that knows the geometry behind the pictures.
 
     Args:
-        latents_path: the side file of a phantom cohort.
-        fit: labelled patients to fit on, others than ``predict``.
-        predict: patients to answer for; their labels are not read.
-        tasks: tasks to answer; those the phantom has no geometry for (boxes) are left out.
-
-    Returns:
-        One prediction a question: patients in order, for each the tasks and their levels in order.
-
-    Raises:
-        UserError: for patients without latents.
+        latents: the side file of a phantom cohort.
+        train: labelled patients to fit on.
+        tasks: what is asked; tasks that the phantom has no geometry for (boxes) are left out.
     """
-    fit_latents, predict_latents = _sides(latents_path, fit, predict)
-    answers: dict[tuple[str, str], list[Prediction]] = {}
-    for task in tasks.values():
-        if task.name not in FEATURES:
-            continue
-        rows = [(one, index) for one in predict for index in range(len(task.objects))]
-        probabilities, classes = _fitted(task, fit, rows, fit_latents, predict_latents)
-        for (one, index), row in zip(rows, probabilities, strict=True):
-            by_label = dict.fromkeys(range(len(task.choices)), 0.0)
-            by_label |= {int(c): float(p) for c, p in zip(classes, row, strict=True)}
-            choice = max(by_label, key=by_label.__getitem__)
-            answers.setdefault((one.id, task.name), []).append(
-                Prediction(
-                    id=one.id,
-                    task=task.name,
-                    object=task.objects[index],
-                    slices=SAGITTAL_SLICES,
-                    choice=choice,
-                    probabilities=by_label,
-                    text=task.choices[choice],
-                )
-            )
-    return [
-        answer
-        for one in predict
-        for task in tasks.values()
-        for answer in answers.get((one.id, task.name), ())
-    ]
 
+    name = "ceiling"
+    note = "a classifier on the phantoms' latent geometry, fitted on training patients"
 
-def _sides(
-    path: Path, fit: Sequence[Patient], predict: Sequence[Patient]
-) -> tuple[Mapping[str, Latents], Mapping[str, Latents]]:
-    """The latents by id of the patients to fit on, and of those to answer for.
+    def __init__(self, latents: Path, train: Sequence[Patient], tasks: Mapping[str, Task]) -> None:
+        self.latents = latents
+        self.train = train
+        self.tasks = tasks
 
-    A test patient may bear the id of a training patient, so the two sides are kept apart.
-    """
-    sides = json.loads(path.read_text(encoding="utf-8"))
-    ids = {one.id for one in predict}
-    on_dev = ids <= set(sides["train"]) and not ids <= {one.id for one in fit}
-    answered = sides["train" if on_dev else "test"]
-    for patients, known in ((fit, sides["train"]), (predict, answered)):
-        lacking = [one.id for one in patients if one.id not in known]
-        if lacking:
-            raise UserError(
-                Problem(
-                    str(path),
-                    "the latents of every patient",
-                    f"none of {lacking[0]}",
-                    "give the cohort's own side file",
-                )
-            )
-    return sides["train"], answered
+    def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
+        """See Baseline. Raises UserError for patients without latents."""
+        fit, latents = self._sides(dict.fromkeys(one.id for one in asked))
+        answers = []
+        for task in self.tasks.values():
+            questions = [one for one in asked if one.task == task.name]
+            if task.name not in FEATURES or not questions:
+                continue
+            features = FEATURES[task.name]
+            rows = [
+                features(latents[one.id], task, task.objects.index(one.object)) for one in questions
+            ]
+            probabilities, classes = _fitted(task, self.train, np.array(rows), fit)
+            for one, row in zip(questions, probabilities, strict=True):
+                by_label = dict.fromkeys(range(len(task.choices)), 0.0)
+                by_label |= {int(c): float(p) for c, p in zip(classes, row, strict=True)}
+                choice = max(by_label, key=by_label.__getitem__)
+                text = task.choices[choice]
+                answers.append(replace(one, choice=choice, probabilities=by_label, text=text))
+        return answers
+
+    def _sides(self, ids: Collection[str]) -> tuple[Mapping[str, Latents], Mapping[str, Latents]]:
+        """The latents by id of the patients to fit on, and of those to answer for.
+
+        A test patient may bear the id of a training patient, so the two sides are kept apart.
+        """
+        sides = json.loads(self.latents.read_text(encoding="utf-8"))
+        train = [one.id for one in self.train]
+        on_dev = set(ids) <= set(sides["train"]) and not set(ids) <= set(train)
+        answered = sides["train" if on_dev else "test"]
+        for names, known in ((train, sides["train"]), (ids, answered)):
+            if lacking := [one for one in names if one not in known]:
+                wanted, fix = "the latents of every patient", "give the cohort's own side file"
+                raise refused(str(self.latents), wanted, f"none of {lacking[0]}", fix)
+        return sides["train"], answered
 
 
 def _fitted(
     task: Task,
     fit: Sequence[Patient],
-    rows: Sequence[tuple[Patient, int]],
-    fit_latents: Mapping[str, Latents],
-    predict_latents: Mapping[str, Latents],
+    rows: np.ndarray,
+    latents: Mapping[str, Latents],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities [rows, classes] and the classes' labels [classes]."""
+    """Class probabilities of ``rows`` [rows, classes] and the classes' labels [classes]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
@@ -131,11 +109,8 @@ def _fitted(
             class_weight={int(c): float(n) ** -0.5 for c, n in zip(seen, counts, strict=True)},
         ),
     )
-    classifier.fit(
-        np.array([features(fit_latents[one.id], task, i) for one, i, _ in known]), labels
-    )
-    asked = np.array([features(predict_latents[one.id], task, index) for one, index in rows])
-    return classifier.predict_proba(asked), classifier.classes_
+    classifier.fit(np.array([features(latents[one.id], task, i) for one, i, _ in known]), labels)
+    return classifier.predict_proba(rows), classifier.classes_
 
 
 def _curvature(latent: Latents, _task: Task, _index: int) -> list[float]:

@@ -68,53 +68,32 @@ class Geometry:
 def draw_geometry(rng: np.random.Generator, labels: Mapping[str, Label]) -> Geometry:
     """Measures that a reader would plausibly have graded as ``labels``."""
 
-    def by_label(table: tuple[tuple[float, float], ...], label: Label) -> np.ndarray:
-        grades = label if isinstance(label, tuple) else (label,)
-        mean, spread = np.array([table[grade] for grade in grades]).T
-        return rng.normal(mean, spread)
+    def by_label(
+        table: tuple[tuple[float, float], ...], task: str, low: float, high: float
+    ) -> tuple[float, ...]:
+        mean, spread = np.array([table[grade] for grade in np.atleast_1d(labels[task])]).T
+        return tuple(np.clip(rng.normal(mean, spread), low, high).tolist())
 
-    curvature = float(by_label(_CURVATURE_DEG, labels["qd"])[0])
+    (curvature,) = by_label(_CURVATURE_DEG, "qd", -np.inf, np.inf)
     step = rng.normal(0.0, _USUAL_STEP_PX, 6)
     if labels["sl"] == 0:
         site = int(rng.choice(6, p=_STEP_SITES))
         side = -1.0 if rng.random() < _ANTERIOR_SHARE else 1.0
         step[site] = side * rng.normal(*_ABNORMAL_STEP_PX)
-    canal = np.clip(by_label(_CANAL_PX, labels["zyzg"]), 7.0, 31.0)
-    signal = np.clip(by_label(_T2_SIGNAL, labels["zyzg"]), 0.0, 1.0)
-    depth = np.clip(by_label(_DEPTH_PX, labels["zjppt"]), 0.0, 11.0)
-    width = np.clip(by_label(_WIDTH_PX, labels["zjppt"]), 4.0, 22.0)
-    neck = np.clip(by_label(_NECK, labels["zjppt"]), 0.0, 1.0)
+    canal = by_label(_CANAL_PX, "zyzg", 7.0, 31.0)
+    signal = by_label(_T2_SIGNAL, "zyzg", 0.0, 1.0)
+    depth = by_label(_DEPTH_PX, "zjppt", 0.0, 11.0)
+    width = by_label(_WIDTH_PX, "zjppt", 4.0, 22.0)
+    neck = by_label(_NECK, "zjppt", 0.0, 1.0)
     # A broad disc has its middle in the midline, a focal one may sit beside it.
-    offset = rng.normal(0.0, 2.2, 5) * np.clip((16.0 - width) / 8.0, 0.0, 1.0)
+    offset = rng.normal(0.0, 2.2, 5) * np.clip((16.0 - np.array(width)) / 8.0, 0.0, 1.0)
     return Geometry(
         curvature_deg=curvature,
-        step_px=_floats(np.clip(step, -6.0, 6.0)),
-        canal_px=_floats(canal),
-        t2_signal=_floats(signal),
-        disc_depth_px=_floats(depth),
-        disc_width_px=_floats(width),
-        disc_neck=_floats(neck),
-        disc_offset_px=_floats(offset),
+        step_px=tuple(np.clip(step, -6.0, 6.0).tolist()),
+        canal_px=canal,
+        t2_signal=signal,
+        disc_depth_px=depth,
+        disc_width_px=width,
+        disc_neck=neck,
+        disc_offset_px=tuple(offset.tolist()),
     )
-
-
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
-def disc_reach(
-    across: np.ndarray, *, depth: float, width: float, neck: float, offset: float
-) -> np.ndarray:
-    """How far the disc's base reaches into the canal at ``across`` px beside the midline.
-
-    A broad bulge has a flat top, a focal protrusion a bell's; where the disc has a neck this is
-    the neck, and ``disc_head`` is what it carries.
-    """
-    base = width * (1.0 - 0.5 * neck)
-    power = 2.0 + 2.0 * np.clip((width - 10.0) / 8.0, 0.0, 1.0)
-    return depth * np.exp(-(np.abs((across - offset) / base) ** power))
-
-
-def disc_head(*, depth: float, width: float, neck: float) -> tuple[float, float, float]:
-    """Centre depth, half depth and half width of the head of an extrusion, in px; 0 without one."""
-    return depth * 0.66, depth * 0.34 * neck, width * 1.05 * neck

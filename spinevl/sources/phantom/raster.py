@@ -1,4 +1,4 @@
-"""Painting with soft masks, in place and in single precision."""
+"""Shapes and textures as arrays, in single precision: soft masks, distances, windows, noise."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ def soft(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
     mask += np.float32(0.5)
     np.maximum(mask, _NONE, out=mask)  # half the time of np.clip on small windows
     return np.minimum(mask, _WHOLE, out=mask)
-
-
-def paint(image: np.ndarray, mask: np.ndarray, value: float | np.ndarray) -> None:
-    """Blend ``value`` into the image [H, W] where the soft mask is 1."""
-    change = value - image
-    change *= mask
-    image += change
 
 
 def ellipse(

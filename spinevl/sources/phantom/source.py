@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spinevl.schema.cohort import Cohort
-from spinevl.schema.errors import Problem, UserError
+import numpy as np
+
+from spinevl.io.image_file import load_image
+from spinevl.schema.cohort import Cohort, StudyRequest
+from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.image_ref import ImageRef
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 from spinevl.sources.labels import read_boxes, read_labels, read_template
@@ -20,6 +25,7 @@ from spinevl.sources.phantom.render import Case
 from spinevl.sources.phantom.store import rendered_cohort
 
 
+@dataclass(kw_only=True, eq=False)
 class PhantomSource:
     """Rendered spines with train, dev and test truth. They are no clinical evidence.
 
@@ -32,59 +38,49 @@ class PhantomSource:
         missing_images: as for a real study; a phantom misses none.
     """
 
-    def __init__(
-        self,
-        *,
-        n_train: int = 320,
-        n_dev: int = 80,
-        n_test: int = 200,
-        seed: int = 0,
-        labels: str | None = None,
-        boxes: str | None = None,
-        test_labels: str | None = None,
-        missing_images: str = "error",
-    ) -> None:
-        if min(n_train, n_dev, n_test) < 1:
-            raise ValueError("n_train, n_dev and n_test: expected 1 or more each")
-        if seed < 0:
-            raise ValueError(f"seed={seed}: expected 0 or more")
-        if missing_images not in ("error", "skip", "ignore"):
-            raise ValueError(f"missing_images={missing_images}: expected error, skip or ignore")
-        if boxes and not labels:
-            raise ValueError("boxes: given without labels; name the label file of their patients")
-        self.n_train = n_train
-        self.n_dev = n_dev
-        self.n_test = n_test
-        self.seed = seed
-        self.labels = labels
-        self.boxes = boxes
-        self.test_labels = test_labels
-        self.missing_images = missing_images
+    n_train: int = 320
+    n_dev: int = 80
+    n_test: int = 200
+    seed: int = 0
+    labels: str | None = None
+    boxes: str | None = None
+    test_labels: str | None = None
+    missing_images: str = "error"
+    drawn: int | None = field(init=False)
+    layout = StudyLayout()
+    names_test = True
 
-    def load(
-        self,
-        *,
-        tasks: Mapping[str, Task],
-        known_tasks: Mapping[str, Task],
-        sag_image: Sequence[int],
-        subsets: Collection[str],
-        cache_dir: Path,
-    ) -> Cohort:
+    def __post_init__(self) -> None:
+        if min(self.n_train, self.n_dev, self.n_test) < 1:
+            raise ValueError("n_train, n_dev and n_test: expected 1 or more each")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: expected 0 or more")
+        if self.missing_images not in ("error", "skip", "ignore"):
+            raise ValueError(
+                f"missing_images={self.missing_images}: expected error, skip or ignore"
+            )
+        if self.boxes and not self.labels:
+            raise ValueError("boxes: given without labels; name the label file of their patients")
+        self.drawn = None if self.labels else self.n_train
+
+    def load(self, request: StudyRequest) -> Cohort:
         """Render the cohort where the cache lacks it, and read it as a CervAI study.
 
         All slices and subsets are rendered, into the folder ``phantom`` of ``cache_dir``. See
         DataSource; a UserError also names tasks that the phantom cannot draw.
         """
-        unknown = [t.name for t in tasks.values() if t.closed and t.name not in GRADED]
+        unknown = [t.name for t in request.tasks.values() if t.closed and t.name not in GRADED]
         if unknown:
             raise UserError(
                 f"data=phantom has no labels for task {', '.join(unknown)}; it draws "
                 f"{', '.join(GRADED)} and positioning"
             )
-        cases = self._cases(known_tasks)
+        cases = self._cases(request.known_tasks)
         spec = self._spec()
         key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-        folder = rendered_cohort(cases, cache_dir / "phantom" / key, seed=self.seed, spec=spec)
+        folder = rendered_cohort(
+            cases, request.cache_dir / "phantom" / key, seed=self.seed, spec=spec
+        )
         study = CervAISource(
             labels=str(folder / "labels.json"),
             boxes=str(folder / "boxes.json"),
@@ -93,13 +89,7 @@ class PhantomSource:
             test_labels=str(folder / "test_truth.json"),
             missing_images="ignore",
         )
-        both = study.load(
-            tasks=tasks,
-            known_tasks=known_tasks,
-            sag_image=sag_image,
-            subsets={"train", "test"},
-            cache_dir=cache_dir,
-        )
+        both = study.load(replace(request, subsets={"train", "test"}))
         test_boxes = read_boxes(folder / "test_boxes.json")
         n_train = len(both.patients)
         return replace(
@@ -110,6 +100,10 @@ class PhantomSource:
             name=f"phantom ({n_train} train and dev, {len(both.test)} test, seed {self.seed})",
             latents=folder / "latents.json",
         )
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See DataSource."""
+        return load_image(image.path, side_px=self.layout.side_px)
 
     def _spec(self) -> dict[str, Any]:
         """What the cohort's content depends on."""
@@ -137,24 +131,15 @@ class PhantomSource:
         assert self.labels is not None
         boxes = read_boxes(self.boxes) if self.boxes else None
         patients = read_labels(self.labels, tasks=known_tasks, required=GRADED)
-        if boxes is not None:
-            problems = [
-                Problem(f"{self.boxes}: patient {one.id}", "boxes", "none", "add them")
-                for one in patients
-                if one.id not in boxes
-            ]
-            if problems:
-                raise UserError(problems)
-        return [
-            Case(
-                "train",
-                k,
-                one.id,
-                one.labels,
-                None if boxes is None else boxes[one.id],
-            )
-            for k, one in enumerate(patients)
-        ]
+        problems = Problems()
+        cases = []
+        for k, one in enumerate(patients):
+            given = None if boxes is None else boxes.get(one.id)
+            if boxes is not None and given is None:
+                problems.add(f"{self.boxes}: patient {one.id}", "boxes", "none", "add them")
+            cases.append(Case("train", k, one.id, one.labels, given))
+        problems.raise_any()
+        return cases
 
 
 def _digest(path: str) -> str:
@@ -162,4 +147,4 @@ def _digest(path: str) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(Problem(path, "a readable file", reason, "check the path")) from error
+        raise refused(path, "a readable file", reason, "check the path") from error

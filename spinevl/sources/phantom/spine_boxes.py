@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Label
 from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.phantom.raster import SIDE_PX
 
 Boxes = dict[str, tuple[Box, Box, Box]]
 
 MARGIN_PX = 3  # the study widens every box by this much on each side
-SIDE_PX = 224
 
 # Bow of the column by curvature label: how far C2 to C7 lie behind (+) or before (-) the straight
 # line from C2 to C7, in px, and the spread of that bow.
@@ -98,10 +100,14 @@ def _rounded(x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> list
     return [Box(*(int(value) for value in row)) for row in corners]
 
 
+def centres(boxes: Sequence[Box]) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the boxes' centres."""
+    x1, y1, x2, y2 = np.array([box.as_list() for box in boxes]).T
+    return (x1 + x2) / 2, (y1 + y2) / 2
+
+
 def bow_px(boxes: Boxes) -> float:
     """How far C3 to C6 lie behind (+) the line from C2 to C7 on average, in the middle slice."""
-    middle = [boxes[vertebra][1] for vertebra in VERTEBRAE]
-    x = np.array([(box.x1 + box.x2) / 2 for box in middle])
-    y = np.array([(box.y1 + box.y2) / 2 for box in middle])
+    x, y = centres([boxes[vertebra][1] for vertebra in VERTEBRAE])
     along = (y - y[0]) / (y[-1] - y[0])
     return float(np.mean((x - x[0] - along * (x[-1] - x[0]))[1:5]))

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from spinevl.schema.box import Box
 from spinevl.schema.task import VERTEBRAE
@@ -48,7 +50,12 @@ def rendered_cohort(
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # beside the folder of cohorts, which holds nothing but cohorts
-    with _alone(folder.parent.parent / f".phantom-{folder.name}.lock"):
+    lock = folder.parent.parent / f".phantom-{folder.name}.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(lock))
+        except OSError:  # a file system without locks: two jobs then both render, and one wins
+            log.debug("no lock on %s", lock)
         if (folder / "spec.json").is_file():
             return folder
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -66,23 +73,6 @@ def rendered_cohort(
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; without one where the file system has none."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: two jobs then both render, and one wins
-        yield
-        return
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            log.debug("no lock on %s", path)
-        yield
-        path.unlink(missing_ok=True)
 
 
 def _rendered(
@@ -128,29 +118,20 @@ def _write_lists(
     folder: Path, cases: Sequence[Case], phantoms: Mapping[tuple[str, str], Phantom]
 ) -> None:
     """The label, box and template files in the challenge's formats, and the latents."""
-    latents: dict[str, dict[str, Any]] = {"train": {}, "test": {}}
+    latents = {}
     files = {"train": ("labels", "boxes"), "test": ("test_truth", "test_boxes")}
     for side, (label_file, box_file) in files.items():
-        ids = [case.id for case in cases if case.side == side]
-        of_side = {identity: phantoms[side, identity] for identity in ids}
-        _write_json(
-            folder / f"{label_file}.json",
-            [
-                {"id": identity, **{name: one.labels[name] for name in GRADED}}
-                for identity, one in of_side.items()
-            ],
-        )
-        _write_json(
-            folder / f"{box_file}.json",
-            [
-                {"id": identity, **{name: _box_texts(one.boxes[name]) for name in VERTEBRAE}}
-                for identity, one in of_side.items()
-            ],
-        )
+        of_side = {case.id: phantoms[side, case.id] for case in cases if case.side == side}
+        labels, boxes = [], []
+        for identity, one in of_side.items():
+            labels.append({"id": identity} | {name: one.labels[name] for name in GRADED})
+            texts = {name: _box_texts(one.boxes[name]) for name in VERTEBRAE}
+            boxes.append({"id": identity} | texts)
+        _write_json(folder / f"{label_file}.json", labels)
+        _write_json(folder / f"{box_file}.json", boxes)
         latents[side] = {identity: one.latents() for identity, one in of_side.items()}
     zeros = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
-    test_ids = [case.id for case in cases if case.side == "test"]
-    _write_json(folder / "test_template.json", [{"id": one, **zeros} for one in test_ids])
+    _write_json(folder / "test_template.json", [{"id": one, **zeros} for one in latents["test"]])
     _write_json(folder / "latents.json", latents)
 
 

@@ -11,8 +11,9 @@ import pytest
 from spinevl.config.conf import official_tasks
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
+from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import VERTEBRAE, Task
-from spinevl.sources.phantom.ceiling import ceiling_predictions
+from spinevl.sources.phantom.ceiling import Ceiling
 from spinevl.sources.phantom.render import Case, Phantom, draw_phantom
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
@@ -35,6 +36,16 @@ def cohort(
     return path, people["train"], people["test"], drawn
 
 
+def asked(patients: list[Patient]) -> list[Prediction]:
+    """Every closed question, task by task."""
+    return [
+        Prediction(one.id, task.name, level, (5, 6, 7), None, None, "")
+        for task in TASKS.values()
+        for one in patients
+        for level in task.objects
+    ]
+
+
 def task_score(task: Task, truth: np.ndarray, answers: np.ndarray) -> float:
     """The official metric of one task."""
     from sklearn.metrics import f1_score
@@ -50,8 +61,8 @@ def truth_of(task: Task, patients: list[Patient]) -> np.ndarray:
 
 def test_predictions_answer_every_question_in_order(tmp_path: Path) -> None:
     path, train, test, _ = cohort(tmp_path, 60, 3)
-    found = ceiling_predictions(path, fit=train, predict=test, tasks=TASKS)
-    expected = [(p.id, t.name, o) for p in test for t in TASKS.values() for o in t.objects]
+    found = Ceiling(path, train, TASKS).predict(asked(test))
+    expected = [(p.id, t.name, o) for t in TASKS.values() for p in test for o in t.objects]
     assert [(one.id, one.task, one.object) for one in found] == expected
     for one in found:
         assert one.probabilities is not None
@@ -60,13 +71,13 @@ def test_predictions_answer_every_question_in_order(tmp_path: Path) -> None:
         assert one.text == TASKS[one.task].choices[one.choice]
     stranger = Patient("nobody", train[0].labels)
     with pytest.raises(UserError, match="nobody"):
-        ceiling_predictions(path, fit=train, predict=[stranger], tasks=TASKS)
+        Ceiling(path, train, TASKS).predict(asked([stranger]))
 
 
 @pytest.mark.slow
 def test_the_ceiling_is_neither_trivial_nor_hopeless(tmp_path: Path) -> None:
     path, train, test, _ = cohort(tmp_path, 600, 600)
-    found = ceiling_predictions(path, fit=train, predict=test, tasks=TASKS)
+    found = Ceiling(path, train, TASKS).predict(asked(test))
     scores = {}
     for name, task in TASKS.items():
         answers = np.array([one.choice for one in found if one.task == name])

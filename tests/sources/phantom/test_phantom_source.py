@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from spinevl.config.conf import official_tasks
-from spinevl.schema.cohort import Cohort
+from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
 from spinevl.sources.phantom import store
@@ -21,12 +22,24 @@ from spinevl.sources.phantom.source import PhantomSource
 TASKS = official_tasks()
 
 
+def images_of(cohort: Cohort, side: str) -> Path:
+    """The folder of the patients' folders."""
+    patients = cohort.patients if side == "train" else cohort.test
+    return Path(patients[0].images[0].path).parents[2]
+
+
 def load(cache: Path, tasks: Mapping[str, Task] = TASKS, **options: object) -> Cohort:
     """A small cohort; ``options`` go to the source."""
     numbers: dict[str, object] = {"n_train": 2, "n_dev": 1, "n_test": 1}
     source = PhantomSource(**{**numbers, **options})  # type: ignore[arg-type]
     return source.load(
-        tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train", "test"}, cache_dir=cache
+        StudyRequest(
+            tasks=tasks,
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train", "test"},
+            cache_dir=cache,
+        )
     )
 
 
@@ -41,8 +54,8 @@ def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
     assert cohort.test_has_truth
     assert "phantom" in cohort.name
     names = [f"sag/{n}.png" for n in SAGITTAL_SLICES] + [f"tra/{stem}.png" for stem in AXIAL_STEMS]
-    people = [(cohort.train_images, one) for one in cohort.patients]
-    for root, one in [*people, (cohort.test_images, cohort.test[0])]:
+    people = [(images_of(cohort, "train"), one) for one in cohort.patients]
+    for root, one in [*people, (images_of(cohort, "test"), cohort.test[0])]:
         assert one.boxes is not None
         assert len(one.labels["zyzg"]) == 11  # type: ignore[arg-type]
         found = {str(p.relative_to(root / one.id)) for p in (root / one.id).rglob("*.png")}
@@ -51,7 +64,7 @@ def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
             with Image.open(root / one.id / name) as image:
                 assert (image.mode, image.size) == ("L", (224, 224))
                 assert 15 < np.asarray(image).mean() < 120
-    folder = cohort.train_images.parent.parent
+    folder = images_of(cohort, "train").parent.parent
     assert "no clinical evidence" in (folder / "README.txt").read_text(encoding="utf-8")
     template = json.loads((folder / "test_template.json").read_text(encoding="utf-8"))
     assert template == [
@@ -62,8 +75,8 @@ def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
 def test_a_patient_does_not_depend_on_how_many_there_are(cohort: Cohort, tmp_path: Path) -> None:
     other = load(tmp_path, n_train=1, n_dev=1, n_test=2)
     for ours, theirs, sides in (
-        (cohort.patients, other.patients, (cohort.train_images, other.train_images)),
-        (cohort.test, other.test, (cohort.test_images, other.test_images)),
+        (cohort.patients, other.patients, (images_of(cohort, "train"), images_of(other, "train"))),
+        (cohort.test, other.test, (images_of(cohort, "test"), images_of(other, "test"))),
     ):
         one = theirs[0]
         assert (one.labels, one.boxes) == (ours[0].labels, ours[0].boxes)
@@ -79,8 +92,8 @@ def test_processes_render_what_one_process_does(
     monkeypatch.setattr(store, "_CASES_A_WORKER", 1)
     monkeypatch.setattr(store, "_cores", lambda: 2)
     other = load(tmp_path)
-    for path in sorted(cohort.train_images.rglob("*.png")):
-        twin = other.train_images / path.relative_to(cohort.train_images)
+    for path in sorted(images_of(cohort, "train").rglob("*.png")):
+        twin = images_of(other, "train") / path.relative_to(images_of(cohort, "train"))
         assert twin.read_bytes() == path.read_bytes()
 
 
@@ -89,11 +102,23 @@ def test_a_cohort_is_rendered_once(cohort: Cohort, monkeypatch: pytest.MonkeyPat
         raise AssertionError("rendered again")
 
     monkeypatch.setattr(store, "render_case", refuse)
-    cache = cohort.train_images.parents[3]
+    cache = images_of(cohort, "train").parents[3]
     assert load(cache).patients == cohort.patients
     with pytest.raises(AssertionError, match="rendered again"):
         load(cache, seed=1)
     assert len(list((cache / "phantom").iterdir())) == 1  # nothing half done stays behind
+
+
+def test_a_cohort_is_rendered_where_the_file_system_has_no_locks(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks here")
+
+    monkeypatch.setattr(store.FileLock, "_acquire", refuse)
+    assert [one.labels for one in load(tmp_path).patients] == [
+        one.labels for one in cohort.patients
+    ]
 
 
 def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
@@ -122,7 +147,7 @@ def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
         box = one.boxes["C4"][6]
         assert f"({box.x1},{box.y1})({box.x2},{box.y2})" == box_entry["C4"][1]
     truth = json.loads(
-        (cohort.train_images.parent.parent / "test_truth.json").read_text(encoding="utf-8")
+        (images_of(cohort, "train").parent.parent / "test_truth.json").read_text(encoding="utf-8")
     )
     assert [tuple(one["zjppt"]) for one in truth] == [one.labels["zjppt"] for one in cohort.test]
 
@@ -143,5 +168,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_given_boxes_hold_nothing_of_a_step() -> None:
     drawn, _ = draw_phantom(Case("train", 0, "a"), seed=0)
-    given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, drawn.boxes), seed=0)
+    boxes = {
+        vertebra: dict(zip(SAGITTAL_SLICES, three, strict=True))
+        for vertebra, three in drawn.boxes.items()
+    }
+    given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, boxes), seed=0)
     assert (drawn.geometry.step_in_boxes, given.geometry.step_in_boxes) == (0.4, 0.0)

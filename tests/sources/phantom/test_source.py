@@ -10,17 +10,29 @@ import pytest
 
 from spinevl.config.conf import official_tasks
 from spinevl.io.image_file import load_image
-from spinevl.schema.cohort import Cohort
+from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.sources.phantom.source import PhantomSource
 
 TASKS = official_tasks()
 
 
+def images_of(cohort: Cohort, side: str) -> Path:
+    """The folder of the patients' folders."""
+    patients = cohort.patients if side == "train" else cohort.test
+    return Path(patients[0].images[0].path).parents[2]
+
+
 def load(cache: Path, **options: object) -> Cohort:
     options = {"n_train": 3, "n_dev": 1, "n_test": 2, **options}
     return PhantomSource(**options).load(  # type: ignore[arg-type]
-        tasks=TASKS, known_tasks=TASKS, sag_image=[6], subsets={"train", "test"}, cache_dir=cache
+        StudyRequest(
+            tasks=TASKS,
+            known_tasks=TASKS,
+            sag_image=[6],
+            subsets={"train", "test"},
+            cache_dir=cache,
+        )
     )
 
 
@@ -34,28 +46,28 @@ def test_a_cohort_has_truth_boxes_and_fourteen_images_a_patient(cache: Path) -> 
     assert cohort.synthetic
     assert (len(cohort.patients), len(cohort.test)) == (4, 2)
     for patient, root in (
-        (cohort.patients[0], cohort.train_images),
-        (cohort.test[0], cohort.test_images),
+        (cohort.patients[0], images_of(cohort, "train")),
+        (cohort.test[0], images_of(cohort, "test")),
     ):
         images = sorted((root / patient.id).rglob("*.png"))
         assert len(images) == 14
         assert load_image(images[0], side_px=224).std() > 10
         assert patient.boxes is not None
         for three in patient.boxes.values():
-            for box in three:
+            for box in three.values():
                 assert 12 <= box.x2 - box.x1 <= 26
                 assert 12 <= box.y2 - box.y1 <= 34
 
 
 def test_a_patient_does_not_depend_on_how_many_there_are(cache: Path) -> None:
     few, more = load(cache), load(cache, n_train=5)
-    assert few.train_images != more.train_images
+    assert images_of(few, "train") != images_of(more, "train")
     for one in few.patients:
         same = next(other for other in more.patients if other.id == one.id)
         assert same.labels == one.labels
         path = f"{one.id}/tra/4-5.png"
         np.testing.assert_array_equal(
-            load_image(few.train_images / path), load_image(more.train_images / path)
+            load_image(images_of(few, "train") / path), load_image(images_of(more, "train") / path)
         )
 
 
@@ -63,7 +75,7 @@ def test_the_seed_changes_the_pixels(cache: Path) -> None:
     path = "phantom-00000/sag/6.png"
     first, other = load(cache), load(cache, seed=1)
     assert (
-        load_image(first.train_images / path) != load_image(other.train_images / path)
+        load_image(images_of(first, "train") / path) != load_image(images_of(other, "train") / path)
     ).mean() > 0.2
 
 
@@ -96,5 +108,7 @@ def test_a_task_without_labels_is_refused(cache: Path) -> None:
     tasks = {"mine": replace(TASKS["qd"], name="mine")}
     with pytest.raises(UserError, match="no labels for task mine"):
         PhantomSource().load(
-            tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=cache
+            StudyRequest(
+                tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=cache
+            )
         )

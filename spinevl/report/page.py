@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.io.files import write_text_atomic
-from spinevl.report.gallery import gallery
+from spinevl.report.gallery import Pictures, gallery
 from spinevl.report.markdown import NAMES, as_markdown, rows
-from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
+from spinevl.schema.score import Difference, Score, TaskScore
 from spinevl.schema.task import Task
 
 PHANTOM = "Rendered phantoms: no clinical evidence."
@@ -22,30 +22,26 @@ PRIVACY = "This page contains images and ids of patients."
 def write_report(
     out: Path,
     *,
-    metrics: Mapping[str, Any],
+    score: Score,
     predictions: Sequence[Prediction],
-    truth: Sequence[Patient],
     tasks: Mapping[str, Task],
-    images_root: Path,
-    shown_slice: int,
+    pictures: Pictures,
     config: str,
     fingerprint: Mapping[str, Any],
     cohort: str,
-    synthetic: bool,
     curve: Path | None = None,
 ) -> None:
     """Write both files.
 
     Args:
         out: the job's folder.
-        metrics: the content of ``metrics.json``.
-        predictions, truth: answers and labels of the scored patients.
+        score: the content of ``metrics.json``.
+        predictions: of the scored patients, joined with the truth.
         tasks: the tasks.
-        images_root, shown_slice: where the gallery's pictures are, and which sagittal slice.
+        pictures: patient -> the images shown, sagittal ones in the order asked, then axial ones.
         config: the job's config as YAML.
         fingerprint: what the data are.
         cohort: the cohort's name.
-        synthetic: whether the patients are rendered.
         curve: ``metrics.csv`` of the training.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
@@ -53,25 +49,24 @@ def write_report(
     environment = Environment(
         loader=PackageLoader("spinevl.report"), autoescape=select_autoescape(["html", "j2"])
     )
-    score_key = "score" if metrics["score"] is not None else "partial_score"
     closed = [task for task in tasks.values() if task.closed]
-    paired = _paired(metrics, score_key, [task for task in tasks.values() if not task.closed])
+    boxed = [task for task in tasks.values() if not task.closed]
+    paired = _paired(score, boxed)
     page = environment.get_template("report.html.j2").render(
-        metrics=metrics,
-        score_key=score_key,
+        score=score,
         cohort=cohort,
-        warnings=[PHANTOM, CLINICAL, PRIVACY] if synthetic else [CLINICAL, PRIVACY],
-        panels=[_panel(metrics, score_key, "Score" if score_key == "score" else "Partial score")]
-        + [_panel(metrics, task.name, f"{task.title} · {_metric(task)}") for task in closed],
+        warnings=[PHANTOM, CLINICAL, PRIVACY] if score.synthetic else [CLINICAL, PRIVACY],
+        panels=[_panel(score, None, "Score" if score.complete else "Partial score")]
+        + [_panel(score, task, f"{task.title} · {_metric(task)}") for task in closed],
         paired=paired,
-        confusions=[_confusion(metrics[task.name], task) for task in closed],
-        levels=[_levels(metrics, task) for task in closed if task.levels],
+        confusions=[_confusion(score.tasks[task.name], task) for task in closed],
+        levels=[_levels(score, task) for task in closed if task.levels],
         positioning=[
-            (task, metrics[task.name], _panel(metrics, task.name, task.title, key="mean_iou"))
-            for task in tasks.values()
-            if not task.closed and metrics[task.name].get("mean_iou") is not None
+            (task, score.tasks[task.name], _panel(score, task, task.title))
+            for task in boxed
+            if score.tasks[task.name].value is not None
         ],
-        gallery=gallery(predictions, truth, tasks, images_root=images_root, slice_=shown_slice),
+        gallery=gallery(predictions, tasks, pictures=pictures),
         curve=_curve(curve) if curve is not None and curve.is_file() else None,
         config=config,
         fingerprint=fingerprint,
@@ -80,9 +75,9 @@ def write_report(
     write_text_atomic(out / "report.html", page)
     lines = [
         f"# {cohort}",
-        " ".join([PHANTOM] * synthetic + [CLINICAL]),
-        f"{metrics['n_patients']} patients; {metrics.get('selection', '')}.",
-        as_markdown(rows(metrics, tasks)),
+        " ".join([PHANTOM] * bool(score.synthetic) + [CLINICAL]),
+        f"{score.n_patients} patients; {score.selection or ''}.",
+        as_markdown(rows(score, tasks)),
         "95 % intervals by bootstrap over patients.",
         *(f"- {one['name']}: {one['text']}" for one in paired),
     ]
@@ -97,61 +92,53 @@ def _metric(task: Task) -> str:
     return "macro-F1"
 
 
-def _panel(
-    metrics: Mapping[str, Any], scored: str, title: str, *, key: str = "f1"
-) -> dict[str, Any]:
-    """One dot-and-interval chart: the model above its controls, on a scale of 0 to 1.
+def _panel(score: Score, task: Task | None, title: str) -> dict[str, Any]:
+    """One dot-and-interval chart: the model above its baselines, on a scale of 0 to 1.
 
-    ``scored`` is ``score``, ``partial_score`` or a task, of which ``key`` is shown.
+    It shows ``task``, or the total where that is None.
     """
     bars = []
-    for name, entry in (("model", metrics), *metrics["controls"].items()):
-        whole = scored in ("score", "partial_score")
-        scores = entry if whole else entry.get(scored, {})
-        value = scores.get(scored if whole else key)
-        if value is None:
-            continue
-        low, high = scores.get("ci95", (value, value))
-        bars.append(
-            {
-                "name": NAMES.get(name, name),
-                "own": name == "model",
-                "value": value,
-                "low": max(low, 0.0),
-                "high": min(high, 1.0),
-            }
-        )
+    for name, entry in score.entries.items():
+        shown = entry if task is None else entry.tasks.get(task.name)
+        if shown is not None and shown.value is not None:
+            bars.append(
+                {
+                    "name": NAMES.get(name, name),
+                    "own": name == "model",
+                    "value": shown.value,
+                    "low": max(shown.ci95.low if shown.ci95 else shown.value, 0.0),
+                    "high": min(shown.ci95.high if shown.ci95 else shown.value, 1.0),
+                }
+            )
     return {"title": title, "bars": bars}
 
 
-def _paired(
-    metrics: Mapping[str, Any], score_key: str, boxed: Sequence[Task]
-) -> list[dict[str, str]]:
-    """A sentence a control for the score, and one for each task whose answers are boxes."""
+def _paired(score: Score, boxed: Sequence[Task]) -> list[dict[str, str]]:
+    """A sentence a baseline for the total, and one for each task whose answers are boxes."""
     lines = []
-    for name, control in metrics["controls"].items():
+    for name, baseline in score.baselines.items():
         against = f"model minus {NAMES.get(name, name)}"
-        titles = {score_key: against} | {one.name: f"{against}, {one.title}" for one in boxed}
+        titles = {score.key: against} | {one.name: f"{against}, {one.title}" for one in boxed}
         lines += [
-            {"name": title, "text": _difference(control["paired"][key])}
+            {"name": title, "text": _difference(baseline.paired[key])}
             for key, title in titles.items()
-            if key in control["paired"]
+            if key in baseline.paired
         ]
     return lines
 
 
-def _difference(pair: Mapping[str, Any]) -> str:
+def _difference(pair: Difference) -> str:
     """The difference, its interval, and whether it is clear."""
-    low, high = pair["ci95"]
+    low, high = pair.ci95.low, pair.ci95.high
     verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
-    return f"{pair['delta']:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
+    return f"{pair.delta:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
 
 
-def _confusion(scores: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _confusion(score: TaskScore, task: Task) -> dict[str, Any]:
     """Rows of counts with the share of their row."""
     table = []
-    for label, counts in enumerate(scores["confusion"][: len(task.choices)]):
-        total = sum(counts) + scores["unparsed_by_class"][label]
+    for label, counts in enumerate(score.confusion[: len(task.choices)]):
+        total = sum(counts) + score.unparsed_by_class[label]
         cells = [
             {"count": count, "share": count / total if total else 0.0, "hit": k == label}
             for k, count in enumerate(counts[: len(task.choices)])
@@ -160,17 +147,17 @@ def _confusion(scores: Mapping[str, Any], task: Task) -> dict[str, Any]:
             {
                 "name": _short(task.choices[label]),
                 "cells": cells,
-                "unparsed": scores["unparsed_by_class"][label],
-                "f1": scores["classes"][label]["f1"],
+                "unparsed": score.unparsed_by_class[label],
+                "f1": score.classes[label].f1,
             }
         )
     return {
         "title": task.title,
         "columns": [_short(choice) for choice in task.choices],
         "rows": table,
-        "kappa": scores["quadratic_kappa"],
-        "calibration": scores.get("calibration_error"),
-        "unparsed": scores["unparsed"],
+        "kappa": score.quadratic_kappa,
+        "calibration": score.calibration_error,
+        "unparsed": score.unparsed,
     }
 
 
@@ -179,20 +166,19 @@ def _short(choice: str) -> str:
     return choice.partition(".")[2] or choice
 
 
-def _levels(metrics: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _levels(score: Score, task: Task) -> dict[str, Any]:
     """A bar a level, with the level majority's F1 as a mark."""
-    control = metrics["controls"].get("level_majority", {})
-    majority = control.get(task.name, {}).get("levels", {})
+    baseline = score.baselines.get("level_majority")
+    majority = baseline.tasks[task.name].levels if baseline else {}
     return {
         "title": task.title,
         "bars": [
             {
                 "name": level,
-                "f1": scores["f1"],
-                "accuracy": scores["accuracy"],
-                "majority": majority.get(level, {}).get("f1"),
+                "f1": one.f1,
+                "majority": majority[level].f1 if majority else None,
             }
-            for level, scores in metrics[task.name]["levels"].items()
+            for level, one in (score.tasks[task.name].levels or {}).items()
         ],
     }
 

@@ -1,0 +1,104 @@
+"""What a checkpoint is, and what every format of one offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from spinevl.build.build import build
+from spinevl.io.json_file import read_json_object
+from spinevl.io.tensors import WEIGHTS
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError, refused
+from spinevl.schema.task import Task
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and how it came about.
+
+    Attributes:
+        model: the model; in evaluation mode where it was read.
+        parts: the config nodes that it was assembled from.
+        study: what it was trained on; empty where that is not known.
+        parent: the checkpoint that its training started from.
+        folder: where it was read from.
+    """
+
+    model: VLM
+    parts: Mapping[str, Any]
+    study: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    folder: Path | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All but the model, JSON-ready."""
+        return {"parts": dict(self.parts), "study": dict(self.study), "parent": self.parent}
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks that it was trained for; none where it was trained on conversations."""
+        return {name: build(node) for name, node in (self.study.get("task") or {}).items()}
+
+
+class CheckpointFormat(Protocol):
+    """A layout of a checkpoint on disk.
+
+    Attributes:
+        name: what ``export format=`` and messages call it.
+    """
+
+    name: str
+
+    def detect(self, folder: Path) -> bool:
+        """Whether ``folder`` holds a checkpoint of this format."""
+
+    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+        """The checkpoint in ``folder``.
+
+        Args:
+            folder: one that ``detect`` accepts.
+            trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
+
+        Raises:
+            UserError: a damaged checkpoint, or a format that is only written.
+        """
+
+    def write(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Write into an empty folder; the model may be changed (adapters merged) by it.
+
+        Raises:
+            UserError: a model that the format cannot hold, before anything is written.
+        """
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder; empty where there is none."""
+    return read_json_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint. Raises UserError where the folder has none."""
+    if not (folder / CONFIG).is_file():
+        raise no_checkpoint(folder, f"no {CONFIG}" if folder.exists() else "no such folder")
+    return config_of(folder)
+
+
+def no_checkpoint(folder: Path, found: str) -> UserError:
+    """The error for a folder that no format recognises."""
+    expected = f"a folder with {CONFIG} and {WEIGHTS}, of this version of spinevl or of MedM-VL"
+    fix = "give the checkpoint/ folder that train or run wrote, or MedM-VL's"
+    return refused(f"checkpoint={folder}", expected, found, fix)
+
+
+def only_written(folder: Path, name: str) -> UserError:
+    """The error for a checkpoint of a format that is written but cannot be read."""
+    return UserError(
+        f"checkpoint={folder}: format={name} is only written, and cannot be read back; give the "
+        "checkpoint/ folder that it was exported from, or export with format=medmvl"
+    )

@@ -1,0 +1,33 @@
+"""Load a checkpoint of any format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spinevl.checkpoints.adapter import AdapterFormat
+from spinevl.checkpoints.format import Checkpoint, CheckpointFormat
+from spinevl.checkpoints.hf import LlavaFormat
+from spinevl.checkpoints.medmvl import MedMVLFormat
+from spinevl.checkpoints.native import NativeFormat
+from spinevl.models.source import checkpoint_folder
+
+FORMATS: dict[str, CheckpointFormat] = {
+    one.name: one for one in (NativeFormat(), MedMVLFormat(), LlavaFormat(), AdapterFormat())
+}
+
+
+def load_checkpoint(source: str | Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    """The checkpoint in a folder, or behind a Hugging Face id given as a string.
+
+    Args:
+        source: where it is.
+        trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
+
+    Raises:
+        UserError: none there, a damaged one, or one of a format that is only written.
+    """
+    folder = checkpoint_folder(source) if isinstance(source, str) else source
+    # what no format recognises is read as our own, which says what is missing
+    found = next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
+    return found.read(folder, trusted=trusted)

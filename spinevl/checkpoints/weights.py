@@ -1,0 +1,44 @@
+"""A model's weights by name: taken out, and put back so that every name fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import Problems, UserError
+
+
+def unshared(model: VLM) -> dict[str, torch.Tensor]:
+    """The state dict without the second name of a tied weight, contiguous and on the CPU."""
+    known: set[int] = set()
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() in known and tensor.numel():
+            continue
+        known.add(tensor.data_ptr())
+        state[name] = tensor.detach().to("cpu").contiguous()
+    return state
+
+
+def fill(model: VLM, stored: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Load weights by name; every one of the model's must be there, and no other.
+
+    Raises:
+        UserError: weights missing, surplus or of another shape, by part.
+    """
+    wanted = unshared(model)
+    problems = Problems()
+    for part in dict.fromkeys(key.partition(".")[0] for key in wanted):
+        own = [key for key in wanted if key.startswith(part + ".")]
+        missing = sorted(key for key in own if key not in stored)
+        reshaped = sorted(k for k in own if k in stored and stored[k].shape != wanted[k].shape)
+        for what, keys in (("missing", missing), ("of another shape", reshaped)):
+            if keys:
+                problems.append(f"{where}: {len(keys)} {part} weights {what}, first {keys[0]}")
+    if surplus := sorted(set(stored) - set(wanted)):
+        problems.append(f"{where}: {len(surplus)} weights that the model lacks, first {surplus[0]}")
+    if problems:
+        raise UserError(f"{one}; the weights do not belong to its config.json" for one in problems)
+    model.load_state_dict(stored, strict=False)  # tied weights are stored once

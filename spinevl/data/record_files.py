@@ -1,0 +1,76 @@
+"""Write record files, and a manifest of what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spinevl.data.records import records_text
+from spinevl.data.study import PatientStudy, record_file
+from spinevl.data.study_spec import StudySpec
+from spinevl.io.files import made_folder, write_text_atomic
+from spinevl.io.hashing import sha256
+
+log = logging.getLogger(__name__)
+
+
+def write_records(
+    study: PatientStudy,
+    subsets: Sequence[str],
+    *,
+    out: Path,
+    output_dir: str | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the records of some subsets, and ``split.json`` and ``manifest.json`` beside the job.
+
+    Args:
+        study: the study.
+        subsets: of ``train``, ``dev`` and ``test``.
+        out: the job's folder.
+        output_dir: another folder for the record files alone: several builds may fill one.
+        provenance: what the manifest says of the job.
+
+    Raises:
+        UserError: ``output_dir`` cannot be written; checked before anything is.
+    """
+    folder = made_folder(output_dir, "output_dir") if output_dir else out
+    texts: dict[str, str] = {}
+    outputs: dict[str, Any] = {}
+    for subset in subsets:
+        for task in study.tasks.values():
+            examples = study.task_examples(task, subset)
+            name = record_file(task, subset, study.spec.suffix)
+            texts[name] = records_text(examples, with_answer_turn=subset == "train")
+            digest = hashlib.sha256(texts[name].encode()).hexdigest()
+            outputs[name] = {"records": len(examples), "sha256": digest}
+    for name, text in texts.items():
+        write_text_atomic(folder / name, text)
+    write_split(study, out)
+    manifest = {**study.fingerprint(), "outputs": outputs, **provenance}
+    manifest["inputs"] |= {name: sha256(path) for name, path in _named_files(study.spec).items()}
+    write_text_atomic(out / "manifest.json", json.dumps(manifest, indent=2))
+    total = sum(entry["records"] for entry in outputs.values())
+    log.info("%d records in %d files under %s", total, len(texts), folder)
+
+
+def write_split(study: PatientStudy, out: Path) -> None:
+    """``split.json``: who trains and who is dev, where anybody does."""
+    if study.split is not None:
+        summary = study.split.summary(study.tasks)
+        write_text_atomic(out / "split.json", json.dumps(summary, indent=2))
+
+
+def _named_files(spec: StudySpec) -> dict[str, Path]:
+    """Input files beside the cohort's own: a prompt file, the id files of a split."""
+    prompts, split = spec.prompts or {}, spec.split or {}
+    named = {
+        "prompts": prompts.get("path"),
+        "split_train": split.get("train"),
+        "split_dev": split.get("dev"),
+    }
+    return {name: Path(path).expanduser() for name, path in named.items() if path}

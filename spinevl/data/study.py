@@ -1,0 +1,287 @@
+"""Open a study: its patients or conversations, and the examples made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spinevl.build.build import build
+from spinevl.config.conf import official_tasks
+from spinevl.data.examples import patient_examples
+from spinevl.data.prompt import check_templates, read_templates
+from spinevl.data.records import read_records
+from spinevl.data.split import Split
+from spinevl.data.study_spec import StudySpec, with_absolute_paths
+from spinevl.io.hashing import sha256
+from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
+from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.example import Example
+from spinevl.schema.patient import Patient
+from spinevl.schema.task import Task
+from spinevl.sources.conversations import ConversationSource
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from spinevl.schema.image_ref import ImageRef, Modality
+
+
+class ConversationStudy:
+    """Conversations of files.
+
+    Attributes:
+        tasks: none; a conversation asks in its own words.
+        ratios: see RatioSampler.
+        images_checked: whether opening the study has decoded every image.
+        subsets: those whose files are named.
+    """
+
+    tasks: Mapping[str, Task] = {}
+    images_checked = False
+
+    def __init__(self, source: ConversationSource, spec: StudySpec) -> None:
+        self.source = source
+        self.spec = spec
+        self.ratios: Mapping[str, float] | None = source.ratios
+        self.subsets = tuple(subset for subset, file in source.files.items() if file)
+        self.name = f"conversations ({', '.join(self.subsets)})"
+
+    def examples(self, subset: str) -> list[Example]:
+        """Answered conversations of ``train`` and ``dev``, none where dev has no file; of ``test``
+        without their last answers."""
+        if subset == "dev" and "dev" not in self.subsets:
+            return []
+        return [one for _, one in self.source.read(subset, answered=subset != "test")]
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        return f"{len(self.examples(subset))} conversations"
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See ConversationSource."""
+        return self.source.decode(image)
+
+    def require_window(self, stored: Mapping[str, Any]) -> None:
+        """Refuse volumes windowed otherwise than those that a checkpoint was trained on."""
+        data = stored.get("data") or {}
+        if "window" not in data:
+            return
+        trained = None if data["window"] is None else tuple(map(float, data["window"]))
+        if self.source.window != trained:
+            told = "null" if trained is None else f"[{trained[0]:g},{trained[1]:g}]"
+            raise UserError(
+                f"data.window: the checkpoint was trained with {told}; add 'data.window={told}'"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The sha256 of every file."""
+        return {"inputs": self.source.sha256()}
+
+    def description(self) -> dict[str, Any]:
+        """The study as a checkpoint keeps it."""
+        return {"data": with_absolute_paths(self.spec.data or {})}
+
+
+@dataclass(frozen=True)
+class PatientStudy:
+    """What is asked of which patients.
+
+    Attributes:
+        spec: what it was opened from.
+        source, cohort: the data source, and the patients that it told.
+        subsets: which of ``train``, ``dev`` and ``test`` were opened.
+        split: train and dev; None where only test patients are used.
+        tasks, templates: what is asked in which words.
+    """
+
+    spec: StudySpec
+    source: DataSource
+    cohort: Cohort
+    subsets: tuple[str, ...]
+    split: Split | None
+    tasks: Mapping[str, Task]
+    templates: Mapping[str, str]
+    ratios: Mapping[str, float] | None = None
+    images_checked: bool = True
+    _examples: dict[tuple[str, str], list[Example]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def patients(self, subset: str) -> tuple[Patient, ...]:
+        """The patients of ``train``, ``dev`` or ``test``."""
+        if subset == "test":
+            return self.cohort.test
+        assert self.split is not None
+        return self.split.train if subset == "train" else self.split.dev
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.cohort.name
+
+    def summary(self, subset: str) -> str:
+        """How many there are."""
+        n_examples = len(self.examples(subset))
+        return f"{len(self.patients(subset))} patients, {n_examples} questions"
+
+    def examples(self, subset: str) -> list[Example]:
+        """The examples of all tasks, task by task."""
+        return [one for task in self.tasks.values() for one in self.task_examples(task, subset)]
+
+    def task_examples(self, task: Task, subset: str) -> list[Example]:
+        """The examples of one task and subset, made once."""
+        key = (task.name, subset)
+        if key not in self._examples:
+            self._examples[key] = self._make_examples(task, subset)
+        return self._examples[key]
+
+    def _make_examples(self, task: Task, subset: str) -> list[Example]:
+        spec = self.spec
+        if spec.records:
+            file = Path(spec.records) / record_file(task, subset, spec.suffix)
+            return read_records(file, task=task, layout=self.cohort.layout)
+        truth = subset != "test" or (spec.test_answers == "upstream" and task.closed)
+        return patient_examples(
+            self.patients(subset),
+            task=task,
+            template=self.templates[task.name],
+            sag_image=spec.sag_image or (),
+            separate=spec.sag_type == "separate",
+            with_answers=truth,
+        )
+
+    def decode(self, image: ImageRef) -> np.ndarray:
+        """See DataSource."""
+        return self.source.decode(image)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the data are: cohort, numbers and the sha256 of every input file."""
+        cohort = self.cohort
+        return {
+            "cohort": cohort.name,
+            "synthetic": cohort.synthetic,
+            "n_labelled": len(cohort.patients),
+            "n_test": len(cohort.test),
+            "skipped": list(cohort.skipped),
+            "inputs": {name: sha256(path) for name, path in cohort.sources.items()},
+        }
+
+    def description(self) -> dict[str, Any]:
+        """The study as a checkpoint keeps it, so that predict asks what train asked."""
+        return {
+            "task": self.spec.task,
+            "templates": dict(self.templates),
+            "sag_image": list(self.spec.sag_image or ()),
+            "sag_type": self.spec.sag_type,
+            "split": with_absolute_paths(self.spec.split or {}),
+            "data": with_absolute_paths(self.spec.data or {}),
+            "cohort": self.cohort.name,
+            "synthetic": self.cohort.synthetic,
+        }
+
+
+Study = PatientStudy | ConversationStudy
+
+
+def record_file(task: Task, subset: str, suffix: str | None) -> str:
+    """The name of a record file: ``zyzg_train.json``, ``zyzg_train_v2.json``."""
+    return f"{task.name}_{subset}_{suffix}.json" if suffix else f"{task.name}_{subset}.json"
+
+
+def shown_modality(spec: StudySpec, *, trusted: Sequence[str] = ()) -> Modality | None:
+    """What the images of a study are; None for conversations, which may show both or none."""
+    source = build(spec.data, trusted=trusted) if spec.data else None
+    return None if isinstance(source, ConversationSource) else "image"
+
+
+def open_study(
+    spec: StudySpec, subsets: Collection[str] | None, *, trusted: Sequence[str] = ()
+) -> Study:
+    """Read and check all data that a job needs.
+
+    Args:
+        spec: the study.
+        subsets: which of ``train``, ``dev``, ``test`` will be used; None is all that are named.
+        trusted: target prefixes that the user trusts.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    if not spec.data:
+        spec.require(split=False)
+    source: DataSource | ConversationSource = build(spec.data, trusted=trusted)
+    if isinstance(source, ConversationSource):
+        conversations = ConversationStudy(source, spec)
+        if subsets is None and not conversations.subsets:
+            raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
+        return conversations
+    if subsets is None:
+        subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
+    labelled = bool({"train", "dev"} & set(subsets))
+    spec.require(split=labelled)
+    tasks = {name: build(node, trusted=trusted) for name, node in (spec.task or {}).items()}
+    templates = _templates(spec, tasks)
+    shown = spec.sag_image or []
+    if unknown := [str(one) for one in shown if one not in source.layout.slices]:
+        known = ", ".join(map(str, source.layout.slices))
+        raise UserError(f"sag_image has no slice {', '.join(unknown)}; choose from {known}")
+    known_tasks = {**official_tasks(), **tasks}
+    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder())
+    cohort = source.load(request)
+    split = None
+    if labelled and not spec.records:
+        splitter = build(spec.split, trusted=trusted)
+        if source.drawn and getattr(splitter, "n_train", 0) is None:
+            splitter.n_train = source.drawn  # a cohort that is drawn names its own numbers
+        split = splitter.split(cohort.patients, known_tasks)
+    study = PatientStudy(spec, source, cohort, tuple(subsets), split, tasks, templates)
+    if labelled and spec.records:
+        return replace(study, split=_split_of_records(study))
+    return study
+
+
+def require_patients(study: Study) -> PatientStudy:
+    """The study, which must be of patients. Raises UserError for conversations."""
+    if isinstance(study, ConversationStudy):
+        raise UserError(
+            "data=conversations: train, predict and doctor take conversations; this asks patients, "
+            "so choose data=cervai or data=phantom"
+        )
+    return study
+
+
+def _templates(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
+    """The template of each task, checked."""
+    prompts = spec.prompts or {}
+    path = prompts.get("path")
+    templates = read_templates(path) if path else dict(prompts.get("templates") or {})
+    check_templates(templates, tasks, where=path or "prompts")
+    return {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}
+
+
+def _split_of_records(study: PatientStudy) -> Split:
+    """Who trains and who is dev, as an earlier ``build`` wrote its records."""
+    known = {patient.id: patient for patient in study.cohort.patients}
+    sides = {
+        side: dict.fromkeys(
+            one.key.patient
+            for task in study.tasks.values()
+            for one in study.task_examples(task, side)
+        )
+        for side in ("train", "dev")
+    }
+    where = f"records={study.spec.records}"
+    problems = Problems()
+    for side, ids in sides.items():
+        for one in ids:
+            if one not in known:
+                at = f"{where}: patient {one} ({side})"
+                problems.add(at, "a patient of the data", "none", "name its build's data")
+    for one in sides["train"]:
+        if one in sides["dev"]:
+            problems.add(f"{where}: patient {one}", "train or dev", "both", "build them again")
+    problems.raise_any()
+    train, dev = (tuple(known[one] for one in ids) for ids in sides.values())
+    return Split(train, dev)

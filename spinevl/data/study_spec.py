@@ -1,0 +1,86 @@
+"""What a study is made of, as data: it goes into job specs and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from spinevl.io.files import made_folder
+from spinevl.io.typed import structured
+from spinevl.schema.errors import UserError
+
+# keys of a data or split node that name files
+_PATHS = (
+    *("labels", "boxes", "train_images", "test_images", "test_labels"),
+    *("train", "dev", "test", "images"),
+)
+_EXAMPLES = {
+    "data": "data=cervai",
+    "task": "'task=[qd,sl,zjppt,zyzg]'",
+    "prompts": "prompts=en",
+    "sag_image": "'sag_image=[6]'",
+    "sag_type": "sag_type=joint",
+    "split": "split=stratified",
+}
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Whom to ask what, and how; None is as a checkpoint was trained.
+
+    Attributes:
+        data, split: nodes of the data source and of the split.
+        task: task name -> its node.
+        prompts: ``path`` of a template file, or ``templates``, task -> template.
+        sag_image, sag_type: the sagittal slices shown, ``joint`` or ``separate``.
+        test_answers: ``upstream`` takes the template's labels as answers of test records.
+        records, suffix: the folder of an earlier build to read, and the end of its files' names.
+        cache_dir: where sources may keep what they make.
+    """
+
+    data: dict[str, Any] | None = None
+    split: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    prompts: dict[str, Any] | None = None
+    sag_image: list[int] | None = None
+    sag_type: str | None = None
+    test_answers: str = "none"
+    records: str | None = None
+    suffix: str | None = None
+    cache_dir: str = "~/.cache/spinevl"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> StudySpec:
+        """The study that a job's resolved config describes."""
+        return structured({f.name: config[f.name] for f in fields(cls) if f.name in config}, cls)
+
+    def filled(self, stored: Mapping[str, Any]) -> StudySpec:
+        """The same with what is None as the ``study`` of a checkpoint has it."""
+        known = {**stored, "prompts": {"path": None, "templates": stored.get("templates")}}
+        missing = [name for name in _EXAMPLES if not getattr(self, name)]
+        found: dict[str, Any] = {name: known.get(name) for name in missing}
+        return replace(self, **found)
+
+    def require(self, *, split: bool) -> None:
+        """Raise UserError for what neither the command nor the checkpoint says."""
+        told = {**asdict(self), "prompts": self.prompts and any(self.prompts.values())}
+        needed = [name for name in _EXAMPLES if name != "split" or (split and not self.records)]
+        if missing := [name for name in needed if not told[name]]:
+            raise UserError(
+                f"{', '.join(missing)}: the checkpoint does not say, for no study trained it; add "
+                + " ".join(_EXAMPLES[name] for name in missing)
+            )
+
+    def cache_folder(self) -> Path:
+        """The cache folder, made if need be; absolute. Raises UserError where it cannot be."""
+        return made_folder(self.cache_dir, "cache_dir")
+
+
+def with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A data or split node whose files are found from any working directory."""
+    return {
+        key: str(Path(value).expanduser().absolute()) if key in _PATHS and value else value
+        for key, value in node.items()
+    }

@@ -1,0 +1,43 @@
+"""Check a submission before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spinevl.evaluation.answer_files import read_submission
+from spinevl.io.json_file import read_json_list
+from spinevl.schema.errors import Problems, refused
+from spinevl.schema.task import Task
+from spinevl.sources.labels import read_template
+
+
+def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> str:
+    """Hold ``answers.json`` against the template: ids, order, integers and lengths.
+
+    Returns:
+        A line that says what is fine.
+
+    Raises:
+        UserError: with every problem.
+    """
+    graded = {name: task for name, task in tasks.items() if task.closed and task.weight > 0}
+    ids = [patient.id for patient in read_template(template, tasks=graded)]
+    read_submission(path, ids=ids, tasks=graded, missing="error")
+    given = read_json_list(path, expected="a list of answers")
+    found = [entry["id"] for entry in given]
+    if found != ids:
+        place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
+        raise refused(
+            f"{path}: record {place + 1}",
+            f"patient {ids[place]}, as in {template}",
+            f"patient {found[place]}",
+            "put the patients in the template's order",
+        )
+    problems = Problems()
+    for entry in given:
+        if keys := sorted(set(entry) - {"id", *graded}):
+            wanted = f"only the keys id, {', '.join(graded)}"
+            where = f"{path}: patient {entry['id']}"
+            problems.add(where, wanted, f"also {', '.join(keys)}", "remove them")
+    problems.raise_any()
+    return f"ok  {path}: {len(ids)} patients, ids, order and values as in the template"

@@ -1,0 +1,36 @@
+"""Run a frozen encoder over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from spinevl.models.encoder.base import FIXED_BATCH, Encoder, encode_in_fixed_batches
+
+
+@torch.inference_mode()
+def encode(
+    encoder: Encoder, images: Sequence[np.ndarray], *, autocast: torch.dtype | None = None
+) -> np.ndarray:
+    """Decoded images, as Encoder.transform takes them -> float32 [len(images), tokens, dim]."""
+    device = next(encoder.parameters()).device
+    pixels = torch.stack([encoder.transform(image) for image in images]).to(device)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        return encode_in_fixed_batches(encoder, pixels).float().cpu().numpy()
+
+
+def encoded_in_parts(
+    encoder: Encoder,
+    images: Sequence[Hashable],
+    *,
+    load: Callable[[Any], np.ndarray],
+    autocast: torch.dtype | None,
+) -> Iterator[np.ndarray]:
+    """The features of many images, a few at a time: float32 [n, tokens, dim] each."""
+    together = 4 * FIXED_BATCH[encoder.modality]
+    for start in range(0, len(images), together):
+        pixels = [load(image) for image in images[start : start + together]]
+        yield encode(encoder, pixels, autocast=autocast)

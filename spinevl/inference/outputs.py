@@ -1,0 +1,85 @@
+"""Answer a study's examples, and write what the answers make."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from spinevl.data.study import ConversationStudy, PatientStudy
+from spinevl.evaluation.answer_files import write_predictions, write_submission
+from spinevl.evaluation.metrics import combine
+from spinevl.inference.predictor import Predictor, predictions
+from spinevl.inference.progress import Progress, answer_keys
+from spinevl.io.files import write_text_atomic
+from spinevl.schema.example import Example
+from spinevl.schema.prediction import Prediction
+
+log = logging.getLogger(__name__)
+
+
+def answer_patients(
+    study: PatientStudy, subset: str, predictor: Predictor, *, checkpoint: Path, out: Path
+) -> list[Prediction]:
+    """The predictions for the patients of ``test`` or ``dev``.
+
+    Answers go to a file as they come; a job in the same folder keeps them, and the file goes away
+    when all are there.
+    """
+    examples = study.examples(subset)
+    keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options)
+    progress = Progress(out / f".predictions.{subset}.jsonl", keys)
+    done = _recorded(progress, predictor, examples)
+    progress.file.unlink()
+    return predictions(examples, [done[index] for index in range(len(examples))])
+
+
+def answer_conversations(
+    study: ConversationStudy, subset: str, predictor: Predictor, *, checkpoint: Path, out: Path
+) -> None:
+    """Answer the last question of every conversation of ``data.SUBSET``.
+
+    Each batch is added to ``answers.jsonl`` as it is done; ``conversations.json``, in MedM-VL's
+    format, follows when all are.
+    """
+    pairs = study.source.read(subset, answered=False)
+    examples = [example for _, example in pairs]
+    window = study.source.window
+    keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options, settings=window)
+    done = _recorded(Progress(out / "answers.jsonl", keys), predictor, examples)
+    answered = []
+    for index, (record, example) in enumerate(pairs):
+        turns = [
+            {"from": role, "value": text}
+            for pair in done[index].rounds
+            for role, text in zip(("human", "gpt"), pair, strict=True)
+        ]
+        truth = example.truth or record.get("answer", "")
+        answered.append({**record, "conversations": turns, "answer": truth})
+    path = out / "conversations.json"
+    write_text_atomic(path, json.dumps(answered, indent=2, ensure_ascii=False) + "\n")
+    log.info("answers to %d conversations in %s", len(pairs), path)
+
+
+def _recorded(progress: Progress, predictor: Predictor, examples: Sequence[Example]) -> dict:
+    if progress.done:
+        log.info("%d of %d examples are answered already", len(progress.done), len(examples))
+    return progress.record(predictor.answers(examples, done=progress.done))
+
+
+def write_outputs(
+    study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
+) -> None:
+    """``predictions.jsonl``, and ``answers.json`` where all graded tasks are answered."""
+    write_predictions(out / "predictions.jsonl", answered)
+    closed = {name: task for name, task in study.tasks.items() if task.closed}
+    complete = bool(closed) and combine(dict.fromkeys(closed, 0.0), closed)[1]
+    if not complete:
+        asked = ", ".join(study.tasks)
+        log.info("no answers.json: a submission needs all graded tasks, not %s alone", asked)
+        return
+    official = {name: task for name, task in closed.items() if task.weight > 0}
+    ids = [patient.id for patient in study.patients(subset)]
+    write_submission(out / "answers.json", answered, ids=ids, tasks=official)
+    log.info("answers for %d patients in %s", len(ids), out / "answers.json")

@@ -1,0 +1,94 @@
+"""Answers on disk as they come, so that an interrupted job goes on where it was cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+from spinevl.config.options import Packing, PredictOptions
+from spinevl.inference.predictor import Answer
+from spinevl.io.files import write_text_atomic
+from spinevl.io.hashing import stamp
+from spinevl.schema.example import Example
+
+
+class Progress:
+    """The file of answers that a job has so far, a line each.
+
+    Lines whose example, checkpoint and settings are the same as now are kept; all others, and a
+    line cut short, are asked again.
+
+    Args:
+        file: JSON lines of index, key and answer.
+        keys: of the examples in order, see answer_keys.
+
+    Attributes:
+        done: index -> answer.
+    """
+
+    def __init__(self, file: Path, keys: Sequence[str]) -> None:
+        self.file = file
+        self.keys = keys
+        self.done: dict[int, Answer] = dict(_kept(file, keys))
+
+    def record(self, answers: Iterable[tuple[int, Answer]]) -> dict[int, Answer]:
+        """Write every answer as it comes; returns all that are known in the end."""
+        lines = [self._line(index, answer) for index, answer in sorted(self.done.items())]
+        write_text_atomic(self.file, "".join(lines))  # what is added stands on a line of its own
+        with self.file.open("a", encoding="utf-8") as file:
+            for index, answer in answers:
+                self.done[index] = answer
+                file.write(self._line(index, answer))
+                file.flush()
+        return self.done
+
+    def _line(self, index: int, answer: Answer) -> str:
+        entry: dict[str, Any] = {"index": index, "key": self.keys[index], "rounds": answer.rounds}
+        if answer.logprobs is not None:
+            entry["logprobs"] = answer.logprobs
+        return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _kept(file: Path, keys: Sequence[str]) -> Iterable[tuple[int, Answer]]:
+    if not file.is_file():
+        return
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+            index, key = entry["index"], entry["key"]
+            rounds = tuple((question, answer) for question, answer in entry["rounds"])
+            logprobs = entry.get("logprobs")
+            table = None if logprobs is None else {int(k): v for k, v in logprobs.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if isinstance(index, int) and 0 <= index < len(keys) and keys[index] == key:
+            yield index, Answer(rounds, table)
+
+
+def answer_keys(
+    examples: Sequence[Example], *, checkpoint: Path, options: PredictOptions, settings: Any = None
+) -> list[str]:
+    """What each answer depends on, as a key: example, images, checkpoint and settings.
+
+    Args:
+        examples: what is asked.
+        checkpoint: the folder; an edited file changes every key.
+        options: of predict; how many are answered at once, and how they are packed, changes none.
+        settings: what else decides how the images are read.
+    """
+    files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
+    decides = astuple(replace(options, batch_size=1, packing=Packing.tree))
+    common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
+    stamps: Mapping[str, Any] = {
+        path: stamp(Path(path)) for path in {one.path for e in examples for one in e.images}
+    }
+    return [
+        hashlib.sha256(
+            f"{common}{one!r}{[stamps[image.path] for image in one.images]}".encode()
+        ).hexdigest()[:16]
+        for one in examples
+    ]

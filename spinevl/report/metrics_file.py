@@ -1,0 +1,37 @@
+"""``metrics.json``: written by the jobs that score, read by leaderboards and model cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from spinevl.io.files import write_text_atomic
+from spinevl.io.json_file import read_json
+from spinevl.report.markdown import as_text, rows
+from spinevl.schema.errors import UserError
+from spinevl.schema.score import Score
+from spinevl.schema.task import Task
+
+METRICS_FILE = "metrics.json"
+
+
+def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float:
+    """Write ``metrics.json`` and print its table.
+
+    Returns:
+        What a sweep compares: the total, or the first task's score where no task is graded.
+    """
+    write_text_atomic(out / METRICS_FILE, json.dumps(score.to_json(), indent=2, ensure_ascii=False))
+    print(as_text(rows(score, tasks)))
+    if score.value is not None:
+        return score.value
+    return score.tasks[next(iter(tasks))].value or 0.0
+
+
+def read_metrics(folder: Path) -> Score | None:
+    """The score in a job's folder; None where ``metrics.json`` is absent or not ours."""
+    try:
+        return Score.from_json(read_json(folder / METRICS_FILE, expected="scores"))
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None

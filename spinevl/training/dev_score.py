@@ -1,0 +1,43 @@
+"""The dev score: the challenge's for patients, the log-probability of conversations' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from spinevl.data.study import PatientStudy, Study
+from spinevl.evaluation.evaluate import point_score
+from spinevl.inference.options import choose, merge_slices, option_logprobs
+from spinevl.schema.batch import Batch
+from spinevl.schema.example import Example
+
+DevScore = Callable[[list[Batch], list[torch.Tensor]], float]
+
+
+def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]:
+    """(dev batches, log-probabilities of their sequences) -> the score, higher is better; its name.
+
+    Args:
+        study: what is trained on.
+        examples: dev's, in the order of the batches' indices.
+    """
+    if not isinstance(study, PatientStudy):
+        return mean_logprob, "dev log-probability a token"
+    patients = study.patients("dev")
+
+    def score(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:
+        chosen = {}
+        for batch, values in zip(batches, logprobs, strict=True):
+            for index, options in option_logprobs(batch, values.double().tolist()).items():
+                chosen[index] = choose(examples[index], options)
+        predictions = merge_slices([examples[index] for index in chosen], list(chosen.values()))
+        return point_score(patients, predictions, tasks=study.tasks)
+
+    return score, "dev score"
+
+
+def mean_logprob(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:
+    """The mean log-probability of the answers' tokens; the negative of the dev loss."""
+    total = sum(float(values.double().sum()) for values in logprobs)
+    return total / sum(batch.loss_tokens for batch in batches)

@@ -1,0 +1,284 @@
+"""Run the training that a folder's spec describes, and keep the best checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.checkpoints.native import save_checkpoint
+from spinevl.config.options import PRECISIONS, Mode
+from spinevl.data.auxiliary_targets import head_sizes
+from spinevl.data.datamodule import ExampleDataModule
+from spinevl.data.images import ImageStore
+from spinevl.data.imbalance import weighted
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.image_input import check_images
+from spinevl.data.record_files import write_split
+from spinevl.data.study import PatientStudy, Study, open_study, shown_modality
+from spinevl.features.store import Features
+from spinevl.inference.encode import feature_cache_in, keep_features
+from spinevl.io.files import write_text_atomic
+from spinevl.models.assemble import assemble, check_compatible, tuned
+from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.vlm import VLM, learns
+from spinevl.schema.errors import UserError
+from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile
+from spinevl.training.dev_score import dev_score
+from spinevl.training.loggers import close_loggers, logger_of
+from spinevl.training.module import TrainingModule
+from spinevl.training.spec import SPEC_FILE, TrainSpec
+
+log = logging.getLogger(__name__)
+
+
+def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None) -> float | None:
+    """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under ``out``.
+
+    Args:
+        out: the job's folder, where the spec of the training lies.
+        trusted: target prefixes that the user trusts; the spec has no say in it.
+        study: the spec's study, where this process has opened it already.
+
+    Returns:
+        The best dev score; None where nothing was scored.
+
+    Raises:
+        UserError: what the user can mend.
+    """
+    begun = time.monotonic()
+    spec = TrainSpec.read(out / SPEC_FILE)
+    if study is None:
+        study = open_for_training(spec, ("train", "dev"), trusted=trusted)
+    if isinstance(study, PatientStudy):
+        write_split(study, out)
+    _quiet()
+    pl.seed_everything(spec.seed, workers=True, verbose=False)
+    model, parts = starting_model(spec, trusted)
+    heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
+    data = _batches(spec, study, model, heads)
+    features = _encode_once(spec, study, model, data)
+    score, measure = dev_score(study, data.dev)
+    told = {**study.description(), "fingerprint": study.fingerprint()}
+    checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
+    clock = Clock()
+    best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
+    module = _module(spec, model, heads, data.train_batches)
+    callbacks = [clock, best, MetricsFile(out / "metrics.csv")]
+    trainer = _trainer(spec, callbacks, trusted, log_every=min(10, data.train_batches))
+    _run(trainer, module, data)
+    report = {
+        **clock.report(),
+        "peak_memory_bytes": _peak_memory(),
+        "device": str(module.device),
+        "steps": trainer.global_step,
+        "seconds": time.monotonic() - begun,
+        "images_encoded": sum(one.encoded for one in features) if features else None,
+        "images_cached": sum(one.found for one in features) if features else None,
+        "dev_score": best.score,
+        "dev_score_step": best.step,
+        "dev_history": best.history,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    write_text_atomic(out / "train.json", json.dumps(report, indent=2))
+    said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
+    log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
+    return best.score
+
+
+def open_for_training(
+    spec: TrainSpec, subsets: Sequence[str] | None, *, trusted: Sequence[str] = ()
+) -> Study:
+    """The study, once the parts are seen to be compatible with each other and with the data.
+
+    Args:
+        spec: the training; the parts of a checkpoint have been compatible before.
+        subsets: see open_study.
+        trusted: target prefixes that the user trusts.
+
+    Raises:
+        UserError: parts that are not compatible, before any data are read; or bad data.
+    """
+    if not spec.checkpoint:
+        shows = shown_modality(spec.study, trusted=trusted)
+        check_compatible(spec.parts, shows=shows, trusted=trusted)
+    return open_study(spec.study, subsets, trusted=trusted)
+
+
+def starting_model(spec: TrainSpec, trusted: Sequence[str]) -> tuple[VLM, dict[str, Any]]:
+    """The model to start from, and its nodes: new parts, or those of a checkpoint."""
+    tuning = asdict(spec.tuning)
+    if not spec.checkpoint:
+        parts = {**spec.parts, "tuning": tuning}
+        return assemble(parts, trusted=trusted), parts
+    start = load_checkpoint(spec.checkpoint, trusted=trusted)
+    llm = dict(start.parts["llm"])
+    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
+        llm["conversation"] = start.model.llm.conversation = spec.parts["llm"]["conversation"]
+    return tuned(start.model, tuning), {**start.parts, "llm": llm, "tuning": tuning}
+
+
+def _batches(
+    spec: TrainSpec, study: Study, model: VLM, heads: Mapping[str, int]
+) -> ExampleDataModule:
+    """The training and dev batches. Raises UserError with every example that does not fit."""
+    train = study.examples("train")
+    if study.tasks:
+        scheme = spec.imbalance.class_weights.value
+        train = weighted(train, study.tasks, class_weights=scheme)  # type: ignore[arg-type]
+    options = spec.trainer
+    collate = Collator(
+        model.inputs(),
+        ImageStore(study.decode),
+        packing=options.packing.value,
+        learn=True,
+        heads=heads,
+    )
+    data = ExampleDataModule(
+        train,
+        [one for one in study.examples("dev") if one.kind != "box"],
+        collate=collate,
+        ratios=study.ratios,
+        batch_size=options.batch_patients,
+        seed=spec.seed,
+        num_workers=options.num_workers,
+        accumulate=options.accumulate,
+    )
+    collate.check(data.train)
+    collate.to_score().check(data.dev)
+    return data
+
+
+def _encode_once(
+    spec: TrainSpec, study: Study, model: VLM, data: ExampleDataModule
+) -> list[Features]:
+    """Let the image inputs read kept features where the encoder is frozen; check images else."""
+    shown = [image for one in (*data.train, *data.dev) for image in one.images]
+    features: list[Features] = []
+    if spec.feature_cache.enabled and spec.tuning.encoder == Mode.frozen:
+        device = torch.device("cuda" if _on_gpu(spec.trainer.accelerator) else "cpu")
+        for branch in model.vision_branches().values():
+            branch.encoder.to(device).eval()
+        halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        precision = _precision(spec.trainer.precision, spec.trainer.accelerator)
+        cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
+        inputs, autocast = data.collate.inputs, halves.get(precision)
+        features = keep_features(model, cache, inputs, shown, autocast=autocast)
+    if not features and not study.images_checked:  # what is kept has been decoded
+        check_images(shown, data.collate.inputs)
+    return features
+
+
+def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int], batches: int) -> TrainingModule:
+    """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
+    auxiliary = None
+    if heads:
+        auxiliary = AuxiliaryHeads(heads, tokens=model.connector.tokens, dim=model.llm.dim)
+    steps = -(-batches // spec.trainer.accumulate)
+    module = TrainingModule(
+        model,
+        auxiliary,
+        warmup=spec.warmup,
+        augment=spec.augment,
+        optim=spec.optim,
+        total_steps=max(1, spec.trainer.max_epochs * steps),
+        seed=spec.seed,
+    )
+    if spec.trainer.compile:
+        model.llm.compile()
+    module.train()
+    for part in ("encoder", "encoder3d", "llm"):
+        if hasattr(model, part) and not learns(getattr(model, part)):
+            getattr(model, part).eval()
+    return module
+
+
+def _trainer(
+    spec: TrainSpec, callbacks: list[pl.Callback], trusted: Sequence[str], *, log_every: int
+) -> pl.Trainer:
+    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    options = spec.trainer
+    try:
+        return pl.Trainer(
+            accelerator=options.accelerator,
+            devices=1,
+            precision=_precision(options.precision, options.accelerator),
+            max_epochs=options.max_epochs,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.clip_norm,
+            check_val_every_n_epoch=max(1, options.max_epochs // max(1, options.dev_checks)),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic=True,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=options.progress_bar,
+            logger=logger_of(spec.logger, spec.config, trusted=trusted),
+            log_every_n_steps=log_every,
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stop
+    finally:
+        close_loggers(trainer.loggers)
+        torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
+
+
+def _precision(name: str, accelerator: str) -> Any:
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
+    if name == "auto":
+        half = _on_gpu(accelerator) and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if half else "32-true"
+    precision = PRECISIONS.get(name, name)
+    if precision not in PRECISIONS.values():
+        raise UserError(
+            f"trainer.precision={name}: expected auto, {', '.join(PRECISIONS.values())}; weights "
+            "are trained in float32"
+        )
+    return precision
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return torch.cuda.is_available() and accelerator != "cpu"
+
+
+def _quiet() -> None:
+    """Silence what Lightning says to its developers, not to ours."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*DataLoader.* across ranks is zero.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

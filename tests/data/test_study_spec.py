@@ -1,0 +1,64 @@
+"""A study as data: from a config, filled from a checkpoint, with folders that are found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spinevl.config.compose import compose
+from spinevl.config.plain import plain
+from spinevl.data.study_spec import StudySpec, with_absolute_paths
+from spinevl.schema.errors import UserError
+
+STORED = {
+    "task": {"qd": {"_target_": "spinevl.schema.task.Task", "name": "qd"}},
+    "templates": {"qd": "[image]Curve?"},
+    "sag_image": [5, 7],
+    "sag_type": "separate",
+    "split": {"_target_": "spinevl.data.split.HeadSplit", "n_train": 3},
+    "data": {"_target_": "spinevl.sources.cervai.CervAISource"},
+}
+
+
+def spec(verb: str, *overrides: str) -> StudySpec:
+    return StudySpec.from_config(plain(compose(verb, list(overrides))))
+
+
+def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPINEVL_CACHE_DIR", str(tmp_path))
+    assert spec("run").cache_folder() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SPINEVL_CACHE_DIR")
+    assert spec("run").cache_folder() == Path.home() / ".cache" / "spinevl"
+    assert spec("run", "cache_dir='~/mine'").cache_folder() == Path.home() / "mine"
+
+
+def test_what_the_command_says_goes_before_the_checkpoint() -> None:
+    filled = spec("predict").filled(STORED)
+    assert (filled.task, filled.sag_image, filled.sag_type) == (STORED["task"], [5, 7], "separate")
+    assert filled.prompts == {"path": None, "templates": STORED["templates"]}
+    filled.require(split=True)
+    told = spec("predict", "sag_image=[6]", "sag_type=joint", "prompts=zh").filled(STORED)
+    assert (told.sag_image, told.sag_type) == ([6], "joint")
+    assert told.prompts is not None
+    assert told.prompts["templates"] != STORED["templates"]
+    assert told.data == STORED["data"]
+
+
+def test_what_nobody_says_is_asked_for() -> None:
+    message = r"^data, task, prompts, sag_image, sag_type, split: .* add data=cervai .*split=strat"
+    with pytest.raises(UserError, match=message):
+        spec("predict").filled({}).require(split=True)
+    with pytest.raises(UserError, match=r"^data, task, prompts, sag_image, sag_type: "):
+        spec("predict").filled({}).require(split=False)
+    with pytest.raises(UserError, match=r"^split: "):
+        spec("predict").filled({**STORED, "split": None}).require(split=True)
+
+
+def test_files_of_a_node_are_found_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    node = {"labels": "a.json", "train_images": None, "sagittal": "{id}/{slice}.png", "seed": 1}
+    assert with_absolute_paths(node) == {**node, "labels": str(tmp_path / "a.json")}

@@ -1,0 +1,100 @@
+"""Submissions and predictions.jsonl: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spinevl.config.conf import official_tasks
+from spinevl.evaluation.answer_files import (
+    read_predictions,
+    read_submission,
+    write_predictions,
+    write_submission,
+)
+from spinevl.schema.errors import UserError
+from spinevl.sources.labels import read_labels
+
+GRADED = {name: task for name, task in official_tasks().items() if task.closed}
+ENTRY = {"id": "a", "qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
+
+
+def test_strict_reading_names_missing_and_surplus_patients(shared: Path) -> None:
+    people = read_labels(shared / "cervai/labels_train.json", tasks=GRADED, required=GRADED)
+    file = shared / "goldens/evaluate/p09_extra_patients_and_missing.json"
+    with pytest.raises(UserError) as caught:
+        read_submission(file, ids=[p.id for p in people], tasks=GRADED)
+    missing = [line for line in caught.value.problems if "found none" in line]
+    surplus = [line for line in caught.value.problems if "surplus" in line]
+    assert len(surplus) == 20
+    assert len(missing) + len(surplus) == len(caught.value.problems)
+
+
+def test_of_a_repeated_patient_the_challenge_takes_the_last(tmp_path: Path) -> None:
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps([ENTRY, {**ENTRY, "qd": 2}]))
+    answers = read_submission(file, ids=["a"], tasks=GRADED, missing="upstream")
+    assert [one.choice for one in answers if one.task == "qd"] == [2]
+    with pytest.raises(UserError, match="expected one record, found another"):
+        read_submission(file, ids=["a"], tasks=GRADED)
+
+
+def test_integers_out_of_range_stand_where_upstream_lets_them(tmp_path: Path) -> None:
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps([{**ENTRY, "qd": 7, "zjppt": [0, -1, 0, 0, 0]}]))
+    answers = read_submission(file, ids=["a"], tasks=GRADED, missing="upstream")
+    assert [(one.choice, one.text) for one in answers][:4] == [
+        (7, ""), (0, "B.abnormal"), (0, "A.normal"), (-1, "")
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="integers 0 to 2"):
+        read_submission(file, ids=["a"], tasks=GRADED)
+
+
+def test_a_submission_is_written_as_it_was_read(tmp_path: Path) -> None:
+    file, copy = tmp_path / "answers.json", tmp_path / "copy.json"
+    file.write_text(json.dumps([{**ENTRY, "id": one, "qd": 2} for one in "ba"], indent=4))
+    answers = read_submission(file, ids=["a", "b"], tasks=GRADED)
+    write_submission(copy, answers, ids=["b", "a"], tasks=GRADED)
+    assert copy.read_bytes() == file.read_bytes()
+    with pytest.raises(UserError, match="patient c"):
+        write_submission(copy, answers, ids=["c"], tasks=GRADED)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"choice": 7}, "no label of qd"),
+        ({"probabilities": {"0": 0.5, "1": 0.5}}, "one for each of 3"),
+        ({"probabilities": {"0": 1.5, "1": -0.5, "2": 0.0}}, "between 0 and 1"),
+        ({"object": "C9"}, "'C9' is none of qd"),
+        ({"id": 3}, "id is no string"),
+    ],
+)
+def test_a_bad_prediction_names_its_line(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    good = {
+        "id": "a",
+        "task": "qd",
+        "object": "",
+        "slices": [6],
+        "choice": 0,
+        "probabilities": {"0": 1.0, "1": 0.0, "2": 0.0},
+        "text": "A.normal curvature",
+        "box": None,
+    }
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "id": "b", **change}) + "\n")
+    with pytest.raises(UserError) as caught:
+        read_predictions(file, tasks=GRADED)
+    (line,) = caught.value.problems
+    assert "line 2" in line
+    assert said in line
+    file.write_text(2 * (json.dumps(good) + "\n"))
+    with pytest.raises(UserError, match="earlier line"):
+        read_predictions(file, tasks=GRADED)
+    file.write_text(json.dumps(good) + "\n")
+    write_predictions(tmp_path / "copy.jsonl", read_predictions(file, tasks=GRADED))
+    assert (tmp_path / "copy.jsonl").read_bytes() == file.read_bytes()

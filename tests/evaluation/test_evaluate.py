@@ -1,0 +1,136 @@
+"""Scores and intervals against the challenge's own and scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from spinevl.config.conf import official_tasks
+from spinevl.evaluation.answer_files import read_submission
+from spinevl.evaluation.baselines import Given
+from spinevl.evaluation.evaluate import evaluate, point_score
+from spinevl.schema.box import Box
+from spinevl.schema.errors import UserError
+from spinevl.schema.patient import Patient
+from spinevl.schema.prediction import Prediction
+from spinevl.schema.score import Difference, Interval
+from spinevl.schema.task import Task
+from spinevl.sources.labels import read_labels
+
+TASKS = official_tasks()
+GRADED = {name: task for name, task in TASKS.items() if task.closed}
+
+
+def answers(task: str, labels: Mapping[str, int | None] | Sequence[int | None]) -> list[Prediction]:
+    """Answers to a task without levels, of patients by name or numbered from 0."""
+    named = labels if isinstance(labels, Mapping) else {str(k): v for k, v in enumerate(labels)}
+    return [Prediction(one, task, "", (6,), label, None, "") for one, label in named.items()]
+
+
+def test_goldens(shared: Path) -> None:
+    people = read_labels(shared / "cervai/labels_train.json", tasks=GRADED, required=GRADED)
+    ids = [one.id for one in people]
+    folder = shared / "goldens/evaluate"
+    for case in json.loads((folder / "golden.json").read_text())["cases"]:
+        given = read_submission(folder / case["file"], ids=ids, tasks=GRADED, missing="upstream")
+        score = evaluate(people, given, tasks=GRADED, n_resamples=2)
+        assert score.complete
+        assert score.value == pytest.approx(case["score"], abs=1e-12), case["file"]
+        for name, f1 in case["f1"].items():
+            assert score.tasks[name].value == pytest.approx(f1, abs=1e-12), case["file"]
+
+
+def test_an_unparsed_answer_is_wrong_and_no_label_of_its_own() -> None:
+    task = Task(name="a", title="a", choices=["x", "y"], weight=1.0)
+    people = [Patient(str(k), {"a": k % 2}) for k in range(4)]
+    score = evaluate(people, answers("a", [0, None, 0, 1]), tasks={"a": task}, n_resamples=10)
+    assert score.tasks["a"].unparsed == 1
+    # x: 2 of 2 found; y: one of two found, none surplus
+    assert score.value == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_unparsed_answers_are_counted_by_their_true_class() -> None:
+    truth = [Patient(name, {"qd": label}) for name, label in zip("abcd", (0, 1, 1, 2), strict=True)]
+    given = answers("qd", {"a": 0, "b": None, "c": 1, "d": None})
+    score = evaluate(truth, given, tasks={"qd": TASKS["qd"]}, n_resamples=2).tasks["qd"]
+    assert score.unparsed_by_class == (0, 1, 1)
+    assert score.unparsed == 2
+    assert score.classes[1].recall == 0.5
+    assert score.confusion == ((1, 0, 0), (0, 1, 0), (0, 0, 0))
+
+
+def test_paired_interval_of_a_baseline_that_is_the_model_is_zero() -> None:
+    task = Task(name="a", title="a", choices=["x", "y"], weight=1.0)
+    people = [Patient(str(k), {"a": k % 2}) for k in range(20)]
+    given = answers("a", [int(k < 9) for k in range(20)])
+    baselines = [Given("same", "the model again", given), Given("absent", "not scored", [])]
+    score = evaluate(people, given, tasks={"a": task}, baselines=baselines)
+    assert score.baselines["same"].paired["score"] == Difference(0.0, Interval(0.0, 0.0))
+    assert score.notes == {
+        "ci95": "percentile bootstrap over patients",
+        "same": "the model again",
+    }
+    assert score.value is not None
+    assert score.ci95 is not None
+    assert score.ci95.low < score.value < score.ci95.high
+
+
+def test_without_all_graded_tasks_the_score_is_partial() -> None:
+    people = [Patient(str(k), {"qd": k % 3}) for k in range(6)]
+    given = answers("qd", [k % 3 for k in range(6)])
+    score = evaluate(people, given, tasks={"qd": GRADED["qd"]}, n_resamples=5)
+    assert (score.complete, score.value) == (False, 1.0)
+    assert score.to_json()["score"] is None
+    assert score.to_json()["partial_score"] == 1.0
+    assert point_score(people, given, tasks={"qd": GRADED["qd"]}) == 1.0
+    with pytest.raises(UserError, match="patient 5 qd"):
+        point_score(people, given[:5], tasks={"qd": GRADED["qd"]})
+
+
+def test_boxes_are_scored_beside_answers_and_must_be_complete() -> None:
+    box = Box(0, 0, 10, 10)
+    people = [
+        Patient(one, {"qd": 0}, {v: {6: box} for v in TASKS["positioning"].levels}) for one in "ab"
+    ]
+    boxes = [
+        Prediction(one, "positioning", vertebra, (6,), None, None, "", box if one == "a" else None)
+        for one in "ab"
+        for vertebra in TASKS["positioning"].levels
+    ]
+    tasks = {name: TASKS[name] for name in ("positioning", "qd")}
+    given = [*boxes, *answers("qd", {"a": 0, "b": 0})]
+    perfect = [Prediction(*one.question, None, None, "", box) for one in boxes]
+    boxed = Given("boxes", "the boxes alone", perfect)
+    score = evaluate(people, given, tasks=tasks, baselines=[boxed], n_resamples=20)
+    assert list(score.tasks) == ["qd", "positioning"]
+    own = score.tasks["positioning"]
+    assert (own.metric, own.value, own.unparsed) == ("mean_iou", 0.5, 6)
+    assert own.levels is not None
+    assert own.levels["C2"].mean_iou == 0.5
+    assert score.baselines["boxes"].paired["positioning"].delta == -0.5
+    assert list(score.baselines["boxes"].to_json()) == ["positioning", "paired"]
+    with pytest.raises(UserError, match="1 boxes of positioning are missing"):
+        evaluate(people, given[1:], tasks=tasks, n_resamples=2)
+
+
+def test_intervals_equal_a_plain_loop_of_scikit_learn() -> None:
+    task = Task(name="a", title="a", choices=["x", "y", "z"], weight=1.0)
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 30)
+    guess = np.where(rng.random(30) < 0.6, truth, rng.integers(0, 3, 30))
+    people = [Patient(str(k), {"a": int(t)}) for k, t in enumerate(truth)]
+    given = answers("a", guess.tolist())
+    score = evaluate(people, given, tasks={"a": task}, n_resamples=60, seed=3)
+    counts = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=60)
+    scores = [
+        f1_score(np.repeat(truth, row), np.repeat(guess, row), average="macro", zero_division=0)
+        for row in counts
+    ]
+    assert score.ci95 is not None
+    found = score.ci95.to_json()
+    np.testing.assert_allclose(found, np.percentile(scores, [2.5, 97.5]), atol=1e-12)

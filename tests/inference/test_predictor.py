@@ -1,0 +1,203 @@
+"""Examples in, answers out: scored or generated, in order, each asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spinevl.config.options import History, PredictMode, PredictOptions
+from spinevl.features.store import FeatureCache
+from spinevl.inference.predictor import Answer, Predictor, predictions
+from spinevl.models.connector.mlp import MLPConnector
+from spinevl.models.encoder.tiny import TinyEncoder
+from spinevl.models.llm import TinyLLM
+from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import ImageRef
+
+OPTIONS = ("A.normal", "B.straight", "C.reverse")
+
+
+def question(patient: str, number: int, *, level: str = "") -> Example:
+    image = ImageRef(f"{patient}/{number}", patient=patient, plane="sagittal", slice=number)
+    rounds = ((f"<image>\nCurve {level}?", None),)
+    return Example(Key(patient, "qd", level), (image,), rounds, kind="option", options=OPTIONS)
+
+
+def place(patient: str, number: int) -> Example:
+    return replace(question(patient, number, level="C3"), kind="box", options=())
+
+
+def talk(*rounds: tuple[str, str | None], images: int = 1) -> Example:
+    shown = tuple(ImageRef(f"talk/{number}") for number in range(images))
+    return Example(Key("7", ""), shown, rounds, source="file.json: record 3 (id 7)")
+
+
+EXAMPLES = [
+    question("a", 5),
+    place("a", 5),
+    question("b", 5),
+    talk(("<image>\nCurve?", "Straight."), ("Sure?", "true")),
+    question("a", 6),
+    question("b", 6),
+    place("a", 6),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> VLM:
+    torch.manual_seed(0)
+    encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
+    llm = TinyLLM(width=32, layers=2, heads=4)
+    connector = MLPConnector(in_dim=16, out_dim=llm.dim, in_tokens=4, in_grid=(2, 2))
+    return VLM(encoder, connector, llm).eval().requires_grad_(False)
+
+
+def decode(image: ImageRef) -> np.ndarray:
+    rng = np.random.default_rng(list(image.path.encode()))
+    return rng.integers(0, 255, (64, 64), dtype=np.uint8)
+
+
+def predictor(model: VLM, *, cache: FeatureCache | None = None, **options: Any) -> Predictor:
+    given = {"max_new_tokens": 4, **options}
+    return Predictor(model, decode, options=PredictOptions(**given), cache=cache)
+
+
+def test_closed_questions_are_scored_and_the_rest_is_generated(model: VLM) -> None:
+    answers = dict(predictor(model).answers(EXAMPLES))
+    assert sorted(answers) == list(range(len(EXAMPLES)))
+    for index, example in enumerate(EXAMPLES):
+        answer = answers[index]
+        assert [q for q, _ in answer.rounds] == [q for q, _ in example.rounds]
+        if example.kind == "option":
+            assert set(answer.logprobs or {}) == {0, 1, 2}
+            best = max(answer.logprobs, key=answer.logprobs.__getitem__)  # type: ignore[union-attr, arg-type]
+            assert answer.rounds[-1][1] == OPTIONS[best]
+        else:
+            assert answer.logprobs is None
+            assert isinstance(answer.rounds[-1][1], str)
+    assert answers[3].rounds[0] == ("<image>\nCurve?", "Straight.")
+
+
+def test_generate_mode_generates_closed_questions_too(model: VLM) -> None:
+    answers = dict(predictor(model, mode=PredictMode.generate).answers(EXAMPLES))
+    assert all(answer.logprobs is None for answer in answers.values())
+
+
+@pytest.mark.parametrize("mode", list(PredictMode))
+def test_answers_depend_neither_on_the_batch_nor_on_the_true_answer_nor_on_a_cache(
+    model: VLM, tmp_path: Any, mode: PredictMode
+) -> None:
+    together = dict(predictor(model, mode=mode).answers(EXAMPLES))
+    cache = FeatureCache(tmp_path, max_bytes=10**9)
+    told = [
+        replace(one, rounds=(*one.rounds[:-1], (one.rounds[-1][0], "the truth")), truth="the truth")
+        for one in EXAMPLES
+    ]
+    for other in (
+        dict(predictor(model, mode=mode, batch_size=1).answers(EXAMPLES)),
+        dict(predictor(model, mode=mode, cache=cache).answers(EXAMPLES)),
+        dict(predictor(model, mode=mode).answers(told)),
+    ):
+        for index, answer in together.items():
+            assert other[index].rounds == answer.rounds
+            if answer.logprobs is not None:
+                assert other[index].logprobs == pytest.approx(answer.logprobs, abs=1e-5)
+
+
+def test_what_is_answered_already_is_not_asked_again(model: VLM) -> None:
+    asking = predictor(model)
+    whole = dict(asking.answers(EXAMPLES))
+    done = {index: whole[index] for index in (0, 2, 3)}
+    rest = dict(asking.answers(EXAMPLES, done=done))
+    assert sorted(rest) == [1, 4, 5, 6]
+    for index, answer in rest.items():
+        assert answer.rounds == whole[index].rounds
+    assert list(asking.answers(EXAMPLES, done=whole)) == []
+
+
+def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:
+    asked = [one for one in EXAMPLES if one.kind != "text"]
+    found = predictor(model).predict(asked)
+    assert [(one.id, one.task, one.object, one.slices) for one in found] == [
+        ("a", "qd", "", (5, 6)),
+        ("a", "qd", "C3", (5,)),
+        ("b", "qd", "", (5, 6)),
+        ("a", "qd", "C3", (6,)),
+    ]
+    answers = dict(predictor(model).answers(asked))
+    tables = [answers[index].logprobs for index in (0, 3)]
+    logs = np.array([[table[label] for label in range(3)] for table in tables])  # type: ignore[index]
+    logs -= np.log(np.exp(logs).sum(1, keepdims=True))
+    mean = np.exp(logs.mean(0))
+    assert found[0].probabilities == pytest.approx(dict(enumerate(mean / mean.sum())))
+    assert found[0].choice == int(mean.argmax())
+    assert found[0].text == OPTIONS[found[0].choice]
+
+
+def test_generated_answers_are_parsed_strictly() -> None:
+    one, other, box = question("a", 5), question("a", 6), place("a", 5)
+
+    def said(*texts: str) -> list[Answer]:
+        return [Answer((("?", text),)) for text in texts]
+
+    assert [p.choice for p in predictions([one], said(" C.reverse\n"))] == [2]
+    assert [p.choice for p in predictions([one], said("c.reverse"))] == [None]
+    assert [p.choice for p in predictions([one], said("C.reverse."))] == [None]
+    (merged,) = predictions([one, other], said("B.straight", "what?"))
+    assert (merged.choice, merged.text, merged.slices) == (1, "B.straight | what?", (5, 6))
+    (tie,) = predictions([one, other], said("C.reverse", "A.normal"))
+    assert tie.choice == 0
+    (found,) = predictions([box], said("<ref>C3<ref><box>(1,2),(3,4)<box>"))
+    assert found.box is not None
+    assert (found.box.x1, found.box.y2) == (1, 4)
+    (lost,) = predictions([box], said("<ref>C4<ref><box>(1,2),(3,4)<box>"))
+    assert lost.box is None
+
+
+def test_the_models_own_answers_replace_the_files(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = talk(("<image>\nCurve?", "Straight."), ("Sure?", None))
+    texts: Iterator[str] = iter(["mine <image>", "later"])
+    asked = []
+
+    def decoded(self: Predictor, example: Example, tokens: Any) -> str:
+        return next(texts)
+
+    def dialogue(rounds: Any) -> Any:
+        asked.append(tuple(rounds))
+        return real(rounds)
+
+    asking = predictor(model, history=History.own)
+    real = asking.conversation.dialogue
+    monkeypatch.setattr(Predictor, "_decoded", decoded)
+    answers = asking.answers([example])
+    monkeypatch.setattr(asking.conversation, "dialogue", dialogue)
+    ((_, answer),) = answers
+    assert answer.rounds == (("<image>\nCurve?", "mine <image>"), ("Sure?", "later"))
+    # an image that a model writes is text, and shows none
+    assert (("<image>\nCurve?", "mine "), ("Sure?", None)) in asked
+
+
+def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) -> None:
+    long = talk(("<image>\n" + "word " * 120, None))
+    limit = model.llm.max_length
+    with pytest.raises(UserError) as caught:
+        predictor(model, max_new_tokens=limit - 100).answers([EXAMPLES[0], long])
+    (problem,) = caught.value.problems
+    assert str(problem).startswith("file.json: record 3 (id 7): ")
+    assert f"at most {limit} tokens" in str(problem)
+    assert f"predict.max_new_tokens={limit - 100}" in str(problem)
+    shown = talk(("<image>?", "See <image>."), ("And?", None), images=2)
+    with pytest.raises(UserError, match=r"record 3 \(id 7\): .* predict\.history=own replaces it"):
+        predictor(model, history=History.own).answers([shown])
+    volume = replace(long, images=(ImageRef("v", modality="image3d"),))
+    with pytest.raises(UserError, match=r"record 3 \(id 7\): .*<image3d>"):
+        predictor(model).answers([volume])
