@@ -67,6 +67,19 @@ def build_stored(
     return _make(planner.plan(node, role, where, sizes))
 
 
+def check_stored(node: Any, role: type, *, allowed: Allowed = OURS, where: str = "") -> type:
+    """Refuse what ``build_stored`` would refuse, without making anything; sizes may be missing.
+
+    A checkpoint has several nodes: they are all checked before the first object is made.
+
+    Returns:
+        The class that the node names.
+    """
+    planner = _Planner(allowed, stored=True)
+    planner.check_names(node, where)
+    return planner.plan(node, role, where, {}, complete=False).cls
+
+
 def targets_in(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted place, ``_target_``) of every node in a plain config, at any depth."""
     waiting = [(where, node)]
@@ -116,8 +129,12 @@ class _Planner:
         sizes: Mapping[str, Any],
         *,
         remote_code: bool = False,
+        complete: bool = True,
     ) -> _Plan:
-        """What ``node`` is to become, and the nodes within it; classes are imported here."""
+        """What ``node`` is to become, and the nodes within it; classes are imported here.
+
+        Arguments may be missing where the plan need not be ``complete``.
+        """
         rules = role_of(role)
         assert rules is not None, f"{role} is not declared a role"
         if not isinstance(node, Mapping) or "_target_" not in node:
@@ -126,9 +143,10 @@ class _Planner:
         takes = signature_of(cls)
         given = {**_arguments(node, where), **sizes}
         told = given.pop(REMOTE_CODE, None)
-        if not self.stored and told not in (None, False) and not (remote_code and rules.remote_code):
+        may_tell = self.stored or (remote_code and rules.remote_code)
+        if told not in (None, False) and not may_tell:
             raise UserError(untold_remote_code(f"{where}.{REMOTE_CODE}".lstrip("."), told))
-        if problem := takes.problem(given):
+        if problem := takes.problem(given, complete=complete):
             raise UserError(f"{at(where)}{node['_target_']} {problem}")
         arguments = {
             name: value if name in sizes else self.argument(value, name, takes, cls, where)

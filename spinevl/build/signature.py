@@ -49,14 +49,14 @@ class Signature:
     parameters: Mapping[str, Parameter]
     open_ended: bool
 
-    def problem(self, given: Mapping[str, Any]) -> str | None:
-        """What is unknown or missing among some arguments, and what would be taken."""
+    def problem(self, given: Mapping[str, Any], *, complete: bool = True) -> str | None:
+        """What is unknown, or missing from a complete list of arguments, and what is taken."""
         takes = ", ".join(name for name in self.parameters if not name.startswith("_"))
         unknown = [name for name in given if name not in self.parameters]
         if unknown and not self.open_ended:
             return f"does not take {', '.join(map(str, unknown))}; it takes {takes or 'nothing'}"
         missing = [n for n, one in self.parameters.items() if one.required and n not in given]
-        return f"needs {', '.join(missing)}; it takes {takes}" if missing else None
+        return f"needs {', '.join(missing)}; it takes {takes}" if missing and complete else None
 
 
 def signature_of(cls: type) -> Signature:
@@ -75,4 +75,4 @@ def signature_of(cls: type) -> Signature:
                 )
         if not any(one.kind is one.VAR_KEYWORD for one in own):
             return Signature(found, open_ended=False)
-    return Signature(found, open_ended=cls.__init__ is not object.__init__)
+    return Signature(found, open_ended=any("__init__" in vars(one) for one in cls.__mro__[:-1]))

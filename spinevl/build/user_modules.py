@@ -1,8 +1,8 @@
 """Modules that lie in a user's folders, importable only where the user trusts their names.
 
 A folder on ``sys.path`` would answer every import that nobody else answers: also those of optional
-packages, which libraries try (``flash_attn``, ``wandb``). So the folders are not put there. A finder
-behind all others serves the trusted names from them, and no other name.
+packages, which libraries try to import (``flash_attn``, ``wandb``). So the folders are not put
+there. A finder behind all others serves the trusted names from them, and no other name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spinevl.build.trust import Trust
 
 # Optional packages that our dependencies import where they are there, without naming them all.
 _OPTIONAL = {"apex", "bitsandbytes", "flash_attn", "flash_attn_3", "kernels", "triton", "xformers"}
-_ASKING = ("spinevl", "torch", "transformers", "peft", "pytorch-lightning", "accelerate", "hydra-core")
+_ASKING = ("spinevl", "torch", "transformers", "peft", "pytorch-lightning", "accelerate")
 
 
 class UserModules(MetaPathFinder):

@@ -112,8 +112,9 @@ def check_logging(config: Mapping[str, Any]) -> None:
 def _logging_problems(node: Any, where: str, allowed: set[str], *, factory: bool) -> list[str]:
     if not isinstance(node, Mapping):
         return [f"{where}: expected a group of keys, found {node!r}"]
+    expected = f"expected one of {', '.join(sorted(allowed))}" if allowed else "leave it out"
     problems = [
-        f"{where}: {key}={node[key]} is not used; expected one of {', '.join(sorted(allowed))}"
+        f"{where}: {key}={node[key]} is not used; {expected}"
         for key in ("class", "()")
         if key in node and (node[key] not in allowed or (key == "()" and not factory))
     ]
@@ -150,7 +151,6 @@ def check_environment(names: Mapping[str, str], words: tuple[str, ...]) -> None:
     untold = [name for name in names if f"hydra.job.env_set.{name}" not in told]
     if untold:
         raise UserError(
-            f"hydra.job.env_set: {', '.join(untold)} comes from a config file, and only the command "
-            f"line can set variables: +hydra.job.env_set.{untold[0]}=VALUE"
+            f"hydra.job.env_set: {', '.join(untold)} comes from a config file, and only the "
+            f"command line can set variables: +hydra.job.env_set.{untold[0]}=VALUE"
         )
-

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.build.build import build
+from spinevl.build import build as plain_build
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.options import SCHEMAS
 from spinevl.schema.errors import Problem, UserError
+from spinevl.schema.task import Task
 
-if TYPE_CHECKING:
-    from spinevl.schema.task import Task
+R = TypeVar("R")
 
 __all__ = [
     "CONF_DIR",
@@ -25,6 +26,7 @@ __all__ = [
     "job_folder",
     "official_tasks",
     "register",
+    "trust_of",
 ]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -46,10 +48,27 @@ def register() -> None:
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
 
 
+def trust_of(cfg: DictConfig) -> Trust:
+    """What the command line trusts, from a whole config that was held against its words.
+
+    ``compose`` and the command line's ``Job`` do that first (``Trust.refuse_untold``): from a
+    config that went through neither, nothing may be built.
+    """
+    remote_code = OmegaConf.select(cfg, "llm.trust_remote_code") is True
+    return Trust(tuple(cfg.get("trusted_targets", ())), remote_code)
+
+
+def build(node: DictConfig, role: type[R], *, trust: Trust = NOTHING, **sizes: Any) -> R:
+    """The object of a role that a composed node describes; see ``spinevl.build.build``."""
+    where = str(node._get_full_key("") or "")
+    plain = OmegaConf.to_container(node, resolve=True)
+    return plain_build.build(plain, role, trust=trust, where=where, **sizes)
+
+
 def build_tasks(cfg: DictConfig) -> dict[str, Task]:
     """The selected tasks by name, in the order of the command line; ``cfg`` is the whole config."""
-    trusted = list(cfg.get("trusted_targets", ()))
-    return {str(name): build(node, trusted=trusted) for name, node in cfg.task.items()}
+    trust = trust_of(cfg)
+    return {str(name): build(node, Task, trust=trust) for name, node in cfg.task.items()}
 
 
 def official_tasks() -> dict[str, Task]:
@@ -57,7 +76,7 @@ def official_tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
         loaded: Any = OmegaConf.load(file)
-        tasks.update({str(name): build(node) for name, node in loaded.items()})
+        tasks.update({str(name): build(node, Task) for name, node in loaded.items()})
     return tasks
 
 

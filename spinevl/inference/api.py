@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.allowlist import Allowed
 from spinevl.data.records import build_records
 from spinevl.inference.assemble import load_model, stored_tasks
 from spinevl.inference.predictor import Mode, Predictor
@@ -84,9 +85,10 @@ def load(
     """
     import torch
 
-    model, config = load_model(Path(checkpoint), trusted=trusted_targets)
+    allowed = Allowed(tuple(trusted_targets))
+    model, config = load_model(Path(checkpoint), allowed=allowed)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
+    tasks = stored_tasks(config, allowed=allowed) if config["study"].get("task") else {}
     predictor = Predictor(model, tasks=tasks, mode=mode, batch_patients=batch_patients)
     return SpineModel(predictor, tasks, config)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from spinevl.build.allowlist import OURS, Allowed
+from spinevl.build.build import build, build_stored, check_stored
+from spinevl.build.signature import signature_of
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.checkpoints.medmvl import is_medmvl, load_medmvl, parts_of
 from spinevl.checkpoints.native import DESCRIBED, load_weights, read_config, require_format
-from spinevl.config.conf import build
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.conversation import Conversation
@@ -29,20 +33,33 @@ from spinevl.schema.image_ref import MODALITIES, Modality
 from spinevl.schema.task import Task
 
 Nodes = Mapping[str, Any]
+R = TypeVar("R")
 
 
-def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
+class Build(Protocol):
+    """``build`` or ``build_stored``, told what the command line trusts."""
+
+    def __call__(self, node: Any, role: type[R], *, where: str = "", **sizes: Any) -> R:
+        """See ``build``."""
+
+
+def assemble(parts: Nodes, *, build: Build = build) -> VLM:
     """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
 
     ``encoder3d`` and ``connector3d`` beside them add eyes for volumes. Sizes are asked from the
     parts: a connector is told its widths, never configured with them.
+
+    Args:
+        parts: the nodes.
+        build: how an object is built from a node: ``build`` for a config, ``build_stored`` for a
+            checkpoint.
     """
-    encoder = _part(parts["encoder"], Encoder, trusted, where="encoder")
-    llm = _part(parts["llm"], CausalLM, trusted, where="llm")
-    connector = _connector(parts["connector"], encoder, llm.dim, trusted)
+    encoder = build(parts["encoder"], Encoder, where="encoder")
+    llm = build(parts["llm"], CausalLM, where="llm")
+    connector = _connector(build, parts["connector"], encoder, llm.dim)
     second: dict[str, Any] = {}
     if parts.get("encoder3d"):
-        encoder3d = _part(parts["encoder3d"], Encoder, trusted, where="encoder3d")
+        encoder3d = build(parts["encoder3d"], Encoder, where="encoder3d")
         if (encoder.modality, encoder3d.modality) != ("image", "image3d"):
             raise UserError(
                 f"encoder3d: encoder reads {encoder.modality} and encoder3d "
@@ -51,14 +68,12 @@ def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
         node = parts.get("connector3d") or parts["connector"]
         second = {
             "encoder3d": encoder3d,
-            "connector3d": _connector(node, encoder3d, llm.dim, trusted, where="connector3d"),
+            "connector3d": _connector(build, node, encoder3d, llm.dim, where="connector3d"),
         }
     return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
 
 
-def check_branches(
-    parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()
-) -> None:
+def check_branches(parts: Nodes, *, shows: Modality | None = None, trust: Trust = NOTHING) -> None:
     """Raise UserError where a connector cannot stand behind its encoder; nothing is loaded.
 
     The parts are built without weights or memory, so that a mistake is told before any image is
@@ -67,8 +82,9 @@ def check_branches(
     Args:
         parts: the nodes.
         shows: what the data show; some encoder must read it.
-        trusted: see assemble.
+        trust: what the command line trusts.
     """
+    made = functools.partial(build, trust=trust)
     seen: set[Modality] = set()
     for suffix in ("", "3d"):
         node = parts.get(f"encoder{suffix}")
@@ -78,9 +94,9 @@ def check_branches(
         bridge = parts.get(f"connector{suffix}") or parts["connector"]
         try:
             with torch.device("meta"):
-                encoder = build(bare, trusted=trusted)
+                encoder = made(bare, Encoder, where=f"encoder{suffix}")
                 seen.add(encoder.modality)
-                _connector(bridge, encoder, encoder.dim, trusted, where=f"connector{suffix}")
+                _connector(made, bridge, encoder, encoder.dim, where=f"connector{suffix}")
         except (NotImplementedError, RuntimeError, TypeError):
             return
     if shows and shows not in seen:
@@ -100,27 +116,18 @@ def tuned(model: VLM, tuning: Nodes) -> VLM:
     return model
 
 
-def _part(node: Any, kind: type[Any], trusted: Sequence[str], *, where: str) -> Any:
-    """The part that a node describes, which must be of its kind."""
-    part = build(node, trusted=trusted)
-    if not isinstance(part, kind):
-        raise UserError(f"{where}: {node['_target_']} is no {kind.__name__}")
-    return part
-
-
 def _connector(
-    node: Any, encoder: Encoder, out_dim: int, trusted: Sequence[str], *, where: str = "connector"
+    build: Build, node: Any, encoder: Encoder, out_dim: int, *, where: str = "connector"
 ) -> Connector:
-    try:
-        connector: Connector = build(node, trusted=trusted)(
-            in_dim=encoder.dim,
-            out_dim=out_dim,
-            in_tokens=encoder.tokens,
-            in_grid=encoder.grid,
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error}") from error
-    return connector
+    return build(
+        node,
+        Connector,
+        where=where,
+        in_dim=encoder.dim,
+        out_dim=out_dim,
+        in_tokens=encoder.tokens,
+        in_grid=encoder.grid,
+    )
 
 
 def conversation_of(llm: CausalLM) -> Conversation:
@@ -217,42 +224,54 @@ def collator_of(
     )
 
 
-def load_model(folder: Path, *, trusted: Sequence[str] = ()) -> tuple[VLM, dict[str, Any]]:
+def load_model(folder: Path, *, allowed: Allowed = OURS) -> tuple[VLM, dict[str, Any]]:
     """The model of a checkpoint in evaluation mode, and the checkpoint's config.
 
     Args:
         folder: the checkpoint.
-        trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
+        allowed: the classes that may be built; the checkpoint has no say in it.
     """
+    stored = functools.partial(build_stored, allowed=allowed)
     config = read_config(folder)
     if is_medmvl(config):
         parts = parts_of(config, folder)
-        model = assemble(parts, trusted=trusted)
+        model = assemble(parts, build=stored)
         load_medmvl(folder, model)
         return model.eval(), {"parts": parts, "study": {}}
     require_format(config, folder)
     parts = _stored_parts(config, folder)
-    for part in DESCRIBED:
-        if "path" in parts.get(part, {}):
+    roles: dict[str, type] = {"llm": CausalLM} | dict.fromkeys(("encoder", "encoder3d"), Encoder)
+    roles |= dict.fromkeys(("connector", "connector3d"), Connector)
+    found = {
+        part: check_stored(parts[part], role, allowed=allowed, where=part)
+        for part, role in roles.items()
+        if part in parts
+    }
+    for part in DESCRIBED:  # never read from where a config says, but from the checkpoint
+        named = part == "llm" and "path" in signature_of(found[part]).parameters
+        if named or "path" in parts.get(part, {}):
             parts[part] |= {"path": str(folder / part), "pretrained": False}
-    model = assemble(parts, trusted=trusted)
+    model = assemble(parts, build=stored)
     load_weights(folder, model)
     return model.eval(), config
 
 
 def _stored_parts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The nodes of a checkpoint; what only a person may switch on is off."""
+    """The nodes of a checkpoint."""
     nodes = config.get("parts")
     needed = {"encoder", "connector", "llm", "tuning"}
     if not isinstance(nodes, Mapping) or needed - set(nodes) or "study" not in config:
         raise UserError(f"{folder / 'config.json'}: no parts or no study; the file is damaged")
-    parts = {name: dict(node) for name, node in nodes.items() if node}
-    for node in parts.values():
-        if "trust_remote_code" in node:
-            node["trust_remote_code"] = False
-    return parts
+    return {
+        name: dict(node) if isinstance(node, Mapping) else node
+        for name, node in nodes.items()
+        if node
+    }
 
 
-def stored_tasks(config: Mapping[str, Any]) -> dict[str, Task]:
+def stored_tasks(config: Mapping[str, Any], *, allowed: Allowed = OURS) -> dict[str, Task]:
     """The tasks that a checkpoint was trained for."""
-    return {name: build(node) for name, node in config["study"]["task"].items()}
+    return {
+        name: build_stored(node, Task, allowed=allowed, where=f"study.task.{name}")
+        for name, node in config["study"]["task"].items()
+    }

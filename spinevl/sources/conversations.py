@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.roles import role
 from spinevl.data.packing.conversation import PLACEHOLDER
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.dialogue import Dialogue, Picture
@@ -16,6 +17,7 @@ from spinevl.schema.image_ref import MODALITIES
 EXPECTED = "a list of {id, conversations, image, image3d, task}"
 
 
+@role("source of conversations", concrete=True)
 class ConversationSource:
     """Conversations in files: what ``data=conversations`` builds.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.config.conf import trust_of
 from spinevl.io.files import whole_folder
 from spinevl.schema.errors import Problem, UserError
 
@@ -30,8 +31,9 @@ def main(cfg: DictConfig, *, out: Path) -> None:
             Problem(f"output_dir={folder}", "a new or empty folder", "files in it", "name another")
         )
     source = checkpoint_folder(cfg.checkpoint)
-    model, config = load_model(source, trusted=list(cfg.trusted_targets))
-    tasks = stored_tasks(config) if config["study"].get("task") else {}
+    allowed = trust_of(cfg).allowed
+    model, config = load_model(source, allowed=allowed)
+    tasks = stored_tasks(config, allowed=allowed) if config["study"].get("task") else {}
     with whole_folder(folder) as beside:
         _write(form, beside, model, config)
         text = card(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config.conf import build
+from spinevl.config.conf import build, trust_of
 from spinevl.config.options import PRECISIONS
 from spinevl.io.files import write_text_atomic
 from spinevl.schema.dialogue import Picture
@@ -72,23 +72,26 @@ def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
     if not cfg.checkpoint:
         from spinevl.inference.assemble import check_branches
 
-        check_branches(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
+        check_branches(part_nodes(cfg), shows=shows, trust=trust_of(cfg))
 
 
 def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
     """The model that a training starts from, and its nodes: new parts, or those of a checkpoint."""
+    import functools
+
     import pytorch_lightning as pl
 
+    from spinevl.build.build import build as build_plain
     from spinevl.inference.assemble import assemble, load_model, tuned
     from spinevl.models.source import checkpoint_folder
 
     _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    trusted = list(cfg.trusted_targets)
+    trust = trust_of(cfg)
     parts = part_nodes(cfg)
     if not cfg.checkpoint:
-        return assemble(parts, trusted=trusted), parts
-    model, stored = load_model(checkpoint_folder(cfg.checkpoint), trusted=trusted)
+        return assemble(parts, build=functools.partial(build_plain, trust=trust)), parts
+    model, stored = load_model(checkpoint_folder(cfg.checkpoint), allowed=trust.allowed)
     llm = dict(stored["parts"]["llm"])
     if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
         llm["conversation"] = model.llm.conversation = parts["llm"]["conversation"]
@@ -260,9 +263,12 @@ def _logger(cfg: DictConfig) -> Any:
     """The logger of the config group, told the job's config; False where none is asked for."""
     if not cfg.get("logger"):
         return False
+    from pytorch_lightning.loggers.logger import Logger
+
     try:
-        logger = build(cfg.logger, trusted=list(cfg.trusted_targets))
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger = build(cfg.logger, Logger, trust=trust_of(cfg))
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        logger.log_hyperparams(settings)
         return logger
     except ModuleNotFoundError as error:
         kind = str(cfg.logger["_target_"]).rpartition(".")[2]

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config.conf import build, build_tasks, cache_dir, official_tasks
+from spinevl.build.allowlist import target_of
+from spinevl.build.build import build_stored
+from spinevl.config.conf import build, build_tasks, cache_dir, official_tasks, trust_of
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import build_records, read_records
-from spinevl.data.split import Split
+from spinevl.data.split import Split, Splitter
 from spinevl.schema.cohort import Cohort, DataSource
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.patient import Patient
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from spinevl.models.vlm import VLM
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 CONVERSATIONS = "spinevl.sources.conversations.ConversationSource"
 
@@ -116,13 +120,13 @@ def load_study(
             "so choose data=cervai or data=phantom"
         )
     _require(cfg, stored, subsets)
-    tasks = build_tasks(cfg) if cfg.get("task") else _stored_tasks(stored)
+    tasks = build_tasks(cfg) if cfg.get("task") else _stored_tasks(cfg, stored)
     known = official_tasks()
     templates = _templates(cfg, stored)
     check_templates(templates, tasks, where=_prompts_name(cfg))
     sag_image = tuple(cfg.get("sag_image") or stored["sag_image"])
     sag_type = cfg.get("sag_type") or stored["sag_type"]
-    source: DataSource = build(cfg.get("data") or stored["data"], trusted=list(cfg.trusted_targets))
+    source = _built(cfg, stored, "data", DataSource)
     cohort = source.load(
         tasks=tasks,
         known_tasks=known,
@@ -133,7 +137,7 @@ def load_study(
     folder = cfg.get("records")
     split = None
     if {"train", "dev"} & set(subsets) and not folder:
-        splitter = build(cfg.get("split") or stored["split"], trusted=list(cfg.trusted_targets))
+        splitter: Any = _built(cfg, stored, "split", Splitter)
         drawn = None if getattr(source, "labels", None) else getattr(source, "n_train", None)
         if drawn and getattr(splitter, "n_train", 0) is None:
             splitter.n_train = drawn  # a phantom cohort that is drawn names its own numbers
@@ -151,6 +155,14 @@ def load_study(
         suffix=cfg.get("suffix"),
     )
     return replace(study, split=_split_of_records(study)) if folder else study
+
+
+def _built(cfg: DictConfig, stored: Mapping[str, Any], group: str, role: type[R]) -> R:
+    """The object of a config group; the checkpoint's where the config leaves it at null."""
+    trust = trust_of(cfg)
+    if cfg.get(group):
+        return build(cfg[group], role, trust=trust)
+    return build_stored(stored[group], role, allowed=trust.allowed, where=f"study.{group}")
 
 
 def _require(cfg: DictConfig, stored: Mapping[str, Any], subsets: Collection[str]) -> None:
@@ -226,7 +238,7 @@ def ready_model(cfg: DictConfig, checkpoint: Path) -> tuple[VLM, Any]:
 
     from spinevl.inference.assemble import load_model
 
-    model, stored = load_model(checkpoint, trusted=list(cfg.trusted_targets))
+    model, stored = load_model(checkpoint, allowed=trust_of(cfg).allowed)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     frozen = stored["parts"]["tuning"]["encoder"] == "frozen"
     return model, feature_cache(cfg) if frozen else None
@@ -242,10 +254,9 @@ def conversations(
         stored: the study of a checkpoint, which says what the config leaves at null.
     """
     node = cfg.get("data") or (stored or {}).get("data") or {}
-    if str(node.get("_target_", "")) != CONVERSATIONS:
+    if target_of(node) != CONVERSATIONS:
         return None
-    source: ConversationSource = build(node)
-    return source
+    return _built(cfg, stored or {}, "data", ConversationSource)
 
 
 def part_nodes(cfg: DictConfig) -> dict[str, Any]:
@@ -289,8 +300,12 @@ def _with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stored_tasks(stored: Mapping[str, Any]) -> dict[str, Task]:
-    return {name: build(node) for name, node in stored["task"].items()}
+def _stored_tasks(cfg: DictConfig, stored: Mapping[str, Any]) -> dict[str, Task]:
+    allowed = trust_of(cfg).allowed
+    return {
+        name: build_stored(node, Task, allowed=allowed, where=f"study.task.{name}")
+        for name, node in stored["task"].items()
+    }
 
 
 def _prompts_name(cfg: DictConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from spinevl.config.compose import check, compose
 from spinevl.config.conf import (
     CONF_DIR,
     VERBS,
-    build,
     build_tasks,
     cache_dir,
     job_folder,
@@ -110,77 +108,6 @@ def test_a_config_without_a_schema_is_checked_for_values_only() -> None:
     check(OmegaConf.create({"anything": 1}))
     with pytest.raises(UserError, match="no slice 9"):
         check(OmegaConf.create({"sag_image": [9]}))
-
-
-def test_targets_in_the_allowlist_are_built_and_nested() -> None:
-    node = {
-        "_target_": "spinevl.schema.task.Task",
-        "name": "x",
-        "title": "t",
-        "choices": ["a", "b"],
-    }
-    built = build(OmegaConf.create({"tasks": [node], "n": 1}))
-    assert built == {"tasks": [Task(name="x", title="t", choices=("a", "b"))], "n": 1}
-
-
-def test_caller_arguments_win_and_partial_waits() -> None:
-    node = {"_target_": "spinevl.schema.task.Task", "name": "x", "title": "t", "metric": "mean_iou"}
-    assert build(node, title="u").title == "u"
-    partial = build({**node, "_partial_": True})
-    assert isinstance(partial, functools.partial)
-    assert partial(weight=0.5).weight == 0.5
-    assert build(None) is None
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ("os.system", r"os.system is not allowed; if you trust it, add 'trusted_targets=\[os\]'"),
-        ("torch.load", "not allowed"),
-        ("torch.optim.AdamW.step", "not allowed"),
-        ("spinevl.config.conf.build", "no part of a model"),
-        ("spinevl.stages.run.main", "no part of a model"),
-        ("spinevl.io.files.write_bytes_atomic", "no part of a model"),
-        ("spinevlx.models.A", "not allowed"),
-        ("spinevl.io.files.os.system", "no part of a model"),
-        ("spinevl.schema.task.dataclass", "is really dataclasses.dataclass, which is not allowed"),
-        ("spinevl.sources.cervai.CervAISource.__init__", "no dotted public name"),
-        ("spinevl.data.nothing.Here", "nothing to build is called"),
-        ("spinevl.schema.task.VERTEBRAE", "nothing to build is called"),
-    ],
-)
-def test_other_targets_are_refused_before_they_run(target: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build({"_target_": target})
-
-
-def test_a_hidden_nested_target_is_refused_before_the_outer_one_is_built() -> None:
-    node = {"_target_": "spinevl.schema.task.Task", "name": [{"deep": {"_target_": "os.getcwd"}}]}
-    with pytest.raises(UserError, match=r"name\[0\].deep: _target_ os.getcwd is not allowed"):
-        build(node)
-
-
-def test_trust_is_by_prefix_and_by_where_a_thing_is_defined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "trusty.py").write_text(
-        "import os\nclass Part:\n    def __init__(self, n): self.n = n\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=r"trusted_targets=\[trusty\]"):
-        build({"_target_": "trusty.Part", "n": 1})
-    assert build({"_target_": "trusty.Part", "n": 1}, trusted=["trusty"]).n == 1
-    with pytest.raises(UserError, match="is really"):
-        build({"_target_": "trusty.os.getcwd"}, trusted=["trusty"])
-
-
-def test_arguments_that_a_signature_refuses_name_those_it_takes() -> None:
-    node = OmegaConf.create({"a": {"_target_": "spinevl.schema.task.Task", "nam": "x"}})
-    with pytest.raises(UserError, match=r"^a: .*Task does not take nam; it takes name, "):
-        build(node.a)
-    bad = {"_target_": "spinevl.schema.task.Task", "name": "x", "title": "t", "metric": "auc"}
-    with pytest.raises(UserError, match="metric 'auc' is none of"):
-        build(bad)
 
 
 def test_job_folders_are_plain_and_short() -> None:

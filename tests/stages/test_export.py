@@ -239,11 +239,11 @@ def test_a_checkpoint_runs_no_code_and_builds_no_function(tmp_path: Path, tiny: 
     for part in ("encoder", "connector", "llm"):
         bad = config | {"parts": config["parts"] | {part: written}}
         (folder / "config.json").write_text(json.dumps(bad))
-        with pytest.raises(UserError, match="is no class"):
+        with pytest.raises(UserError, match="is not a class"):
             load_model(folder)
     other = config | {"parts": config["parts"] | {"encoder": config["parts"]["llm"]}}
     (folder / "config.json").write_text(json.dumps(other))
-    with pytest.raises(UserError, match=r"encoder: .* is no Encoder"):
+    with pytest.raises(UserError, match=r"encoder: .* is not an encoder"):
         load_model(folder)
     (folder / "config.json").write_text(json.dumps({"format": config["format"]}))
     with pytest.raises(UserError, match="no parts or no study"):

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from spinevl.build.roles import role
 from spinevl.schema.image_ref import Modality
 
 # encoded together: images, and volumes, of which one fills any device
 FIXED_BATCH = {"image": 16, "image3d": 1}
 
 
+@role("encoder")
 class Encoder(nn.Module, ABC):
     """pixel_values [U, C, (D,) H, W] -> features [U, tokens, dim].
 
