@@ -127,7 +127,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 COMMAND = ["evaluate", "--config-dir", "c", "task=[x]", "labels=a.json", "answers=a.json"]
 COMMAND += ["hydra.run.dir=o", "hydra.sweep.dir=m"]
-JOBLIB = ["-m", "missing=error,upstream", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+JOBLIB = ["missing=error,upstream", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "-m"]
 HYDRA = {
     "callback": ("callbacks: {x: {_target_: evil_module.A}}", "hydra.callbacks.x: evil_module.A"),
     "interpolated callback": (
@@ -140,8 +140,9 @@ HYDRA = {
         "handlers.console: class=evil_module.A",
     ),
     "late handler": (
-        "job_logging: {handlers: {console: {stream: '${hydra.job.name}'}}}\n  "
-        "job: {name: 'ext://evil_module.x'}",
+        "job_logging: {handlers: {console: {stream: "
+        "'${hydra.job.config.override_dirname.kv_sep}'}}}\n  "
+        "job: {config: {override_dirname: {kv_sep: 'ext://evil_module.x'}}}",
         "handlers.console.stream: 'ext://evil_module.x'",
     ),
     "variable": ("job: {env_set: {PYTHONPATH: /evil}}", "PYTHONPATH comes from a config file"),
