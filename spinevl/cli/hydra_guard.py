@@ -102,7 +102,11 @@ def check_logging(config: Mapping[str, Any]) -> None:
         if isinstance(value, str) and re.match(r"(ext|cfg)://", value) and value not in STREAMS
     ]
     for kind, allowed in (("handlers", HANDLERS), ("formatters", FORMATTERS), ("filters", ())):
-        for name, node in (config.get(kind) or {}).items():
+        nodes = config.get(kind) or {}
+        if not isinstance(nodes, Mapping):
+            problems.append(f"logging: {kind}: expected a group of keys, found {nodes!r}")
+            continue
+        for name, node in nodes.items():
             where = f"logging: {kind}.{name}"
             problems += _logging_problems(node, where, set(allowed), factory=kind == "formatters")
     if problems:

@@ -22,10 +22,12 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.utils import configure_log
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import spinevl.data
 import spinevl.models

@@ -196,8 +196,13 @@ def test_it_holds_in_the_workers_of_a_launcher(
     here: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    from joblib.externals.loky import get_reusable_executor
+
     text, message = HYDRA[name]
-    assert message in run(here, text, capfd, *JOBLIB)
+    try:
+        assert message in run(here, text, capfd, *JOBLIB)
+    finally:  # the next test's workers start in its own folder
+        get_reusable_executor().shutdown(wait=True)
 
 
 def test_a_rerun_from_a_pickle_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
