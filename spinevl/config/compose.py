@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from spinevl.build.trust import Trust
 from spinevl.config.conf import CONF_DIR, official_tasks, register
 from spinevl.config.options import PRECISIONS, Packing
 from spinevl.schema.errors import UserError
@@ -42,6 +43,8 @@ def compose(
     choices = dict(cfg.hydra.runtime.choices)
     with read_write(cfg), open_dict(cfg):
         del cfg["hydra"]
+    unresolved: Any = OmegaConf.to_container(cfg)
+    Trust.from_words(overrides).refuse_untold(unresolved)
     if complete:
         check(cfg, choices=choices, overrides=overrides)
     return cfg

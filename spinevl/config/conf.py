@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from spinevl.build.build import build
 from spinevl.config.options import SCHEMAS
-
-if TYPE_CHECKING:
-    from spinevl.schema.task import Task
+from spinevl.schema.task import Task
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries conf/ inside the package; in the repository it lies beside it.
@@ -39,7 +37,7 @@ def official_tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
         loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
-        tasks.update({str(name): build(node) for name, node in loaded.items()})
+        tasks.update({str(name): build(node, Task) for name, node in loaded.items()})
     return tasks
 
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from spinevl.build.roles import role
 from spinevl.data.stratify import stratify
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import Problems, UserError, refused
@@ -44,6 +45,14 @@ def class_counts(patients: Sequence[Patient], task: Task) -> Counter[int]:
     """How often each label of a task stands in the patients' labels."""
     labels = (patient.label(task.name, k) for patient in patients for k in range(len(task.objects)))
     return Counter(label for label in labels if label is not None)
+
+
+@role("splitter")
+class Splitter(Protocol):
+    """What the config group ``split`` builds."""
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Which of the labelled patients train and which are dev."""
 
 
 class HeadSplit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class StudySpec:
         test_answers: ``upstream`` takes the template's labels as answers of test records.
         records, suffix: the folder of an earlier build to read, and the end of its files' names.
         cache_dir: where sources may keep what they make.
+        stored: fields that a checkpoint told.
     """
 
     data: dict[str, Any] | None = None
@@ -50,6 +51,7 @@ class StudySpec:
     records: str | None = None
     suffix: str | None = None
     cache_dir: str = "~/.cache/spinevl"
+    stored: list[str] = field(default_factory=list)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StudySpec:
@@ -61,7 +63,7 @@ class StudySpec:
         known = {**stored, "prompts": {"path": None, "templates": stored.get("templates")}}
         missing = [name for name in _EXAMPLES if not getattr(self, name)]
         found: dict[str, Any] = {name: known.get(name) for name in missing}
-        return replace(self, **found)
+        return replace(self, **found, stored=missing)
 
     def require(self, *, split: bool) -> None:
         """Raise UserError for what neither the command nor the checkpoint says."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from spinevl.build.allowlist import Allowed
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.data.study import PatientStudy
@@ -78,7 +79,7 @@ def load(
         trusted_targets: your own packages that the checkpoint's parts may come from.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
     """
-    loaded = load_checkpoint(Path(checkpoint), trusted=trusted_targets)
+    loaded = load_checkpoint(Path(checkpoint), allowed=Allowed(tuple(trusted_targets)))
     loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     layout = _layout(loaded.study.get("data") or {})
     options = PredictOptions(mode=PredictMode(mode), batch_size=batch_patients)

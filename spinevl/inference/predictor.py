@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.options import FeatureCacheOptions, History, PredictMode, PredictOptions
 from spinevl.data.examples import grouped
@@ -216,7 +217,7 @@ def load_predictor(
     *,
     options: PredictOptions,
     feature_cache: FeatureCacheOptions,
-    trusted: Sequence[str] = (),
+    allowed: Allowed = OURS,
 ) -> Predictor:
     """The model of a checkpoint on the device that is there, ready to answer a study's examples.
 
@@ -225,9 +226,9 @@ def load_predictor(
         study: decodes the images, and says where features may be kept.
         options: how to answer.
         feature_cache: whether, and how many, features of a frozen encoder are kept.
-        trusted: target prefixes that the user trusts.
+        allowed: the classes that may be built.
     """
-    loaded = load_checkpoint(checkpoint, trusted=trusted)
+    loaded = load_checkpoint(checkpoint, allowed=allowed)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":

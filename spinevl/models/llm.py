@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spinevl.build.roles import role
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model
@@ -22,6 +23,7 @@ Template = Literal["medmvl", "chat", "pretrain"]
 _DATE = "26 Jul 2024"
 
 
+@role("language model", remote_code=True)
 class CausalLM(nn.Module):
     """A decoder and its tokenizer.
 

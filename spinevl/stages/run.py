@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.examples import pictures, swapped
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def main(cfg: DictConfig, *, out: Path) -> float | None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
     from spinevl.inference.outputs import answer_patients, write_outputs
     from spinevl.inference.predictor import load_predictor
@@ -44,9 +45,8 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
 
     write_config(out, plain(cfg))
     config = read_config(out)
-    trusted = config["trusted_targets"]
     spec = TrainSpec.from_config(config)
-    study = require_patients(open_for_training(spec, None, trusted=trusted))
+    study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
     told = provenance(config)
     subsets = _subsets(study, config["type_dataset"])
@@ -54,11 +54,11 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     if study.cohort.synthetic:
         truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
         write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
-    fit(spec, out, trusted=trusted, study=study)
+    fit(spec, out, trust=trust, study=study)
     options = structured(config["predict"], PredictOptions)
     folder = out / "checkpoint"
     predictor = load_predictor(
-        folder, study, options=options, feature_cache=spec.feature_cache, trusted=trusted
+        folder, study, options=options, feature_cache=spec.feature_cache, allowed=trust.allowed
     )
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)

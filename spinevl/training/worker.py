@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import resource
@@ -17,6 +18,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from spinevl.build.build import build
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
@@ -45,12 +48,12 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 log = logging.getLogger(__name__)
 
 
-def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None) -> float | None:
+def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> float | None:
     """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under ``out``.
 
     Args:
         out: the job's folder, where the spec of the training lies.
-        trusted: target prefixes that the user trusts; the spec has no say in it.
+        trust: what the command line trusts; the spec has no say in it.
         study: the spec's study, where this process has opened it already.
 
     Returns:
@@ -62,12 +65,12 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
     begun = time.monotonic()
     spec = TrainSpec.read(out / SPEC_FILE)
     if study is None:
-        study = open_for_training(spec, ("train", "dev"), trusted=trusted)
+        study = open_for_training(spec, ("train", "dev"), trust=trust)
     if isinstance(study, PatientStudy):
         write_split(study, out)
     _quiet()
     pl.seed_everything(spec.seed, workers=True, verbose=False)
-    model, parts = starting_model(spec, trusted)
+    model, parts = starting_model(spec, trust)
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = _batches(spec, study, model, heads)
     features = _encode_once(spec, study, model, data)
@@ -101,31 +104,30 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
 
 
 def open_for_training(
-    spec: TrainSpec, subsets: Sequence[str] | None, *, trusted: Sequence[str] = ()
+    spec: TrainSpec, subsets: Sequence[str] | None, *, trust: Trust = NOTHING
 ) -> Study:
     """The study, once the parts are seen to be compatible with each other and with the data.
 
     Args:
         spec: the training; the parts of a checkpoint have been compatible before.
         subsets: see open_study.
-        trusted: target prefixes that the user trusts.
+        trust: what the command line trusts.
 
     Raises:
         UserError: parts that are not compatible, before any data are read; or bad data.
     """
     if not spec.checkpoint:
-        shows = shown_modality(spec.study, trusted=trusted)
-        check_compatible(spec.parts, shows=shows, trusted=trusted)
-    return open_study(spec.study, subsets, trusted=trusted)
+        check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
+    return open_study(spec.study, subsets, trust=trust)
 
 
-def starting_model(spec: TrainSpec, trusted: Sequence[str]) -> tuple[VLM, dict[str, Any]]:
+def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     """The model to start from, and its nodes: new parts, or those of a checkpoint."""
     tuning = asdict(spec.tuning)
     if not spec.checkpoint:
         parts = {**spec.parts, "tuning": tuning}
-        return assemble(parts, trusted=trusted), parts
-    start = load_checkpoint(spec.checkpoint, trusted=trusted)
+        return assemble(parts, build=functools.partial(build, trust=trust)), parts
+    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed)
     llm = dict(start.parts["llm"])
     if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
         llm["conversation"] = start.model.llm.conversation = spec.parts["llm"]["conversation"]
@@ -227,7 +229,7 @@ def _trainer(
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
-            logger=logger_of(spec.logger, spec.config, trusted=trusted),
+            logger=logger_of(spec.logger, spec.config, trust=trust),
             log_every_n_steps=log_every,
             callbacks=callbacks,
         )
