@@ -38,7 +38,7 @@ REMOVAL = {
 
 def query(line: str) -> list[str]:
     """What may stand at the end of a command line such as ``spinevl run enc``."""
-    from spinevl.cli.main import VERBS
+    from spinevl.cli.verbs import VERBS
 
     words = line.split()
     ended = line.endswith(" ")
@@ -54,8 +54,9 @@ def query(line: str) -> list[str]:
 def _ask_hydra(verb: str, line: str) -> list[str]:
     import hydra
 
-    from spinevl.cli.main import call_as
-    from spinevl.config.conf import CONF_DIR, register
+    from spinevl.cli.call_as import call_as
+    from spinevl.config.compose import register
+    from spinevl.config.conf_dir import CONF_DIR
 
     register()
     answer = io.StringIO()

@@ -19,11 +19,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from spinevl.config.compose import check
-from spinevl.config.conf import register
+from spinevl.config.compose import check, register
 from spinevl.io.files import write_text_atomic
 from spinevl.schema.errors import UserError
 
@@ -64,11 +62,7 @@ class Job:
             raise SystemExit(1) from None
 
     def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
-        check(cfg, choices=hydra_cfg.runtime.choices, overrides=hydra_cfg.overrides.task)
-        try:
-            OmegaConf.to_container(cfg, resolve=True)
-        except OmegaConfBaseException as error:
-            raise UserError(str(error).splitlines()[0]) from error
+        check(cfg, overrides=hydra_cfg.overrides.task)
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out)
 

@@ -8,18 +8,10 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
-VERBS = {
-    "build": "record files from labels, boxes and images",
-    "train": "fine-tune a model on a study",
-    "predict": "answers of a checkpoint",
-    "evaluate": "score answers against labels",
-    "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
-    "run": "build, train, predict, evaluate and report in one job",
-    "doctor": "check every input before any training time is spent",
-}
+from spinevl.cli.call_as import call_as
+from spinevl.cli.verbs import VERBS
 
 USAGE = """\
 usage: spinevl VERB [hydra flags] [key=value ...]
@@ -68,7 +60,8 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     import hydra
 
     from spinevl.cli.job import Job, JobFailed
-    from spinevl.config.conf import CONF_DIR, register
+    from spinevl.config.compose import register
+    from spinevl.config.conf_dir import CONF_DIR
 
     if (flag := _completion_flag(arguments)) is not None:
         return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
@@ -111,23 +104,6 @@ def _manual(verb: str, arguments: list[str]) -> int:
         return 1
     print(text)
     return 0
-
-
-@contextmanager
-def call_as(argv: list[str], **environment: str) -> Iterator[None]:
-    """Another ``sys.argv`` and some more environment variables, as long as this lasts."""
-    old_argv, old = sys.argv, {name: os.environ.get(name) for name in environment}
-    sys.argv = argv
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        sys.argv = old_argv
-        for name, value in old.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _completion_flag(arguments: Sequence[str]) -> str | None:

@@ -1,20 +1,18 @@
-"""Where the configs lie, what Hydra must know of us, and what is built from a config."""
+"""The cache folder and the folders of sweep jobs."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from spinevl.build.build import build
+from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.options import SCHEMAS
+from spinevl.config.tasks import build_tasks, official_tasks
 from spinevl.schema.errors import Problem, UserError
-
-if TYPE_CHECKING:
-    from spinevl.schema.task import Task
 
 __all__ = [
     "CONF_DIR",
@@ -24,41 +22,11 @@ __all__ = [
     "cache_dir",
     "job_folder",
     "official_tasks",
-    "register",
 ]
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel carries conf/ inside the package; in the repository it lies beside it.
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 VERBS = tuple(SCHEMAS)
 
 _LONGEST_FOLDER = 100
-
-
-def register() -> None:
-    """Tell Hydra our schemas and resolvers; may be called again."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for verb, schema in SCHEMAS.items():
-        store.store(name=f"_{verb}", node=schema, provider="spinevl")
-    OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
-
-
-def build_tasks(cfg: DictConfig) -> dict[str, Task]:
-    """The selected tasks by name, in the order of the command line; ``cfg`` is the whole config."""
-    trusted = list(cfg.get("trusted_targets", ()))
-    return {str(name): build(node, trusted=trusted) for name, node in cfg.task.items()}
-
-
-def official_tasks() -> dict[str, Task]:
-    """Every task that ships with the project, by name, whatever is selected."""
-    tasks: dict[str, Task] = {}
-    for file in sorted((CONF_DIR / "task").glob("*.yaml")):
-        loaded: Any = OmegaConf.load(file)
-        tasks.update({str(name): build(node) for name, node in loaded.items()})
-    return tasks
 
 
 def cache_dir(cfg: DictConfig) -> Path:

@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from spinevl.data.stratify import stratify
+from spinevl.config.check import validate
+from spinevl.config.keys import key
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_N_TRAIN: dict[str, Any] = {"help": "patients in train; null is 80 %", "min": 1}
+_SEED: dict[str, Any] = {"help": "of the shuffling", "min": 0, "max": 2**32 - 1}
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,14 @@ def class_counts(patients: Sequence[Patient], task: Task) -> Counter[int]:
     return Counter(label for label in labels if label is not None)
 
 
+@dataclass(kw_only=True)
 class HeadSplit:
     """The first ``n_train`` patients train, the rest is dev: the challenge's own split."""
 
-    def __init__(self, *, n_train: int | None = None) -> None:
-        self.n_train = n_train
+    n_train: int | None = key(None, **_N_TRAIN)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where a side would be empty."""
@@ -58,6 +66,7 @@ class HeadSplit:
         return Split(tuple(patients[:n_train]), tuple(patients[n_train:]))
 
 
+@dataclass(kw_only=True)
 class StratifiedSplit:
     """A seeded split that keeps every task's classes in proportion, by patient.
 
@@ -65,12 +74,18 @@ class StratifiedSplit:
     at some level", then the nearest exact count.
     """
 
-    def __init__(self, *, n_train: int | None = None, seed: int = 0) -> None:
-        self.n_train = n_train
-        self.seed = seed
+    n_train: int | None = key(None, **_N_TRAIN)
+    seed: int = key(0, **_SEED)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where a side would be empty."""
+        import numpy as np
+
+        from spinevl.data.stratify import stratify
+
         n_train = _n_train(self.n_train, len(patients))
         indicators = _indicators(patients, tasks)
         shares = [n / len(patients) for n in (n_train, len(patients) - n_train)]
@@ -79,18 +94,29 @@ class StratifiedSplit:
         return _exact(patients, train, dev, n_train, indicators)
 
 
+@dataclass(kw_only=True)
 class KFoldSplit:
     """Fold ``fold`` of ``n_folds`` stratified folds is dev."""
 
-    def __init__(self, *, n_folds: int = 5, fold: int = 0, seed: int = 0) -> None:
-        if n_folds < 2 or not 0 <= fold < n_folds:
-            raise ValueError(f"fold={fold} of n_folds={n_folds}: expected 0 <= fold < n_folds >= 2")
-        self.n_folds = n_folds
-        self.fold = fold
-        self.seed = seed
+    n_folds: int = key(5, help="stratified folds", min=2)
+    fold: int = key(0, help="the fold that is dev, counted from 0", min=0)
+    seed: int = key(0, **_SEED)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
+
+    @staticmethod
+    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
+        """A fold that there is not."""
+        last = values["n_folds"] - 1
+        return {} if values["fold"] <= last else {"fold": f"0 to {last}, a fold of split.n_folds"}
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where there are fewer patients than folds."""
+        import numpy as np
+
+        from spinevl.data.stratify import stratify
+
         if len(patients) < self.n_folds:
             raise UserError(f"split.n_folds={self.n_folds}: only {len(patients)} patients")
         shares = [1 / self.n_folds] * self.n_folds
@@ -99,12 +125,15 @@ class KFoldSplit:
         return _sides(patients, set(range(len(patients))) - dev, dev)
 
 
+@dataclass(kw_only=True)
 class FilesSplit:
     """Two files of patient ids, one a line or a JSON list."""
 
-    def __init__(self, *, train: str, dev: str) -> None:
-        self.train = train
-        self.dev = dev
+    train: str = key(help="file of the train patients' ids, one a line or a JSON list")
+    dev: str = key(help="the same for dev")
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError for unknown, repeated or shared ids."""
@@ -140,6 +169,8 @@ def _n_train(n_train: int | None, total: int) -> int:
 
 def _indicators(patients: Sequence[Patient], tasks: Mapping[str, Task]) -> np.ndarray:
     """[patients, classes of all tasks] whether a patient has a class at some level."""
+    import numpy as np
+
     rows = [
         [
             label in {patient.label(task.name, k) for k in range(len(task.objects))}

@@ -14,6 +14,7 @@ from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.record import Record
 from spinevl.sources.conversations import ConversationSource
 from spinevl.sources.labels import read_template
+from spinevl.stages.fit import check_parts
 from spinevl.stages.prepare import Study, conversations, load_study, run_subsets
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
@@ -25,7 +26,9 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     if cfg.answers:
         check_submission(cfg)
         return
-    if source := conversations(cfg):
+    source = conversations(cfg)
+    check_parts(cfg, shows=None if source else "image")
+    if source:
         check_conversations(cfg, source)
         return
     subsets = run_subsets(cfg)

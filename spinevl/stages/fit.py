@@ -6,7 +6,6 @@ import json
 import logging
 import resource
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config.conf import build
 from spinevl.config.options import PRECISIONS
 from spinevl.io.files import write_text_atomic
 from spinevl.schema.dialogue import Picture
@@ -69,6 +67,9 @@ def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
         cfg: the job's config; the parts of a checkpoint have fitted before.
         shows: what the data show.
     """
+    from spinevl.training.loggers import check_logger
+
+    check_logger(OmegaConf.to_object(cfg.logger))
     if not cfg.checkpoint:
         from spinevl.inference.assemble import check_branches
 
@@ -130,6 +131,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
     from spinevl.checkpoints.native import save_checkpoint
     from spinevl.models.vlm import learns
     from spinevl.training.callbacks import Clock, DevScore, MetricsFile
+    from spinevl.training.loggers import close_loggers, make_logger
     from spinevl.training.module import Objective, TrainingModule
 
     options, model, data = cfg.trainer, plan.model, plan.data
@@ -141,8 +143,8 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
         objective=Objective(
             auxiliary_weight=cfg.warmup.weight,
             warmup_fraction=cfg.warmup.fraction,
-            shift_px=options.shift_px,
-            gain=options.gain,
+            shift_px=cfg.augment.shift_px,
+            gain=cfg.augment.gain,
         ),
         lr=dict(cfg.optim.lr),
         betas=list(cfg.optim.betas),
@@ -168,7 +170,11 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
         plan.score,
         lambda: save_checkpoint(out / "checkpoint", model, config=description),
     )
-    logger = _logger(cfg)
+    logger = make_logger(
+        OmegaConf.to_object(cfg.logger),
+        out=out,
+        hyperparameters=OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
+    )
     every = max(1, options.max_epochs // max(1, options.dev_checks))
     trainer = _trainer(
         accelerator=options.accelerator,
@@ -196,7 +202,7 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stop
     finally:
-        _close(trainer.loggers)
+        close_loggers()
     torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
     write_text_atomic(
         out / "train.json",
@@ -254,27 +260,6 @@ def _trainer(**options: Any) -> Any:
         return pl.Trainer(**options)
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
-
-
-def _logger(cfg: DictConfig) -> Any:
-    """The logger of the config group, told the job's config; False where none is asked for."""
-    if not cfg.get("logger"):
-        return False
-    try:
-        logger = build(cfg.logger, trusted=list(cfg.trusted_targets))
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        return logger
-    except ModuleNotFoundError as error:
-        kind = str(cfg.logger["_target_"]).rpartition(".")[2]
-        extra = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}.get(kind)
-        fix = f"pip install 'spinevl[{extra}]'" if extra else "install what it needs"
-        raise UserError(f"logger: {kind} lacks a package ({error}); {fix}") from error
-
-
-def _close(loggers: Sequence[Any]) -> None:
-    """End a W&B run with its job: the next job of a sweep would go on in it."""
-    if (wandb := sys.modules.get("wandb")) is not None and loggers and wandb.run is not None:
-        wandb.finish()
 
 
 def _quiet() -> None:

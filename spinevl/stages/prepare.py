@@ -252,7 +252,9 @@ def part_nodes(cfg: DictConfig) -> dict[str, Any]:
     """The plain config nodes that a model is assembled from."""
     names = ("encoder", "connector", "encoder3d", "connector3d", "llm", "tuning")
     return {
-        name: OmegaConf.to_container(cfg[name], resolve=True) for name in names if cfg.get(name)
+        name: OmegaConf.to_container(cfg[name], resolve=True, enum_to_str=True)
+        for name in names
+        if cfg.get(name)
     }
 
 

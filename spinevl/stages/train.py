@@ -49,7 +49,7 @@ def train(cfg: DictConfig, study: Study, *, out: Path) -> float | None:
     sizes = HeadSizes.of(study.tasks)
     uses_heads = cfg.warmup.weight > 0 and bool(sizes.sizes)
     images = ImageStore()
-    weights = LossWeights(records["train"], study.tasks, class_weights=options.class_weights)
+    weights = LossWeights(records["train"], study.tasks, class_weights=cfg.imbalance.class_weights)
     learn = collator_of(
         model,
         study.tasks,

@@ -113,14 +113,14 @@ class TrainingModule(pl.LightningModule):
         return sequence_logprobs(self.model(batch), batch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what learns; the direct heads learn like the connector."""
+        """AdamW over what learns; the direct heads have a rate of their own where one is given."""
         parts = dict(self.model.named_children())
         lr = {part: self.lr[part.removesuffix("3d")] for part in parts}  # eyes for volumes alike
         groups = parameter_groups(parts, lr=lr, weight_decay=self.weight_decay)
         if self.heads is not None:
             groups += parameter_groups(
                 {"heads": self.heads},
-                lr={"heads": self.lr["connector"]},
+                lr={"heads": self.lr.get("heads", self.lr["connector"])},
                 weight_decay=self.weight_decay,
             )
         optimizer, scheduler = adamw(

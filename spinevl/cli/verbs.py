@@ -1,0 +1,11 @@
+"""The verbs and what each is for; imports nothing, so that every module may know them."""
+
+VERBS = {
+    "build": "record files from labels, boxes and images",
+    "train": "fine-tune a model on a study",
+    "predict": "answers of a checkpoint",
+    "evaluate": "score answers against labels",
+    "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
+    "run": "build, train, predict, evaluate and report in one job",
+    "doctor": "check every input before any training time is spent",
+}
