@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.cli.help import options
-from spinevl.config.check import expectation, shown
+from spinevl.config.annotations import shown
+from spinevl.config.check import expectation
 from spinevl.config.compose import MOVED_KEYS, compose, moved_key
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.options import SCHEMAS
@@ -50,7 +51,7 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
 
 
 def _can_try_again(arguments: Sequence[str]) -> bool:
-    """Sweeps, and flags with a value of their own that may read like an override, are left alone."""
+    """Not with ``-m``, nor with flags whose own value may read like an override."""
     flags = [one for one in arguments if one.startswith("-")]
     return not flags or all(re.match(r"--config-dir=|--help$|-h$", one) for one in flags)
 
@@ -90,9 +91,10 @@ def _lines(error: BaseException, verb: str, arguments: Sequence[str]) -> tuple[s
             return (_missing_option(one, verb, arguments),)
         if isinstance(one, OverrideParseException):
             return (_unreadable(one),)
-        if isinstance(one, ConfigCompositionException):
-            if line := _of_an_override(one, verb, arguments):
-                return (line,)
+        if isinstance(one, ConfigCompositionException) and (
+            line := _of_an_override(one, verb, arguments)
+        ):
+            return (line,)
         if str(one).startswith("Config group override must be"):
             named = [o for o in arguments if (CONF_DIR / _key(o)).is_dir() and "=" in o]
             wrong = [o for o in named if re.search(r"=(null|[\d.]+|true|false)$", o)] or named
@@ -139,7 +141,8 @@ def _of_a_file(
     if re.search(r"Key '.*' (is )?not in", reason):
         return at + _unknown_key(str(error.full_key), verb, arguments)
     takes = expectation(SCHEMAS[verb], str(error.full_key))
-    value = f"={shown(error.value)}" if getattr(error, "value", None) is not None else ""
+    given = getattr(error, "value", None)
+    value = f"={'null' if str(given) == 'None' else shown(given)}" if given is not None else ""
     return f"{at}{error.full_key}{value}: {f'expected {takes}' if takes else reason}"
 
 

@@ -7,16 +7,13 @@ from a file and an object in Python are checked alike.
 
 from __future__ import annotations
 
-import math
-import re
-import types
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from spinevl.config.annotations import alternatives, expected, fits, shown, within
 from spinevl.config.keys import Key, key_of
 from spinevl.config.suggest import suggest
 from spinevl.schema.errors import UserError
@@ -60,7 +57,7 @@ def from_plain(schema: type[Any], values: Mapping[str, Any], *, at: str = "") ->
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    for one in _alternatives(hint):
+    for one in alternatives(hint):
         if isinstance(one, type) and is_dataclass(one) and isinstance(value, Mapping):
             return from_plain(one, value)
         if isinstance(one, type) and issubclass(one, Enum) and isinstance(value, str):
@@ -89,14 +86,14 @@ def problems(
     for name, one in known.items():
         where = _join(at, name)
         if name in values:
-            found += _value_problems(hints[name], values[name], where, key_of(one))
+            found += _value_problems(hints[name], values[name], where, key_of(one), partial)
         elif not partial:
             found.append(f"{where} was removed and is needed: drop '~{where}'")
         elif one.default is MISSING and one.default_factory is MISSING:
             found.append(f"{where} must be given: {where}=VALUE")
     relations = getattr(schema, "contradictions", None)
-    if relations is not None and not found:
-        given = _with_defaults(schema, values)
+    given = _with_defaults(schema, values)
+    if relations and not found and not any(isinstance(one, Unknown) for one in given.values()):
         for name, expected in relations(given).items():
             found.append(f"{_join(at, name)}={shown(given[name])}: expected {expected}")
     return found
@@ -108,7 +105,11 @@ def argument_problems(target: Any, values: Mapping[str, Any], *, at: str) -> lis
     Arguments that it does not take are left to whoever builds it, and so are nested nodes.
     """
     plain = {name: value for name, value in values.items() if name not in _SPECIAL}
-    if is_dataclass(target) and any(key_of(one) for one in fields(target)):
+    if (
+        isinstance(target, type)
+        and is_dataclass(target)
+        and any(key_of(one) for one in fields(target))
+    ):
         return problems(target, plain, at=at, partial=True)
     try:
         hints = get_type_hints(target.__init__)
@@ -131,20 +132,22 @@ def expectation(schema: type[Any], dotted: str) -> str | None:
     hint = get_type_hints(schema)[name]
     if not rest:
         return expected(hint, key_of(one))
-    inner = [kind for kind in _alternatives(hint) if isinstance(kind, type) and is_dataclass(kind)]
+    inner = [kind for kind in alternatives(hint) if isinstance(kind, type) and is_dataclass(kind)]
     return expectation(inner[0], rest) if inner else None
 
 
-def _value_problems(hint: Any, value: Any, where: str, about: Key | None) -> list[str]:
+def _value_problems(
+    hint: Any, value: Any, where: str, about: Key | None, partial: bool = False
+) -> list[str]:
     if isinstance(value, Unknown):
         return []
     if isinstance(value, str) and value == "???":
         return [f"{where} must be given: {where}=VALUE"]
-    nested = [one for one in _alternatives(hint) if isinstance(one, type) and is_dataclass(one)]
+    nested = [one for one in alternatives(hint) if isinstance(one, type) and is_dataclass(one)]
     if nested and (isinstance(value, Mapping) or is_dataclass(value)):
         inner = value if isinstance(value, Mapping) else vars(value)
-        return problems(nested[0], inner, at=where)
-    if not _fits(hint, value) or not _within(value, about):
+        return problems(nested[0], inner, at=where, partial=partial)
+    if not fits(hint, value) or not within(value, about):
         return [f"{where}={shown(value)}: expected {expected(hint, about)}"]
     if about is not None and about.nonempty and value is not None and not len(value):
         return [f"{where}=[]: name at least one"]
@@ -152,117 +155,6 @@ def _value_problems(hint: Any, value: Any, where: str, about: Key | None) -> lis
         repeated = [shown(one) for one, count in Counter(value).items() if count > 1]
         return [f"{where} names {', '.join(repeated)} more than once"] if repeated else []
     return []
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value has the type of an annotation; numbers must be finite."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(one, value) for one in arguments)
-    if origin is Literal:
-        return value in arguments
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value)
-    if hint in (str, Path):
-        return isinstance(value, (str, Path))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return isinstance(value, hint) or str(value) in hint.__members__
-    if origin in (list, tuple, Sequence):
-        return _fits_list(arguments, value)
-    if origin in (dict, Mapping):
-        inner = arguments[1] if len(arguments) == 2 else Any
-        return isinstance(value, Mapping) and all(_fits(inner, one) for one in value.values())
-    return True
-
-
-def _fits_list(arguments: tuple[Any, ...], value: Any) -> bool:
-    if not isinstance(value, (list, tuple)):
-        return False
-    if not arguments or len(arguments) == 1 or Ellipsis in arguments:
-        inner = arguments[0] if arguments else Any
-        return all(_fits(inner, one) for one in value)
-    return len(value) == len(arguments) and all(map(_fits, arguments, value))
-
-
-def _within(value: Any, about: Key | None) -> bool:
-    """Whether a value of the right type keeps to the limits of its key."""
-    if about is None or value is None:
-        return True
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if about.length is not None and len(values) != about.length:
-        return False
-    if about.choices is not None and any(_text(one) not in about.choices for one in values):
-        return False
-    if about.pattern is not None and not re.fullmatch(about.pattern[0], str(value)):
-        return False
-    numbers = [one for one in values if isinstance(one, (int, float))]
-    return all(about.contains(one) for one in numbers)
-
-
-def expected(hint: Any, about: Key | None = None) -> str:
-    """What a key with this annotation and metadata takes, in words."""
-    if about is not None and about.choices is not None:
-        return ", ".join(about.choices)
-    if about is not None and about.pattern is not None:
-        return about.pattern[1]
-    names = list(dict.fromkeys(_in_words(one, about) for one in _alternatives(hint)))
-    limits = f", {about.bounds}" if about is not None and about.bounds else ""
-    first = [name for name in names if name != "null"]
-    return " or ".join([*first, *(["null"] if "null" in names else [])]) + limits
-
-
-def _in_words(hint: Any, about: Key | None) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    plain = {
-        type(None): "null",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "text",
-        Path: "a path",
-    }
-    if hint in plain:
-        return plain[hint]
-    if origin is Literal:
-        return ", ".join(map(str, arguments))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return ", ".join(one.name for one in hint)
-    if origin in (list, tuple, Sequence):
-        kinds = {int: "whole numbers", float: "finite numbers", str: "texts"}
-        count = about.length if about is not None else None
-        if origin is tuple and Ellipsis not in arguments:
-            count = len(arguments)
-        kind = kinds.get(arguments[0] if arguments else Any, "values")
-        return f"a list of {f'{count} ' if count else ''}{kind}"
-    return "a group of keys"
-
-
-def shown(value: Any) -> str:
-    """A value as it would stand on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{shown(one)}" for name, one in value.items()) + "}"
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    return value.name if isinstance(value, Enum) else str(value)
 
 
 def _with_defaults(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """The plain values of a config, and a line for each interpolation that has none.
 
     A value that cannot be had is ``UNKNOWN``; a value that must still be given stays ``???``.
-    ``${hydra:...}`` has a value inside a job alone: outside of one it is ``UNKNOWN`` and no problem.
+    ``${hydra:...}`` has a value inside a job alone: outside of one it is ``UNKNOWN``, which is
+    no problem.
     """
     problems: list[str] = []
     return _plain(cfg, problems), problems
@@ -28,7 +29,7 @@ def _plain(node: Any, problems: list[str]) -> Any:
 
 
 def _value(parent: Container, name: Any, problems: list[str]) -> Any:
-    node: Any = parent._get_node(name)  # type: ignore[attr-defined]
+    node: Any = parent._get_node(name)
     if node is None or node._is_none():
         return None
     raw = node._value()

@@ -187,6 +187,8 @@ def _exact(
     patients: Sequence[Patient], train: list[int], dev: list[int], n_train: int, rows: np.ndarray
 ) -> Split:
     """Move the patients with the most frequent classes until the counts are as asked."""
+    import numpy as np
+
     rarity = rows @ (1.0 / np.maximum(rows.sum(axis=0), 1))
     by_rarity = sorted(range(len(patients)), key=lambda k: (rarity[k], k))
     source, target = (train, dev) if len(train) > n_train else (dev, train)

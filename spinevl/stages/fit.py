@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.config.options import PRECISIONS
+from spinevl.config.options import PRECISIONS, LoggerOptions
 from spinevl.io.files import write_text_atomic
 from spinevl.schema.dialogue import Picture
 from spinevl.schema.errors import UserError
@@ -69,11 +69,17 @@ def check_parts(cfg: DictConfig, *, shows: Modality | None = None) -> None:
     """
     from spinevl.training.loggers import check_logger
 
-    check_logger(OmegaConf.to_object(cfg.logger))
+    check_logger(logger_options(cfg))
     if not cfg.checkpoint:
         from spinevl.inference.assemble import check_branches
 
         check_branches(part_nodes(cfg), shows=shows, trusted=list(cfg.trusted_targets))
+
+
+def logger_options(cfg: DictConfig) -> LoggerOptions:
+    """The options of the group ``logger``."""
+    options: Any = OmegaConf.to_object(cfg.logger)
+    return options
 
 
 def start(cfg: DictConfig) -> tuple[VLM, dict[str, Any]]:
@@ -170,11 +176,8 @@ def fit(cfg: DictConfig, plan: Plan, *, out: Path, begun: float) -> float | None
         plan.score,
         lambda: save_checkpoint(out / "checkpoint", model, config=description),
     )
-    logger = make_logger(
-        OmegaConf.to_object(cfg.logger),
-        out=out,
-        hyperparameters=OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
-    )
+    config: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    logger = make_logger(logger_options(cfg), out=out, hyperparameters=config)
     every = max(1, options.max_epochs // max(1, options.dev_checks))
     trainer = _trainer(
         accelerator=options.accelerator,

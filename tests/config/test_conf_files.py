@@ -11,9 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from spinevl.build.build import bind, resolve
-from spinevl.cli.help import groups_of, options
+from spinevl.cli.help import groups_of, key_help, options
 from spinevl.config.compose import compose
-from spinevl.config.conf import CONF_DIR, VERBS
+from spinevl.config.conf import VERBS
+from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.options import SCHEMAS
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
@@ -104,7 +105,11 @@ def test_the_manual_names_every_option_and_every_key_of_a_group() -> None:
     for group in {group for verb in VERBS for group in groups_of(verb)} - {"experiment"}:
         for option in options(group):
             assert f"`{option}`" in rows[group]["values"], f"{group}={option} is not in {CLI_DOC}"
-    for group in ("data", "split", "prompts", "tuning", "optim", "trainer", "warmup"):
+    dotted = {key for verb in VERBS for key in key_help(SCHEMAS[verb]) if "." in key}
+    assert {"tuning.lora.r", "optim.lr.heads", "augment.gain", "logger.tags"} < dotted
+    for key in dotted:
+        assert f"`{key}`" in text, f"{key} is not in {CLI_DOC}"
+    for group in ("data", "split"):
         for option in options(group):
             for key in OmegaConf.load(CONF_DIR / group / f"{option}.yaml"):
                 if not str(key).startswith("_"):

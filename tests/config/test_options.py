@@ -10,15 +10,9 @@ from omegaconf import OmegaConf
 
 from spinevl.cli.config_errors import explain
 from spinevl.config.compose import check, compose
-from spinevl.config.conf import (
-    CONF_DIR,
-    VERBS,
-    build,
-    build_tasks,
-    cache_dir,
-    job_folder,
-    official_tasks,
-)
+from spinevl.config.conf import VERBS, build, cache_dir, job_folder
+from spinevl.config.conf_dir import CONF_DIR
+from spinevl.config.tasks import build_tasks, official_tasks
 from spinevl.schema.errors import UserError
 from spinevl.schema.task import Task
 
@@ -66,28 +60,30 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("data.n_trian=5", "unknown key 'data.n_trian'; did you mean data.n_train? valid: data.n"),
         ("+foo=1", "unknown key 'foo'; valid: "),
         ("+trainer.foo=1", "unknown key 'trainer.foo'; valid: accelerator,"),
-        ("predict.repetition_penalty=0", "predict.repetition_penalty=0.0: expected 0.01 or more"),
+        (
+            "predict.repetition_penalty=0",
+            "predict.repetition_penalty=0.0: expected a finite number, ",
+        ),
         (
             "predict.max_new_tokens=0",
-            "predict.max_new_tokens=0: expected a whole number, 1 or more",
+            "predict.max_new_tokens=0: expected a whole number or null, 1 or more",
         ),
         ("encoder=tniy", "encoder=tniy: no such option; did you mean tiny? valid: clip, dinov2"),
         ("task=[qdd]", "task=qdd: no such option; did you mean qd? valid: positioning, qd, sl, "),
         ("task=[qd,qd]", "task names qd more than once"),
         ("task=[]", "task=[]: name at least one task of "),
-        ("task=null", "Config group override must be a string or a list"),
-        ("seed=a", "seed=a: Value 'a' of type 'str' could not be converted to Integer"),
-        ("sag_type=jont", "sag_type=jont: Invalid value 'jont', expected one of [joint, separate"),
+        ("task=null", "task=null: expected an option, task=positioning|qd|sl"),
+        ("seed=a", "seed=a: expected a whole number, 0 to 4294967295"),
+        ("sag_type=jont", "sag_type=jont: expected joint, separate"),
         ("sag_image=6", "sag_image=6: expected a list: 'sag_image=[6]'"),
-        ("sag_image=[6,6]", "sag_image names slice 6 more than once"),
-        ("sag_image=[4]", "sag_image has no slice 4; choose from 5, 6, 7"),
-        ("sag_image=[]", "sag_image=[]: name at least one of the slices 5, 6, 7"),
-        ("trainer.max_epochs=x", "trainer.max_epochs=x: expected a number (such as "),
-        ("split=files", "split.dev must be given: split.dev=VALUE"),
-        ("seed=-1", "seed=-1: must lie between 0 and 4294967295"),
-        ("suffix=a/b", "suffix=a/b: a file name's middle takes"),
+        ("sag_image=[6,6]", "sag_image names 6 more than once"),
+        ("sag_image=[]", "sag_image=[]: name at least one"),
+        ("trainer.max_epochs=x", "trainer.max_epochs=x: expected a whole number, 1 or more"),
+        ("split=files", "split.train must be given: split.train=VALUE"),
+        ("seed=-1", "seed=-1: expected a whole number, 0 to 4294967295"),
+        ("suffix=a/b", "suffix=a/b: expected letters, digits, . _ and -"),
         ("trusted_targets=[a-b]", "trusted_targets: 'a-b' is no package name"),
-        ("predict.batch_size=0", "predict.batch_size=0: must be 1 or more"),
+        ("predict.batch_size=0", "predict.batch_size=0: expected a whole number, 1 or more"),
         ("task=[qd", "cannot read 'task=[qd': "),
         ("experiment=nope", "experiment=nope: no such option; valid: "),
     ],
@@ -100,16 +96,10 @@ def test_mistakes_are_refused_in_one_line(override: str, line: str) -> None:
     assert "\n" not in "".join(lines)
 
 
-def test_all_problems_are_listed_at_once() -> None:
-    with pytest.raises(UserError) as caught:
-        compose("build", ["sag_image=[4,4]", "suffix=a/b"])
-    assert len(caught.value.problems) == 3
-
-
-def test_a_config_without_a_schema_is_checked_for_values_only() -> None:
+def test_a_config_without_a_schema_is_checked_for_interpolations_only() -> None:
     check(OmegaConf.create({"anything": 1}))
-    with pytest.raises(UserError, match="no slice 9"):
-        check(OmegaConf.create({"sag_image": [9]}))
+    with pytest.raises(UserError, match=r"anything=.*'no.key' not found"):
+        check(OmegaConf.create({"anything": "${no.key}"}))
 
 
 def test_targets_in_the_allowlist_are_built_and_nested() -> None:

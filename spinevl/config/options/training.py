@@ -65,10 +65,10 @@ class LoraOptions:
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
         """``targets`` has a type that no annotation of OmegaConf can say."""
         targets = values.get("targets")
-        named = isinstance(targets, (list, tuple)) and len(targets) > 0
-        if named and all(isinstance(one, str) and one for one in targets):
-            return {}
-        if targets is None or targets in ("attention", "mlp"):
+        if isinstance(targets, (list, tuple)) and targets:
+            if all(isinstance(one, str) and one for one in targets):
+                return {}
+        elif targets is None or targets in ("attention", "mlp"):
             return {}
         return {"targets": "attention, mlp, null or a list of names such as [q_proj,v_proj]"}
 
@@ -79,7 +79,9 @@ class TuningOptions:
 
     encoder: Mode = key(Mode.full, help="what of the encoder is trained: frozen, lora or full")
     connector: Mode = key(
-        Mode.full, help="what of the connector is trained: frozen or full", choices=("frozen", "full")
+        Mode.full,
+        help="what of the connector is trained: frozen or full",
+        choices=("frozen", "full"),
     )
     llm: Mode = key(Mode.full, help="what of the LLM is trained: frozen, lora or full")
     lora: LoraOptions = key(factory=LoraOptions, help="the adapters of parts with mode lora")
@@ -89,7 +91,7 @@ class TuningOptions:
         """A training in which no part is trained."""
         if any(values[part] != "frozen" for part in ("encoder", "connector", "llm")):
             return {}
-        return {"llm": "full or lora, since every other part is frozen and nothing would be trained"}
+        return {"llm": "full or lora, since all parts are frozen and nothing would be trained"}
 
 
 @dataclass

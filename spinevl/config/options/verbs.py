@@ -70,7 +70,7 @@ class ExportFormat(StrEnum):
 
 
 _FILE_NAME = (r"[A-Za-z0-9._-]+", "letters, digits, . _ and - for the middle of a file name")
-_SAG_IMAGE = {
+_SAG_IMAGE: dict[str, Any] = {
     "help": "sagittal slices that a question shows, in this order",
     "min": 0,
     "nonempty": True,
@@ -154,9 +154,7 @@ class Train(Common):
     feature_cache: FeatureCacheOptions = key(
         factory=FeatureCacheOptions, help="kept features of frozen encoders"
     )
-    seed: int = key(
-        0, help="of the training; data and splits have their own", min=0, max=2**32 - 1
-    )
+    seed: int = key(0, help="of the training; data and splits have their own", min=0, max=2**32 - 1)
     cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
 
 
