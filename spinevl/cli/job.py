@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from spinevl.config.compose import check, register
 from spinevl.io.files import write_text_atomic
@@ -62,7 +62,7 @@ class Job:
             raise SystemExit(1) from None
 
     def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
-        check(cfg, overrides=hydra_cfg.overrides.task)
+        check(cfg, overrides=_overrides(hydra_cfg))
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out)
 
@@ -70,7 +70,7 @@ class Job:
         """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""
         state: dict[str, Any] = {
             "number": hydra_cfg.job.num,
-            "overrides": list(hydra_cfg.overrides.task),
+            "overrides": _overrides(hydra_cfg),
             "status": "running",
             "error": None,
             "seconds": None,
@@ -91,6 +91,12 @@ class Job:
             raise
         _write(out, state | _ended("done", start))
         return value
+
+
+def _overrides(hydra_cfg: Any) -> list[str]:
+    """The command's overrides as they were written, ``${...}`` included."""
+    plain: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    return plain
 
 
 def _ended(status: str, start: float) -> dict[str, Any]:

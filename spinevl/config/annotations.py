@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from spinevl.config.keys import Key
 
@@ -24,6 +24,9 @@ def fits(hint: Any, value: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(one, value) for one in arguments)
+    if origin is Annotated:
+        limits = [one for one in arguments[1:] if isinstance(one, Key)]
+        return fits(arguments[0], value) and all(within(value, one) for one in limits)
     if origin is Literal:
         return value in arguments
     if hint is None or hint is type(None):
@@ -87,6 +90,9 @@ def expected(hint: Any, about: Key | None = None) -> str:
 
 def _in_words(hint: Any, about: Key | None) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = [one.bounds for one in arguments[1:] if isinstance(one, Key)]
+        return ", ".join([_in_words(arguments[0], about), *limits])
     plain = {
         type(None): "null",
         bool: "true or false",
@@ -106,8 +112,11 @@ def _in_words(hint: Any, about: Key | None) -> str:
         count = about.length if about is not None else None
         if origin is tuple and Ellipsis not in arguments:
             count = len(arguments)
-        kind = kinds.get(arguments[0] if arguments else Any, "values")
-        return f"a list of {f'{count} ' if count else ''}{kind}"
+        inner = arguments[0] if arguments else Any
+        limited = get_origin(inner) is Annotated
+        kind = kinds.get(get_args(inner)[0] if limited else inner, "values")
+        bounds = f", {get_args(inner)[1].bounds}" if limited else ""
+        return f"a list of {f'{count} ' if count else ''}{kind}{bounds}"
     return "a group of keys"
 
 

@@ -112,7 +112,7 @@ def argument_problems(target: Any, values: Mapping[str, Any], *, at: str) -> lis
     ):
         return problems(target, plain, at=at, partial=True)
     try:
-        hints = get_type_hints(target.__init__)
+        hints = get_type_hints(target.__init__, include_extras=True)
     except (NameError, TypeError):  # names that exist for type checkers alone
         return []
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 _METADATA = "spinevl.key"
 
@@ -92,3 +92,7 @@ def key(
 def key_of(one: dataclasses.Field[Any]) -> Key | None:
     """The metadata of a field that ``key`` made; None for any other field."""
     return one.metadata.get(_METADATA)
+
+
+# of constructors: a size, such as a width or a number of layers
+Positive = Annotated[int, Key("a size", min=1)]
