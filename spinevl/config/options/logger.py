@@ -43,9 +43,9 @@ class LoggerOptions:
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
         """A key that the kind does not have would be passed over in silence."""
         kind = LoggerKind(values["kind"])
-        default = vars(LoggerOptions())
+        default, choices = vars(LoggerOptions()), "|".join(LoggerKind)
         return {
-            name: f"no value, since logger={kind} has no such key"
+            name: f"no value, since logger={kind} has no such key; choose logger={choices}"
             for name, value in values.items()
             if name not in _TAKES[kind] and value != default.get(name)
         }
