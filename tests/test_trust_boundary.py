@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spinevl.inference.assemble import assemble
 
 import spinevl
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.main import main
-from spinevl.inference.assemble import assemble
 
 TOKENIZER = Path(spinevl.__file__).parent / "models/tiny_tokenizer"
 LORA = {"r": 2, "alpha": 2, "dropout": 0.0, "targets": None, "rslora": False, "dora": False}

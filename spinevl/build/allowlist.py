@@ -72,17 +72,15 @@ class Allowed:
             f"'trusted_targets=[{top}]' to the command"
         )
 
-    def find(self, target: Any, asked: type, *, where: str) -> type:
-        """The class that a ``_target_`` names, once it is shown to play the role ``asked``.
+    def named(self, target: Any, *, where: str) -> type:
+        """The class that a ``_target_`` names, whatever role it plays.
 
         Raises:
             UserError: the name is not allowed, leads to nothing, to something that is defined
-                elsewhere, to a function, or to a class that does not play the role.
+                elsewhere, or to a function.
         """
         if problem := self.name_problem(target, where):
             raise UserError(problem)
-        rules = role_of(asked)
-        assert rules is not None, f"{asked} is not declared a role"
         name = MOVED.get(target, target)
         found = _import(name)
         if found is None:
@@ -90,13 +88,20 @@ class Allowed:
         if not isinstance(found, type):
             raise UserError(f"{at(where)}{name} is not a class; only objects are built")
         home = f"{found.__module__}.{found.__qualname__}"
-        if name not in rules.listed and not _under(home, (*OWN_PARTS, *self.trusted)):
+        if name not in LISTED and not _under(home, (*OWN_PARTS, *self.trusted)):
             raise UserError(
                 f"{at(where)}{name} is really {home}, which is not allowed; if you trust it, add "
                 f"'trusted_targets=[{home.partition('.')[0]}]' to the command"
             )
+        return found
+
+    def find(self, target: Any, asked: type, *, where: str) -> type:
+        """The same, once the class is shown to play the role ``asked``. Raises UserError if not."""
+        rules = role_of(asked)
+        assert rules is not None, f"{asked} is not declared a role"
+        found = self.named(target, where=where)
         if problem := _unfit(found, asked, rules):
-            raise UserError(f"{at(where)}{name} {problem}")
+            raise UserError(f"{at(where)}{MOVED.get(target, target)} {problem}")
         return found
 
 

@@ -19,13 +19,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
-from spinevl.config.compose import check
-from spinevl.config.conf import register
+from spinevl.config.compose import check, register
 from spinevl.jobs.status import JobStatus, write_status
 from spinevl.schema.errors import UserError
 
@@ -78,17 +76,13 @@ class Job:
         trust.refuse_untold(unresolved)
         hydra_guard.check_environment(hydra_cfg.job.env_set, self.words)
         serve(trust, _user_folders(hydra_cfg))
-        check(cfg, choices=hydra_cfg.runtime.choices, overrides=hydra_cfg.overrides.task)
-        try:
-            OmegaConf.to_container(cfg, resolve=True)
-        except OmegaConfBaseException as error:
-            raise UserError(str(error).splitlines()[0]) from error
+        check(cfg, overrides=_overrides(hydra_cfg))
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out, trust=trust)
 
     def _sweep_job(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
         """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""
-        status = JobStatus(hydra_cfg.job.num, tuple(hydra_cfg.overrides.task))
+        status = JobStatus(hydra_cfg.job.num, tuple(_overrides(hydra_cfg)))
         write_status(out, status)
         start = time.monotonic()
         try:
@@ -105,6 +99,12 @@ class Job:
             raise
         write_status(out, _ended(status, start))
         return value
+
+
+def _overrides(hydra_cfg: Any) -> list[str]:
+    """The command's overrides as they were written, ``${...}`` included."""
+    plain: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    return plain
 
 
 def _ended(status: JobStatus, start: float, *, error: str | None = None) -> JobStatus:

@@ -61,7 +61,8 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
     from spinevl.build.trust import Trust
     from spinevl.cli.job import Job, JobFailed
-    from spinevl.config.conf import CONF_DIR, register
+    from spinevl.config.compose import register
+    from spinevl.config.conf_dir import CONF_DIR
     from spinevl.schema.errors import UserError
 
     if (flag := _completion_flag(arguments)) is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spinevl.build.allowlist import target_of
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import NOTHING, Trust
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import read_records
@@ -236,7 +236,7 @@ def open_study(
         if subsets is None and not conversations.subsets:
             raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
         return conversations
-    source: DataSource = make("data", spec.data, DataSource)  # type: ignore[type-abstract]
+    source: DataSource = make("data", spec.data, DataSource)
     if subsets is None:
         subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
     labelled = bool({"train", "dev"} & set(subsets))
@@ -252,7 +252,7 @@ def open_study(
     cohort = source.load(request)
     split = None
     if labelled and not spec.records:
-        splitter: Any = make("split", spec.split, Splitter)  # type: ignore[type-abstract]
+        splitter: Any = make("split", spec.split, Splitter)
         if source.drawn and getattr(splitter, "n_train", 0) is None:
             splitter.n_train = source.drawn  # a cohort that is drawn names its own numbers
         split = splitter.split(cohort.patients, known_tasks)

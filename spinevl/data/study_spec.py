@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.check import from_plain
 from spinevl.io.files import made_folder
-from spinevl.io.typed import structured
 from spinevl.schema.errors import UserError
 
 # keys of a data or split node that name files
@@ -56,7 +56,8 @@ class StudySpec:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StudySpec:
         """The study that a job's resolved config describes."""
-        return structured({f.name: config[f.name] for f in fields(cls) if f.name in config}, cls)
+        named = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        return from_plain(cls, named)
 
     def filled(self, stored: Mapping[str, Any]) -> StudySpec:
         """The same with what is None as the ``study`` of a checkpoint has it."""

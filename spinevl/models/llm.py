@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from spinevl.build.roles import role
+from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model
@@ -218,9 +219,9 @@ class TinyLLM(CausalLM):
     def __init__(
         self,
         *,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
+        width: Positive = 128,
+        layers: Positive = 2,
+        heads: Positive = 4,
         conversation: Template = "chat",
         max_length: int = 1024,
     ) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.check import from_plain
 from spinevl.config.options import FeatureCacheOptions, PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.study import ConversationStudy, open_study
 from spinevl.data.study_spec import StudySpec
-from spinevl.io.typed import structured
 from spinevl.schema.errors import UserError
 
 
@@ -38,9 +38,9 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     predictor = load_predictor(
         folder,
         study,
-        options=structured(config["predict"], PredictOptions),
-        feature_cache=structured(config["feature_cache"], FeatureCacheOptions),
-        trust=trust,
+        options=from_plain(PredictOptions, config["predict"], at="predict"),
+        feature_cache=from_plain(FeatureCacheOptions, config["feature_cache"], at="feature_cache"),
+        allowed=trust.allowed,
     )
     if isinstance(study, ConversationStudy):
         answer_conversations(study, subset, predictor, checkpoint=folder, out=out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.check import from_plain
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.examples import pictures, swapped
@@ -20,7 +21,6 @@ from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajo
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
-from spinevl.io.typed import structured
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 from spinevl.report.metrics_file import write_metrics
@@ -55,7 +55,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
         write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
     fit(spec, out, trust=trust, study=study)
-    options = structured(config["predict"], PredictOptions)
+    options = from_plain(PredictOptions, config["predict"], at="predict")
     folder = out / "checkpoint"
     predictor = load_predictor(
         folder, study, options=options, feature_cache=spec.feature_cache, allowed=trust.allowed

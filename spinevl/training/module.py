@@ -92,7 +92,7 @@ class TrainingModule(pl.LightningModule):
         return sequence_logprobs(self.model(batch), batch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what learns; the auxiliary heads learn like the connector."""
+        """AdamW over what learns, a rate each for the parts and the auxiliary heads."""
         optim = self.optim
         parts = dict(self.model.named_children())
         # a branch of volumes learns at the rate of its kind
@@ -101,7 +101,7 @@ class TrainingModule(pl.LightningModule):
         if self.heads is not None:
             groups += parameter_groups(
                 {"heads": self.heads},
-                lr={"heads": optim.lr.connector},
+                lr={"heads": optim.lr.heads},
                 weight_decay=optim.weight_decay,
             )
         optimizer, scheduler = adamw(

@@ -41,7 +41,7 @@ from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
 from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile
 from spinevl.training.dev_score import dev_score
-from spinevl.training.loggers import close_loggers, logger_of
+from spinevl.training.loggers import check_logger, close_loggers, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 
@@ -81,7 +81,8 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
     module = _module(spec, model, heads, data.train_batches)
     callbacks = [clock, best, MetricsFile(out / "metrics.csv")]
-    trainer = _trainer(spec, callbacks, trusted, log_every=min(10, data.train_batches))
+    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
+    trainer = _trainer(spec, callbacks, logger, log_every=min(10, data.train_batches))
     _run(trainer, module, data)
     report = {
         **clock.report(),
@@ -114,8 +115,10 @@ def open_for_training(
         trust: what the command line trusts.
 
     Raises:
-        UserError: parts that are not compatible, before any data are read; or bad data.
+        UserError: a logger that cannot start or parts that are not compatible, before any data
+            are read; or bad data.
     """
+    check_logger(spec.logger)
     if not spec.checkpoint:
         check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
     return open_study(spec.study, subsets, trust=trust)
@@ -210,7 +213,7 @@ def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int], batches: int)
 
 
 def _trainer(
-    spec: TrainSpec, callbacks: list[pl.Callback], trusted: Sequence[str], *, log_every: int
+    spec: TrainSpec, callbacks: list[pl.Callback], logger: Any, *, log_every: int
 ) -> pl.Trainer:
     """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
     options = spec.trainer
@@ -229,7 +232,7 @@ def _trainer(
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
-            logger=logger_of(spec.logger, spec.config, trust=trust),
+            logger=logger,
             log_every_n_steps=log_every,
             callbacks=callbacks,
         )
@@ -246,7 +249,7 @@ def _run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stop
     finally:
-        close_loggers(trainer.loggers)
+        close_loggers()
         torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
 
 
@@ -255,13 +258,7 @@ def _precision(name: str, accelerator: str) -> Any:
     if name == "auto":
         half = _on_gpu(accelerator) and torch.cuda.is_bf16_supported()
         return "bf16-mixed" if half else "32-true"
-    precision = PRECISIONS.get(name, name)
-    if precision not in PRECISIONS.values():
-        raise UserError(
-            f"trainer.precision={name}: expected auto, {', '.join(PRECISIONS.values())}; weights "
-            "are trained in float32"
-        )
-    return precision
+    return PRECISIONS.get(name, name)
 
 
 def _on_gpu(accelerator: str) -> bool:

@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from spinevl.inference.assemble import assemble, load_model, stored_tasks
 
 import spinevl.data
 import spinevl.models
@@ -38,9 +39,7 @@ from spinevl.build.trust import Trust
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli import hydra_guard
 from spinevl.config.compose import compose
-from spinevl.config.conf import build as build_composed
 from spinevl.data.split import Splitter
-from spinevl.inference.assemble import assemble, load_model, stored_tasks
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM

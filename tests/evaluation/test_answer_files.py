@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import (
     read_predictions,
     read_submission,

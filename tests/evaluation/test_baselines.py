@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajority
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box

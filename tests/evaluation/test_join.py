@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.join import by_patient, with_truth
 from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError

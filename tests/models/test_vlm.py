@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import grouped, patient_examples
 from spinevl.data.images import ImageStore
 from spinevl.data.imbalance import weighted

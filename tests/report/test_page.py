@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.baselines import Given
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth

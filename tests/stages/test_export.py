@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-
 from spinevl.checkpoints.medmvl_export import write_medmvl
+from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
+
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.config.compose import compose
-from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
 from spinevl.io.files import _umask
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM

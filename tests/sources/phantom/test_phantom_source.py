@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
