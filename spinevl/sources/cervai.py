@@ -77,11 +77,11 @@ class CervAISource:
                 test = self._with_images(test, "test_images", request) if test else ()
         skipped: dict[str, Problems] = {}
         with problems.collected():
-            skipped = self._unusable(patients, "train_images")
+            skipped = self._unusable(patients, "train_images") if request.labelled else {}
             if self.missing_images == "error":
                 problems.extend(one for found in skipped.values() for one in found)
         with problems.collected():  # never skipped: a submission answers every test patient
-            for found in self._unusable(test, "test_images").values():
+            for found in self._unusable(test, "test_images").values() if test else ():
                 problems.extend(found)
         problems.raise_any()
         if skipped:
@@ -165,7 +165,7 @@ class CervAISource:
 
     def _unusable(self, patients: Sequence[Patient], key: str) -> dict[str, Problems]:
         """Patient id -> what is wrong with the images it needs; every file is really decoded."""
-        if self.missing_images == "ignore" or not any(one.images for one in patients):
+        if self.missing_images == "ignore" or getattr(self, key) is None:  # which is told already
             return {}
         root = self._root(key)
         if not root.is_dir():

@@ -162,14 +162,6 @@ def test_images_of_a_question_reach_it_in_order(examples: list[Example]) -> None
     assert (values[0] - values[1]).abs().max() > 1e-3  # rounding is a hundred times less
 
 
-def test_loss_weights_follow_the_score(examples: list[Example]) -> None:
-    total = dict.fromkeys(TASKS, 0.0)
-    for example in weighted(examples, TASKS):
-        total[example.key.task] += example.weight
-    for name, task in TASKS.items():
-        assert total[name] / len(examples) == pytest.approx(task.weight)
-
-
 def test_the_decoder_compiles_without_a_break(examples: list[Example]) -> None:
     model = tiny_model()
     batch = collator(model, packing="tree")(grouped(examples))

@@ -229,15 +229,23 @@ def test_a_bad_image_is_told_before_training(folder: Path) -> None:
         "cut.jpg",
         "text.jpg",
     ]
-    assert list((folder / "bad").iterdir()) == []
+    # what the job was asked stands there from the start
+    assert [file.name for file in (folder / "bad").iterdir()] == ["train_spec.json"]
 
 
 def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [f"data.train={folder}/all.json", f"data.test={folder}/all.json"]
     doctor.main(config("doctor", folder, *files, *FAST), out=folder)
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "ok  conversations (train, test)",
         "ok  train: 4 conversations, 4 images",
         "ok  test: 4 conversations, 4 images",
+    ]
+    assert [line.split(":")[0] for line in lines[3:]] == [
+        "ok  model",
+        "estimate  memory",
+        "estimate  training",
     ]
     with pytest.raises(UserError, match="name a JSON file"):
         doctor.main(config("doctor", folder, *FAST), out=folder)
