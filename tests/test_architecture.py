@@ -112,7 +112,7 @@ def test_scoring_and_building_load_no_torch() -> None:
         module
         for module in MODULES
         if layer(module) in ("schema", "evaluation")
-        or module in ("spinevl.cli.main", "spinevl.config.conf", "spinevl.stages.build")
+        or module in ("spinevl.cli.main", "spinevl.config.tasks", "spinevl.stages.build")
         or module in ("spinevl.stages.evaluate", "spinevl.cli.callbacks", "spinevl.cli.help")
     ]
     code = (

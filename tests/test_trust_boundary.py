@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spinevl.inference.assemble import assemble
 
 import spinevl
+from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.main import main
+from spinevl.models.assemble import assemble
 
 TOKENIZER = Path(spinevl.__file__).parent / "models/tiny_tokenizer"
 LORA = {"r": 2, "alpha": 2, "dropout": 0.0, "targets": None, "rslora": False, "dora": False}
@@ -75,7 +76,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a tiny checkpoint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPINEVL_CACHE_DIR", str(tmp_path / "cache"))
-    save_checkpoint(tmp_path / "tiny", assemble(PARTS), config={"parts": PARTS, "study": STUDY})
+    save_checkpoint(tmp_path / "tiny", Checkpoint(assemble(PARTS), PARTS, STUDY))
     return tmp_path
 
 

@@ -135,7 +135,7 @@ def test_an_abstract_class_is_refused(target: str) -> None:
         ("os.system", r"os.system is not allowed; if you trust it, add 'trusted_targets=\[os\]'"),
         ("torch.load", "not allowed"),
         ("torch.optim.AdamW", "not allowed"),
-        ("spinevl.config.conf.build", "not part of a model"),
+        ("spinevl.config.tasks.official_tasks", "not part of a model"),
         ("spinevl.stages.run.main", "not part of a model"),
         ("spinevl.io.files.os.system", "not part of a model"),
         ("spinevlx.models.A", "not allowed"),

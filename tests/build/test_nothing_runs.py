@@ -28,7 +28,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from spinevl.inference.assemble import assemble, load_model, stored_tasks
 
 import spinevl.data
 import spinevl.models
@@ -36,10 +35,14 @@ import spinevl.sources
 from spinevl.build.build import build, build_stored
 from spinevl.build.roles import plays
 from spinevl.build.trust import Trust
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli import hydra_guard
 from spinevl.config.compose import compose
+from spinevl.config.plain import plain as plain_config
 from spinevl.data.split import Splitter
+from spinevl.models.assemble import assemble
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM
@@ -162,10 +165,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = {"_target_": "spinevl.sources.cervai.CervAISource"}
     split = {"_target_": "spinevl.data.split.HeadSplit"}
     study = {"task": {"x": task}, "data": data, "split": split, "templates": {}}
-    config = {"parts": parts, "study": study}
-    save_checkpoint(folder / "checkpoint", assemble(parts), config=config)
+    save_checkpoint(folder / "checkpoint", Checkpoint(assemble(parts), parts, study))
     monkeypatch.syspath_prepend(folder)
-    load_model(folder / "checkpoint")  # everything that it imports is imported
+    load_checkpoint(folder / "checkpoint")  # everything that it imports is imported
     yield folder
     monkeypatch.undo()
 
@@ -319,7 +321,8 @@ def test_a_checkpoint_with_nodes_in_any_place(places: Path, value: Any, path: li
     (places / "checkpoint/config.json").write_text(json.dumps(config))
     try:
         with nothing_happens(), torch.random.fork_rng():
-            for step in (lambda: load_model(places / "checkpoint"), lambda: stored_tasks(config)):
+            stored = Checkpoint(torch.nn.Module(), {}, config["study"])  # type: ignore[arg-type]
+            for step in (lambda: load_checkpoint(places / "checkpoint"), lambda: stored.tasks):
                 with _refusals():
                     step()
             for group, role in (("data", DataSource), ("split", Splitter)):
@@ -363,7 +366,8 @@ def test_a_config_with_nodes_in_any_place(
         with nothing_happens(), _refusals():
             nodes = cfg[group].values() if group == "task" else [cfg[group]]
             for node in nodes:
-                build_composed(node, ROLES[group], **(SIZES if group == "connector" else {}))
+                sizes = SIZES if group == "connector" else {}
+                build(plain_config(node), ROLES[group], where=group, **sizes)
 
 
 @QUICK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from spinevl.checkpoints.medmvl_export import write_medmvl
-from spinevl.inference.assemble import assemble, conversation_of, load_model, tuned
 
+from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.config.compose import compose
+from spinevl.config.plain import plain
+from spinevl.data.packing.conversation import Conversation
 from spinevl.io.files import _umask
+from spinevl.models.assemble import assemble, tuned
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
 from spinevl.stages import export
+from spinevl.training.spec import TrainSpec
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
 TUNING = {"encoder": "frozen", "connector": "full", "llm": "lora", "lora": LORA}
@@ -35,14 +41,13 @@ def run(checkpoint: Path, out: Path, *overrides: str) -> Path:
 
 def adapted(shared: Path, combo: str, folder: Path) -> VLM:
     """A golden checkpoint with a LoRA that does something, saved as a training saves it."""
-    model, config = load_model(shared / "goldens" / combo / "checkpoint")
+    golden = load_checkpoint(shared / "goldens" / combo / "checkpoint")
     torch.manual_seed(0)
-    tuned(model, TUNING)
+    model = tuned(golden.model, TUNING)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    parts = {**config["parts"], "tuning": TUNING}
-    save_checkpoint(folder, model.eval(), config={"parts": parts, "study": {}})
+    save_checkpoint(folder, Checkpoint(model.eval(), {**golden.parts, "tuning": TUNING}))
     return model
 
 
@@ -67,7 +72,7 @@ def ours(model: VLM, ids: torch.Tensor, pixels: torch.Tensor, image_id: int) -> 
 def test_medmvl_loads_again_bit_equal(shared: Path, tmp_path: Path, combo: str) -> None:
     golden = shared / "goldens" / combo / "checkpoint"
     folder = run(golden, tmp_path)
-    before, after = load_model(golden)[0], load_model(folder)[0]
+    before, after = load_checkpoint(golden).model, load_checkpoint(folder).model
     for (name, one), other in zip(
         before.state_dict().items(), after.state_dict().values(), strict=True
     ):
@@ -87,7 +92,7 @@ def test_medmvl_merges_adapters(shared: Path, tmp_path: Path) -> None:
     model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
     ids, pixels = prompt(model, image_id=11)
     wanted = ours(model, ids, pixels, 11)
-    again, _ = load_model(run(tmp_path / "checkpoint", tmp_path))
+    again = load_checkpoint(run(tmp_path / "checkpoint", tmp_path)).model
     assert not [name for name in again.state_dict() if "lora" in name]
     torch.testing.assert_close(ours(again, ids, pixels, 11), wanted, atol=1e-5, rtol=0)
 
@@ -120,7 +125,9 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     made = processor(images=grey, text=written, return_tensors="pt")
-    sequence = conversation_of(model.llm).prompt("<image>\nHow is C3?")
+    llm = model.llm
+    conversation = Conversation(llm.tokenizer, template=llm.conversation, end_token=llm.end_token)
+    sequence = conversation.prompt("<image>\nHow is C3?")
     spelled = []
     for symbol in sequence.symbols:
         spelled += [symbol] if symbol >= 0 else [image_id] * model.connector.tokens
@@ -140,7 +147,7 @@ def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None
     model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
     folder = run(tmp_path / "checkpoint", tmp_path, "format=peft")
     ids = torch.tensor([[5, 6, 7, 8, 9]])
-    base = load_model(shared / "goldens/clip_mlp_qwen2/checkpoint")[0].llm.model
+    base = load_checkpoint(shared / "goldens/clip_mlp_qwen2/checkpoint").model.llm.model
     with torch.inference_mode():
         wanted = model.llm.model(ids).logits
         plain = base(ids).logits
@@ -161,7 +168,7 @@ def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None
 
 def test_merging_a_checkpoint_changes_no_answer(shared: Path, tmp_path: Path) -> None:
     model = adapted(shared, "siglip_mlp_llama3", tmp_path / "checkpoint")
-    again, _ = load_model(tmp_path / "checkpoint")
+    again = load_checkpoint(tmp_path / "checkpoint").model
     assert merge_adapters(again) == 21
     ids, pixels = prompt(model, image_id=11)
     torch.testing.assert_close(
@@ -171,12 +178,10 @@ def test_merging_a_checkpoint_changes_no_answer(shared: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cfg: Any = compose("train", ["llm.width=32", "encoder.dim=16"])
-    from spinevl.stages.prepare import part_nodes
-
+    spec = TrainSpec.from_config(plain(compose("train", ["llm.width=32", "encoder.dim=16"])))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    parts = part_nodes(cfg)
-    save_checkpoint(folder, assemble(parts), config={"parts": parts, "study": {}})
+    parts = {**spec.parts, "tuning": asdict(spec.tuning)}
+    save_checkpoint(folder, Checkpoint(assemble(parts), parts))
     return folder
 
 
@@ -224,11 +229,11 @@ def test_an_export_overwrites_nothing(shared: Path, tmp_path: Path) -> None:
 def test_what_medmvl_cannot_say_is_refused(
     shared: Path, tmp_path: Path, combo: str, change: Any, message: str
 ) -> None:
-    model, _ = load_model(shared / "goldens" / combo / "checkpoint")
-    write_medmvl(tmp_path, model)
-    change(model)
+    checkpoint = load_checkpoint(shared / "goldens" / combo / "checkpoint")
+    MedMVLFormat().write(tmp_path, checkpoint)
+    change(checkpoint.model)
     with pytest.raises(UserError, match=message):
-        write_medmvl(tmp_path, model)
+        MedMVLFormat().write(tmp_path, checkpoint)
 
 
 def test_a_checkpoint_runs_no_code_and_builds_no_function(tmp_path: Path, tiny: Path) -> None:
@@ -239,15 +244,15 @@ def test_a_checkpoint_runs_no_code_and_builds_no_function(tmp_path: Path, tiny: 
     for part in ("encoder", "connector", "llm"):
         bad = config | {"parts": config["parts"] | {part: written}}
         (folder / "config.json").write_text(json.dumps(bad))
-        with pytest.raises(UserError, match="is not a class"):
-            load_model(folder)
+        with pytest.raises(UserError, match="is no class"):
+            load_checkpoint(folder)
     other = config | {"parts": config["parts"] | {"encoder": config["parts"]["llm"]}}
     (folder / "config.json").write_text(json.dumps(other))
-    with pytest.raises(UserError, match=r"encoder: .* is not an encoder"):
-        load_model(folder)
+    with pytest.raises(UserError, match=r"encoder: .* is no Encoder"):
+        load_checkpoint(folder)
     (folder / "config.json").write_text(json.dumps({"format": config["format"]}))
     with pytest.raises(UserError, match="no parts or no study"):
-        load_model(folder)
+        load_checkpoint(folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -269,5 +274,5 @@ def test_a_checkpoint_cannot_switch_on_the_code_that_comes_with_a_model(
     mark = tmp_path / "ran"
     (tmp_path / "checkpoint/llm/evil.py").write_text(f"open({str(mark)!r}, 'w')")
     with pytest.raises((UserError, ValueError)):
-        load_model(tmp_path / "checkpoint")
+        load_checkpoint(tmp_path / "checkpoint")
     assert not mark.exists()
