@@ -13,7 +13,7 @@ from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import SAGITTAL_SLICES, Task
+from spinevl.schema.task import Task
 
 
 def read_submission(
@@ -182,13 +182,16 @@ def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Predicti
         raise ValueError(f"box {box!r} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
     if not isinstance(entry["id"], str):
         raise ValueError("id is no string")
-    if not task.closed and not set(entry["slices"]) <= set(SAGITTAL_SLICES):
-        raise ValueError(f"slices {entry['slices']!r} are none of 5, 6, 7")
+    slices = entry["slices"]
+    if not isinstance(slices, list) or any(type(one) is not int or one < 0 for one in slices):
+        raise ValueError(f"slices {slices!r} is no list of slice numbers")
+    if not task.closed and len(slices) != 1:
+        raise ValueError(f"slices {slices!r}: a box lies in one slice")
     return Prediction(
         id=entry["id"],
         task=task.name,
         object=entry["object"],
-        slices=tuple(entry["slices"]),
+        slices=tuple(slices),
         choice=choice,
         probabilities=probabilities,
         text=str(entry["text"]),

@@ -12,10 +12,11 @@ from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 from spinevl.evaluation.answer_files import read_answered
-from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
+from spinevl.evaluation.baselines import BASELINES, Baseline
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels
 
@@ -35,7 +36,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
     closed = {name: task for name, task in tasks.items() if task.closed}
     truth = read_labels(labels, tasks=closed, required=list(closed))
     if boxes:
-        found = read_boxes(boxes)
+        layout = StudyLayout(tuple(config["slices"]), side_px=config["side_px"])
+        found = read_boxes(boxes, layout=layout)
         truth = tuple(replace(one, boxes=found.get(one.id)) for one in truth)
     predictions = read_answered(
         answers=answers,
@@ -47,6 +49,6 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
     baselines: list[Baseline] = []
     if config["train_labels"]:
         train = read_labels(config["train_labels"], tasks=closed, required=list(closed))
-        baselines = [LevelMajority(train, tasks), AllMajority(train, tasks)]
+        baselines = [make(train, tasks) for make in BASELINES]
     score = evaluate(truth, predictions, tasks=tasks, baselines=baselines)
     return write_metrics(score, tasks, out=out)

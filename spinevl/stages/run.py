@@ -17,7 +17,7 @@ from spinevl.config.plain import plain
 from spinevl.data.examples import pictures, swapped
 from spinevl.data.record_files import write_records
 from spinevl.data.study import PatientStudy, require_patients
-from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajority
+from spinevl.evaluation.baselines import BASELINES, Given
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
@@ -96,10 +96,7 @@ def _evaluate(
 ) -> Score:
     """The score of the predictions beside the baselines'."""
     train, patients = study.patients("train"), study.patients(subset)
-    baselines: list[Baseline] = [
-        LevelMajority(train, study.tasks),
-        AllMajority(train, study.tasks),
-    ]
+    baselines = [make(train, study.tasks) for make in BASELINES]
     if len(patients) > 1:
         others = predictor.predict(swapped(study.examples(subset), patients))
         note = "the same checkpoint shown another patient's images"

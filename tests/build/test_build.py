@@ -147,7 +147,7 @@ def test_an_abstract_class_is_refused(target: str) -> None:
         ("spinevl", "not the dotted name of a public"),
         ("${x}", "not the dotted name of a public"),
         ("spinevl.data.nothing.Here", "nothing to build is called"),
-        ("spinevl.schema.task.VERTEBRAE", "is not a class"),
+        ("spinevl.models.encoder.base.FIXED_BATCH", "is not a class"),
         ("pytorch_lightning.loggers.CSVLogger", "is really"),
         (3, "not the dotted name of a public"),
         (["os.system"], "not the dotted name of a public"),

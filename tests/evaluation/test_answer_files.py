@@ -70,6 +70,8 @@ def test_a_submission_is_written_as_it_was_read(tmp_path: Path) -> None:
         ({"probabilities": {"0": 1.5, "1": -0.5, "2": 0.0}}, "between 0 and 1"),
         ({"object": "C9"}, "'C9' is none of qd"),
         ({"id": 3}, "id is no string"),
+        ({"slices": 6}, "no list of slice numbers"),
+        ({"slices": [6.0]}, "no list of slice numbers"),
     ],
 )
 def test_a_bad_prediction_names_its_line(

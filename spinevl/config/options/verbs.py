@@ -186,6 +186,16 @@ class Evaluate(Common):
     answers: str | None = key(None, help="a submission")
     predictions: str | None = key(None, help="predictions.jsonl, for boxes and probabilities")
     boxes: str | None = key(None, help="true boxes, for positioning")
+    slices: list[int] = key(
+        [5, 6, 7],
+        help="numbers of the sagittal slices, as the box file lists them",
+        min=0,
+        nonempty=True,
+        unique=True,
+    )
+    side_px: int | None = key(
+        224, help="width and height of the images of the boxes; null takes any", min=1
+    )
     train_labels: str | None = key(None, help="training labels, for the majority baselines")
     missing: Missing = key(
         Missing.error, help="refuse absent and surplus answers, or score as upstream does"
