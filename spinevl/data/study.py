@@ -165,13 +165,14 @@ class PatientStudy:
     def fingerprint(self) -> dict[str, Any]:
         """What the data are: cohort, numbers and the sha256 of every input file."""
         cohort = self.cohort
+        files = {**cohort.sources, **self.spec.files()}
         return {
             "cohort": cohort.name,
             "synthetic": cohort.synthetic,
             "n_labelled": len(cohort.patients),
             "n_test": len(cohort.test),
             "skipped": list(cohort.skipped),
-            "inputs": {name: sha256(path) for name, path in cohort.sources.items()},
+            "inputs": {name: sha256(path) for name, path in files.items()},
         }
 
     def description(self) -> dict[str, Any]:

@@ -76,6 +76,16 @@ class StudySpec:
                 + " ".join(_EXAMPLES[name] for name in missing)
             )
 
+    def files(self) -> dict[str, Path]:
+        """Input files beside the data source's own: a prompt file, the id files of a split."""
+        prompts, split = self.prompts or {}, self.split or {}
+        named = {
+            "prompts": prompts.get("path"),
+            "split_train": split.get("train"),
+            "split_dev": split.get("dev"),
+        }
+        return {name: Path(path).expanduser() for name, path in named.items() if path}
+
     def cache_folder(self) -> Path:
         """The cache folder, made if need be; absolute. Raises UserError where it cannot be."""
         return made_folder(self.cache_dir, "cache_dir")

@@ -23,6 +23,22 @@ from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 
 
+class Predictions(list[Prediction]):
+    """A list of predictions, which makes a table too."""
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, a row a question, with the columns of ``predictions.jsonl``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise UserError("to_frame needs pandas: pip install 'spinevl[pandas]'") from error
+        return pd.DataFrame([one.to_json() for one in self])
+
+
 class SpineModel:
     """A trained model and the study that it was trained for.
 
@@ -39,7 +55,7 @@ class SpineModel:
         self.tasks = tasks
         self.config = config
 
-    def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> Predictions:
         """Answers for a folder of patients (``{id}/sag/6.png`` ...), or for some patient folders.
 
         Raises:
@@ -59,7 +75,7 @@ class SpineModel:
                 spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
             examples += asked.examples("test")
-        return self.predictor.predict(examples)
+        return Predictions(self.predictor.predict(examples))
 
 
 def load(

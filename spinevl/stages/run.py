@@ -48,7 +48,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     spec = TrainSpec.from_config(config)
     study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
-    told = provenance(config)
+    told = provenance(config, study.fingerprint())
     subsets = _subsets(study, config["type_dataset"])
     write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
     if study.cohort.synthetic:

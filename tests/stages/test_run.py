@@ -140,6 +140,11 @@ def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None
         for line in map(json.loads, (job / "predictions.jsonl").read_text().splitlines())
     }
     assert {(a.id, a.task, a.object): a.choice for a in answers} == stored
+    table = answers.to_frame()
+    assert isinstance(answers, list)
+    assert len(table) == len(answers)
+    assert list(table.columns) == list(answers[0].to_json())
+    assert table["choice"].tolist() == [one.choice for one in answers]
 
 
 def test_predict_answers_the_trainings_own_test_patients_by_default(
