@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config.check import from_plain
+from spinevl.config.keys import key
 from spinevl.config.options import (
     AugmentOptions,
     FeatureCacheOptions,
@@ -53,7 +54,7 @@ class TrainSpec:
     trainer: TrainerOptions
     feature_cache: FeatureCacheOptions
     logger: LoggerOptions
-    seed: int
+    seed: int = key(help="of the training", min=0, max=2**32 - 1)
     config: dict[str, Any]
 
     @classmethod

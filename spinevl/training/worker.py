@@ -236,7 +236,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("out", type=Path, help=f"the job's folder, which holds {SPEC_FILE}")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("trusted", nargs="*", metavar="trusted_targets=[...]")
-    asked = parser.parse_args(words)
+    asked = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         trust = Trust.from_words(asked.trusted)
