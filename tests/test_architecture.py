@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,20 @@ def test_scoring_and_building_load_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+def test_configs_of_hydra_stay_above() -> None:
+    """Below ``cli``, ``config`` and ``stages`` everything works on plain data and typed specs."""
+    for module, file in MODULES.items():
+        if layer(module) not in KNOW_HYDRA:
+            text = file.read_text("utf-8")
+            assert not {"DictConfig", "ListConfig"} & set(re.findall(r"\w+", text)), module
+
+
+def test_a_stage_is_short() -> None:
+    for module in (module for module in MODULES if layer(module) == "stages"):
+        for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 45, f"{module}.{node.name} has {lines} lines"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spinevl.build.roles import LISTED, Role, plays, role_of
+from spinevl.build.roles import Role, plays, role_of
 from spinevl.schema.errors import UserError
 
 # Stages, checkpoints, files and this package are not among them.
@@ -59,7 +59,7 @@ class Allowed:
         if not isinstance(target, str) or not _is_public(target):
             return f"{at(where)}_target_ {target!r} is not the dotted name of a public class"
         name = MOVED.get(target, target)
-        if name in LISTED or _under(name, (*OWN_PARTS, *self.trusted)):
+        if _under(name, (*OWN_PARTS, *self.trusted)):
             return None
         top = target.partition(".")[0]
         if top == "spinevl":
@@ -88,7 +88,7 @@ class Allowed:
         if not isinstance(found, type):
             raise UserError(f"{at(where)}{name} is not a class; only objects are built")
         home = f"{found.__module__}.{found.__qualname__}"
-        if name not in LISTED and not _under(home, (*OWN_PARTS, *self.trusted)):
+        if not _under(home, (*OWN_PARTS, *self.trusted)):
             raise UserError(
                 f"{at(where)}{name} is really {home}, which is not allowed; if you trust it, add "
                 f"'trusted_targets=[{home.partition('.')[0]}]' to the command"

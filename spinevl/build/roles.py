@@ -2,7 +2,7 @@
 
 Whoever needs an object asks for it by the role that the object will play: ``build(node, Encoder)``.
 A class is declared a role where it is defined, with ``@role("encoder")``. Classes of ``schema``,
-which knows nothing of building, and of other packages are declared in ``_ELSEWHERE`` here.
+which knows nothing of building, are declared in ``_ELSEWHERE`` here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ class Role:
         concrete: whether the role's own class may be built too, not only its subclasses.
         remote_code: whether its classes may be told to run code that comes with a model, where
             the command line allows that.
-        listed: full names of classes outside this package that may play the role.
     """
 
     name: str
     concrete: bool = False
     remote_code: bool = False
-    listed: tuple[str, ...] = ()
 
     @property
     def with_article(self) -> str:
@@ -47,17 +45,10 @@ class Slot:
     many: Literal["one", "list", "mapping"] = "one"
 
 
-_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 _ELSEWHERE = {
     "spinevl.schema.task.Task": Role("task", concrete=True),
     "spinevl.schema.cohort.DataSource": Role("source of patients"),
-    "pytorch_lightning.loggers.logger.Logger": Role(
-        "logger", listed=tuple(f"pytorch_lightning.loggers.{name}" for name in _LOGGERS)
-    ),
 }
-LISTED = frozenset(name for known in _ELSEWHERE.values() for name in known.listed)
-"""Every class outside this package that may play some role."""
-
 _declared: dict[type, Role] = {}
 
 

@@ -41,12 +41,11 @@ class Trust:
         targets: tuple[str, ...] = ()
         remote_code = False
         for word in words:
-            key, _, value = word.partition("=")
-            key = key.lstrip("+").strip()
+            key, value = _key(word), word.partition("=")[2].strip()
             if key == TARGETS:
-                targets = _names(value.strip())
+                targets = _names(value)
             elif key == _LLM_REMOTE_CODE:
-                remote_code = _boolean(value.strip())
+                remote_code = _boolean(value)
         return cls(targets, remote_code)
 
     def to_words(self) -> list[str]:
@@ -87,12 +86,21 @@ class Trust:
 NOTHING = Trust()
 
 
+def says_trust(word: str) -> bool:
+    """Whether a word of the command line is one of those that ``Trust.from_words`` reads."""
+    return _key(word) in (TARGETS, _LLM_REMOTE_CODE)
+
+
 def untold_remote_code(place: str, value: Any) -> str:
     """The message for a ``trust_remote_code`` that the command line does not name."""
     return (
         f"{place}={value}: only the command line can allow code that comes with a model to run, "
         f"and only for the language model: {_LLM_REMOTE_CODE}=true"
     )
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+").strip()
 
 
 def _names(value: str) -> tuple[str, ...]:

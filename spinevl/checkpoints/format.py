@@ -28,6 +28,7 @@ class Checkpoint:
         study: what it was trained on; empty where that is not known.
         parent: the checkpoint that its training started from.
         folder: where it was read from.
+        allowed: the classes that its tasks may be built from, besides the parts.
     """
 
     model: VLM
@@ -35,6 +36,7 @@ class Checkpoint:
     study: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     folder: Path | None = None
+    allowed: Allowed = OURS
 
     @property
     def config(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Checkpoint:
     def tasks(self) -> dict[str, Task]:
         """The tasks that it was trained for; none where it was trained on conversations."""
         return {
-            name: build_stored(node, Task, where=f"study.task.{name}")
+            name: build_stored(node, Task, allowed=self.allowed, where=f"study.task.{name}")
             for name, node in (self.study.get("task") or {}).items()
         }
 

@@ -59,7 +59,7 @@ class NativeFormat:
         model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
         fill(model, read_tensors(folder), where=str(folder / WEIGHTS))
         parent = config.get("parent")
-        return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder)
+        return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)
 
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """See CheckpointFormat."""

@@ -16,5 +16,6 @@ def official_tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
         loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
-        tasks.update({str(name): build(node, Task) for name, node in loaded.items()})
+        for name, node in loaded.items():
+            tasks[str(name)] = build(node, Task, where=f"task.{name}")
     return tasks

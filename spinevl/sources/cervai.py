@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from spinevl.config.keys import Positive
 from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
@@ -50,7 +51,7 @@ class CervAISource:
     slices: Sequence[int] = StudyLayout.slices
     sagittal: str = StudyLayout.sagittal
     axial: str = StudyLayout.axial
-    side_px: int | None = StudyLayout.side_px
+    side_px: Positive | None = StudyLayout.side_px
 
     def __post_init__(self) -> None:
         if self.missing_images not in get_args(MissingImages):

@@ -34,12 +34,13 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         )
     checkpoint = load_checkpoint(config["checkpoint"], allowed=trust.allowed)
     assert checkpoint.folder is not None
+    tasks = checkpoint.tasks  # refused before anything is written
     run = checkpoint.folder.absolute().parent
     with whole_folder(folder) as beside:
         FORMATS[form].write(beside, checkpoint)
         text = card(
             checkpoint.config,
-            tasks=checkpoint.tasks,
+            tasks=tasks,
             license_id=config["license"],
             score=read_metrics(run),
             training=_training(run / "train.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
     told = provenance(config, study.fingerprint())
-    subsets = _subsets(study, config["type_dataset"])
-    write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
-    if study.cohort.synthetic:
-        truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
-        write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
+    _write_records(study, config, out=out, told=told)
     fit(spec, out, trust=trust, study=study)
     options = from_plain(PredictOptions, config["predict"], at="predict")
     folder = out / "checkpoint"
@@ -82,6 +79,17 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     )
     log.info("report: %s", out / "report.html")
     return value
+
+
+def _write_records(
+    study: PatientStudy, config: Mapping[str, Any], *, out: Path, told: Mapping[str, Any]
+) -> None:
+    """The record files, and the labels of phantoms, whose truth is known."""
+    subsets = _subsets(study, config["type_dataset"])
+    write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
+    if study.cohort.synthetic:
+        truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
+        write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
 
 
 def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:

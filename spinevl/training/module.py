@@ -109,6 +109,6 @@ class TrainingModule(pl.LightningModule):
             betas=optim.betas,
             total_steps=self.total_steps,
             warmup_ratio=optim.warmup_ratio,
-            schedule=optim.schedule.value,
+            schedule=optim.schedule,
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

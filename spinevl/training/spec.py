@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config.check import from_plain
+from spinevl.config.keys import key
 from spinevl.config.options import (
     AugmentOptions,
     FeatureCacheOptions,
@@ -37,9 +38,9 @@ class TrainSpec:
         parts: ``encoder``, ``connector``, ``llm`` and perhaps ``encoder3d`` and ``connector3d``:
             nodes of new parts.
         checkpoint: a checkpoint to start from in their place.
-        tuning, warmup, augment, imbalance, optim, trainer, feature_cache, logger, seed: how to
-            train.
+        tuning, warmup, augment, imbalance, optim, trainer, feature_cache, logger: how to train.
         config: the job's whole config, as the loggers are told it.
+        seed: of the training.
     """
 
     study: StudySpec
@@ -53,8 +54,8 @@ class TrainSpec:
     trainer: TrainerOptions
     feature_cache: FeatureCacheOptions
     logger: LoggerOptions
-    seed: int
     config: dict[str, Any]
+    seed: int = key(help="of the training", min=0, max=2**32 - 1)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSpec:
