@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import spinevl
 
 PACKAGE = Path(spinevl.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 MODULES = {
     ".".join(("spinevl", *file.relative_to(PACKAGE).with_suffix("").parts)): file
     for file in sorted(PACKAGE.rglob("*.py"))
@@ -91,6 +93,23 @@ def test_no_import_goes_round_in_a_circle() -> None:
     while free := {module for module, needs in waiting.items() if not needs}:
         waiting = {m: needs - free for m, needs in waiting.items() if m not in free}
     assert not waiting
+
+
+def test_the_picture_shows_the_layers() -> None:
+    """``docs/architecture.svg``: a box for each line, from top to bottom."""
+    boxes = (DOCS / "architecture.svg").read_text("utf-8").split("<rect x=")[1:]
+    shown = [set(re.findall(r'class="name"[^>]*>(\w+)<', box)) for box in boxes]
+    assert tuple(shown) == LAYERS
+
+
+def test_the_page_names_files_that_exist() -> None:
+    """Every path in backticks; names in capitals stand for the reader's own."""
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    named = [one for one in re.findall(r"`([\w./]+)`", page) if "/" in one or one.endswith(".py")]
+    named = [one for one in named if not re.search(r"[A-Z]{2}", one) and "my_" not in one]
+    assert len(named) > 30
+    roots = (DOCS.parent, PACKAGE)
+    assert [one for one in named if not any((root / one).exists() for root in roots)] == []
 
 
 def test_no_stage_imports_a_stage() -> None:

@@ -69,7 +69,7 @@ class Predictor:
         self.collate = Collator(
             model.inputs(),
             ImageStore(decode),
-            packing=self.options.packing.value,
+            packing=self.options.packing,
         )
         self.conversation = self.collate.conversation
 

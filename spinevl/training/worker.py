@@ -154,7 +154,7 @@ def _batches(
     collate = Collator(
         model.inputs(),
         ImageStore(study.decode),
-        packing=options.packing.value,
+        packing=options.packing,
         learn=True,
         heads=heads,
     )
