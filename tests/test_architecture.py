@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import re
 import subprocess
 import sys
 from pathlib import Path
