@@ -40,7 +40,7 @@ class ConversationStudy:
     Attributes:
         tasks: none; a conversation asks in its own words.
         ratios: see RatioSampler.
-        images_checked: whether opening the study has decoded every image.
+        images_checked: whether opening the study has decoded every image, all of one size.
         subsets: those whose files are named.
     """
 
@@ -110,7 +110,6 @@ class PatientStudy:
     tasks: Mapping[str, Task]
     templates: Mapping[str, str]
     ratios: Mapping[str, float] | None = None
-    images_checked: bool = True
     _examples: dict[tuple[str, str], list[Example]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -126,6 +125,11 @@ class PatientStudy:
     def name(self) -> str:
         """What reports call it."""
         return self.cohort.name
+
+    @property
+    def images_checked(self) -> bool:
+        """Whether opening the study has decoded every image, all of one size."""
+        return self.source.layout.side_px is not None
 
     def summary(self, subset: str) -> str:
         """How many there are."""

@@ -188,8 +188,8 @@ def _encode_once(
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
         inputs, autocast = data.collate.inputs, halves.get(precision)
         features = keep_features(model, cache, inputs, shown, autocast=autocast)
-    if not features and not study.images_checked:  # what is kept has been decoded
-        check_images(shown, data.collate.inputs)
+    if not features:  # what is kept has been decoded
+        check_images(shown[:1] if study.images_checked else shown, data.collate.inputs)
     return features
 
 
