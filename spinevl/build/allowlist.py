@@ -9,7 +9,9 @@ what it imported from elsewhere), and play the role that is asked for.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +86,7 @@ class Allowed:
         name = MOVED.get(target, target)
         found = _import(name)
         if found is None:
-            raise UserError(f"{at(where)}nothing to build is called {name}; check the spelling")
+            raise UserError(f"{at(where)}{_absent(name)}")
         if not isinstance(found, type):
             raise UserError(f"{at(where)}{name} is not a class; only objects are built")
         home = f"{found.__module__}.{found.__qualname__}"
@@ -129,6 +131,17 @@ def _import(name: str) -> Any:
         if error.name and _under(module_name, (error.name,)):
             return None
         raise
+
+
+def _absent(name: str) -> str:
+    """Why nothing was found under a name."""
+    package = name.partition(".")[0]
+    if package in sys.modules or importlib.util.find_spec(package) is not None:
+        return f"nothing to build is called {name}; check the spelling"
+    return (
+        f"{name}: there is no package {package} here; install it, or give --config-dir DIR, in or "
+        "beside which it lies"
+    )
 
 
 def _is_public(target: str) -> bool:

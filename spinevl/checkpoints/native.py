@@ -86,8 +86,12 @@ def _stored_parts(config: Mapping[str, Any], folder: Path, allowed: Allowed) -> 
     """
     nodes = config.get("parts")
     needed = {"encoder", "connector", "llm", "tuning"}
-    if not isinstance(nodes, Mapping) or needed - set(nodes) or "study" not in config:
-        raise UserError(f"{folder / CONFIG}: no parts or no study; the file is damaged")
+    study = config.get("study")
+    if not isinstance(nodes, Mapping) or any(not nodes.get(name) for name in needed):
+        raise UserError(f"{folder / CONFIG}: no parts; the file is damaged")
+    tasks = study.get("task") or {} if isinstance(study, Mapping) else None
+    if not isinstance(tasks, Mapping) or not isinstance(nodes["tuning"], Mapping):
+        raise UserError(f"{folder / CONFIG}: no study or no tuning; the file is damaged")
     parts = {
         name: dict(node) if isinstance(node, Mapping) else node
         for name, node in nodes.items()

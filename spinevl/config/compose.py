@@ -139,6 +139,9 @@ def _task_problems(plain: Mapping[str, Any], overrides: Sequence[str]) -> list[s
     names = [name.strip(" '\"") for name in asked[-1].strip("[]").split(",")] if asked else []
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         return [f"task names {', '.join(repeated)} more than once"]
+    if "_target_" in tasks:
+        found = tasks.get("name") or "NAME"
+        return [f"task: a task file holds one mapping: put all of it below '{found}:', indented"]
     return [
         problem
         for name, node in tasks.items()

@@ -56,7 +56,7 @@ def write_records(
 
 
 def write_split(study: PatientStudy, out: Path) -> None:
-    """``split.json``: who trains and who is dev, where anybody does."""
+    """``split.json``: who trains and who is dev, where patients are split."""
     if study.split is not None:
         summary = study.split.summary(study.tasks)
         write_text_atomic(out / "split.json", json.dumps(summary, indent=2))

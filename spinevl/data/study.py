@@ -18,7 +18,7 @@ from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -129,7 +129,7 @@ class PatientStudy:
     @property
     def images_checked(self) -> bool:
         """Whether opening the study has decoded every image, all of one size."""
-        return self.source.layout.side_px is not None
+        return self.source.layout.side_px is not None and not self.spec.records
 
     def summary(self, subset: str) -> str:
         """How many there are."""
@@ -151,7 +151,17 @@ class PatientStudy:
         spec = self.spec
         if spec.records:
             file = Path(spec.records) / record_file(task, subset, spec.suffix)
-            return read_records(file, task=task, layout=self.cohort.layout)
+            found = read_records(file, task=task, layout=self.cohort.layout)
+            asked = spec.sag_image or ()
+            for one in found:
+                if not set(one.slices) <= set(asked):
+                    raise refused(
+                        f"{file}: {one.where}",
+                        f"sagittal slices of sag_image={list(asked)}",
+                        f"{list(one.slices)}",
+                        "set sag_image as the build had it, or build again",
+                    )
+            return found
         truth = subset != "test" or (spec.test_answers == "upstream" and task.closed)
         return patient_examples(
             self.patients(subset),

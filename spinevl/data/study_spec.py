@@ -72,8 +72,8 @@ class StudySpec:
         needed = [name for name in _EXAMPLES if name != "split" or (split and not self.records)]
         if missing := [name for name in needed if not told[name]]:
             raise UserError(
-                f"{', '.join(missing)}: the checkpoint does not say, for no study trained it; add "
-                + " ".join(_EXAMPLES[name] for name in missing)
+                f"{', '.join(missing)}: the checkpoint does not say, since it was not trained on "
+                "patients; add " + " ".join(_EXAMPLES[name] for name in missing)
             )
 
     def files(self) -> dict[str, Path]:

@@ -134,13 +134,14 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
     """Read ``predictions.jsonl``. Raises UserError naming each bad line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise refused(str(path), "a predictions.jsonl", str(error), "check the path") from error
     problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
-    for number, line in enumerate(lines, start=1):
+    # not splitlines, which also breaks at characters that an answer may hold
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             entry = json.loads(line)
             if entry["task"] not in tasks:
@@ -150,7 +151,7 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
                 raise ValueError("this question has been answered on an earlier line")
             seen.add(one.question)
             result.append(one)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             found = f"{type(error).__name__}: {error}"
             problems.add(f"{path}: line {number}", "a prediction", found, "predict again")
     problems.raise_any()

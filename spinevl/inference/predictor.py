@@ -125,7 +125,7 @@ class Predictor:
         """Refuse what could not be answered, all before the first answer."""
         if self.conversation.template == "pretrain":
             raise UserError(
-                "checkpoint: trained with llm.conversation=pretrain, it hears no question; train "
+                "checkpoint: trained with llm.conversation=pretrain, it ignores questions; train "
                 "it further with llm.conversation=medmvl or chat"
             )
         self.collate.check([one for one in examples if self._scored(one)])

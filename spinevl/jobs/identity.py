@@ -1,4 +1,4 @@
-"""What makes two jobs the same: the resolved config and the data."""
+"""What makes two jobs the same: the resolved config and the input files, images left out."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:  # build and evaluate import this package without torch
 
 @dataclass(frozen=True)
 class AttentionBlocks:
-    """n blocks of like size: queries, and the keys that some of them see.
+    """n attention blocks of similar size: the queries, and the keys that each may attend to.
 
     Attributes:
         query: [n, q] flat index (b * L + i) of each query, padded.
         key: [n, k] flat index of each key, padded.
-        sees: [n, q, k] bool, whether the query sees the key.
+        allowed: [n, q, k] bool, whether the query attends to the key.
     """
 
     query: torch.Tensor

@@ -75,6 +75,9 @@ class CervAISource:
             with problems.collected():
                 known = self._test(request)
                 test = tuple(one for one in known if only is None or one.id in only)
+                for absent in sorted(set(only or ()) - {one.id for one in test}):
+                    where = str(self._root("test_images") / absent)
+                    problems.add(where, "a patient folder", "none", "check the path")
                 test = self._with_images(test, "test_images", request) if test else ()
         skipped: dict[str, Problems] = {}
         with problems.collected():

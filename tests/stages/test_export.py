@@ -252,7 +252,7 @@ def test_a_checkpoint_runs_no_code_and_builds_no_function(tmp_path: Path, tiny: 
     with pytest.raises(UserError, match=r"^encoder: .* is not an encoder"):
         load_checkpoint(folder)
     (folder / "config.json").write_text(json.dumps({"format": config["format"]}))
-    with pytest.raises(UserError, match="no parts or no study"):
+    with pytest.raises(UserError, match="file is damaged"):
         load_checkpoint(folder)
     assert not (tmp_path / "out").exists()
 
