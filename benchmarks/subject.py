@@ -89,7 +89,7 @@ def model(nodes: dict[str, Any]) -> VLM:
 
 def tasks() -> dict[str, Task]:
     """The four graded tasks: 18 closed questions a patient."""
-    from spinevl.config.conf import official_tasks
+    from spinevl.config.tasks import official_tasks
 
     return {name: task for name, task in official_tasks().items() if task.closed}
 
@@ -98,7 +98,7 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
     """The questions of ``count`` phantoms with their answers, patient by patient."""
     from omegaconf import OmegaConf
 
-    from spinevl.config.conf import CONF_DIR
+    from spinevl.config.conf_dir import CONF_DIR
 
     chosen = tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")

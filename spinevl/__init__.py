@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 __all__ = ["load"]
+
+# ``python -m spinevl`` (or ``-m spinevl.training.worker``) puts the working directory in front of
+# everything that is installed. A folder of data is not a place for code, and the console script
+# does not look there either. It stays where it holds this package: a checkout that is not
+# installed. As long as Python looks for the module to run, the first argument is ``-m``.
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+_OTHERS = os.path.abspath(sys.path[0]) != _HOME if sys.path else False  # noqa: PTH100
+if _OTHERS and sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
 
 
 def load(checkpoint: Any, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import spinevl
 
 PACKAGE = Path(spinevl.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 MODULES = {
     ".".join(("spinevl", *file.relative_to(PACKAGE).with_suffix("").parts)): file
     for file in sorted(PACKAGE.rglob("*.py"))
@@ -92,6 +94,23 @@ def test_no_import_goes_round_in_a_circle() -> None:
     assert not waiting
 
 
+def test_the_picture_shows_the_layers() -> None:
+    """``docs/architecture.svg``: a box for each line, from top to bottom."""
+    boxes = (DOCS / "architecture.svg").read_text("utf-8").split("<rect x=")[1:]
+    shown = [set(re.findall(r'class="name"[^>]*>(\w+)<', box)) for box in boxes]
+    assert tuple(shown) == LAYERS
+
+
+def test_the_page_names_files_that_exist() -> None:
+    """Every path in backticks; names in capitals stand for the reader's own."""
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    named = [one for one in re.findall(r"`([\w./]+)`", page) if "/" in one or one.endswith(".py")]
+    named = [one for one in named if not re.search(r"[A-Z]{2}", one) and "my_" not in one]
+    assert len(named) > 30
+    roots = (DOCS.parent, PACKAGE)
+    assert [one for one in named if not any((root / one).exists() for root in roots)] == []
+
+
 def test_no_stage_imports_a_stage() -> None:
     stages = [module for module in MODULES if layer(module) == "stages"]
     assert stages
@@ -112,7 +131,7 @@ def test_scoring_and_building_load_no_torch() -> None:
         module
         for module in MODULES
         if layer(module) in ("schema", "evaluation")
-        or module in ("spinevl.cli.main", "spinevl.config.conf", "spinevl.stages.build")
+        or module in ("spinevl.cli.main", "spinevl.config.tasks", "spinevl.stages.build")
         or module in ("spinevl.stages.evaluate", "spinevl.cli.callbacks", "spinevl.cli.help")
     ]
     code = (
@@ -127,3 +146,20 @@ def test_scoring_and_building_load_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+def test_configs_of_hydra_stay_above() -> None:
+    """Below ``cli``, ``config`` and ``stages`` everything works on plain data and typed specs."""
+    for module, file in MODULES.items():
+        if layer(module) not in KNOW_HYDRA:
+            text = file.read_text("utf-8")
+            assert not {"DictConfig", "ListConfig"} & set(re.findall(r"\w+", text)), module
+
+
+def test_a_stage_is_short() -> None:
+    for module in (module for module in MODULES if layer(module) == "stages"):
+        for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 45, f"{module}.{node.name} has {lines} lines"

@@ -20,7 +20,7 @@ from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.cli.help import options
-from spinevl.config.conf import CONF_DIR
+from spinevl.config.conf_dir import CONF_DIR
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.models.assemble import assemble, check_compatible

@@ -27,7 +27,7 @@ def test_a_wheel_runs_from_another_directory(tmp_path: Path) -> None:
     assert (site / "spinevl" / "py.typed").is_file()
 
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    code = "import spinevl.config.conf as c; print(c.CONF_DIR)"
+    code = "import spinevl.config.conf_dir as c; print(c.CONF_DIR)"
     for command, expected in (
         ([sys.executable, "-c", code], str(site / "spinevl" / "conf")),
         ([sys.executable, "-m", "spinevl", "run", "--cfg", "job"], "spinevl.models.encoder.tiny"),

@@ -50,6 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("labels.json", "train.json"),
         ("boxes.json", "boxes.json"),
         ("test_template.json", "template.json"),
+        ("test_truth.json", "test_labels.json"),
     ):
         shutil.copy(cohort / name, folder / file)
     shutil.copytree(cohort / "images", folder / "images")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.format import Checkpoint, only_written
 from spinevl.checkpoints.weights import unshared
 from spinevl.io.tensors import write_tensors
@@ -25,7 +25,7 @@ class AdapterFormat:
         """See CheckpointFormat."""
         return (folder / "adapter_config.json").is_file()
 
-    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

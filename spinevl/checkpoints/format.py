@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from spinevl.build.build import build
+from spinevl.build.allowlist import OURS, Allowed
+from spinevl.build.build import build_stored
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import WEIGHTS
 from spinevl.models.vlm import VLM
@@ -27,6 +28,7 @@ class Checkpoint:
         study: what it was trained on; empty where that is not known.
         parent: the checkpoint that its training started from.
         folder: where it was read from.
+        allowed: the classes that its tasks may be built from, besides the parts.
     """
 
     model: VLM
@@ -34,6 +36,7 @@ class Checkpoint:
     study: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     folder: Path | None = None
+    allowed: Allowed = OURS
 
     @property
     def config(self) -> dict[str, Any]:
@@ -43,7 +46,10 @@ class Checkpoint:
     @property
     def tasks(self) -> dict[str, Task]:
         """The tasks that it was trained for; none where it was trained on conversations."""
-        return {name: build(node) for name, node in (self.study.get("task") or {}).items()}
+        return {
+            name: build_stored(node, Task, allowed=self.allowed, where=f"study.task.{name}")
+            for name, node in (self.study.get("task") or {}).items()
+        }
 
 
 class CheckpointFormat(Protocol):
@@ -58,12 +64,12 @@ class CheckpointFormat(Protocol):
     def detect(self, folder: Path) -> bool:
         """Whether ``folder`` holds a checkpoint of this format."""
 
-    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """The checkpoint in ``folder``.
 
         Args:
             folder: one that ``detect`` accepts.
-            trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
+            allowed: the classes that may be built; the checkpoint has no say in it.
 
         Raises:
             UserError: a damaged checkpoint, or a format that is only written.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.format import Checkpoint, config_of, only_written
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
@@ -30,7 +30,7 @@ class LlavaFormat:
         """See CheckpointFormat."""
         return config_of(folder).get("model_type") == "llava"
 
-    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.adapter import AdapterFormat
 from spinevl.checkpoints.format import Checkpoint, CheckpointFormat
 from spinevl.checkpoints.hf import LlavaFormat
@@ -17,12 +17,12 @@ FORMATS: dict[str, CheckpointFormat] = {
 }
 
 
-def load_checkpoint(source: str | Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+def load_checkpoint(source: str | Path, *, allowed: Allowed = OURS) -> Checkpoint:
     """The checkpoint in a folder, or behind a Hugging Face id given as a string.
 
     Args:
         source: where it is.
-        trusted: target prefixes that the caller trusts; the checkpoint has no say in it.
+        allowed: the classes that may be built; the checkpoint has no say in it.
 
     Raises:
         UserError: none there, a damaged one, or one of a format that is only written.
@@ -30,4 +30,4 @@ def load_checkpoint(source: str | Path, *, trusted: Sequence[str] = ()) -> Check
     folder = checkpoint_folder(source) if isinstance(source, str) else source
     # what no format recognises is read as our own, which says what is missing
     found = next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
-    return found.read(folder, trusted=trusted)
+    return found.read(folder, allowed=allowed)

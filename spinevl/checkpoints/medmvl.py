@@ -5,15 +5,18 @@ Source: https://github.com/MSIIP/MedM-VL.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spinevl.build.allowlist import OURS, Allowed
+from spinevl.build.build import build_stored
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of
 from spinevl.checkpoints.medmvl_config import config_from, parts_from, sides_of
 from spinevl.checkpoints.weights import fill, unshared
@@ -39,10 +42,10 @@ class MedMVLFormat:
         """See CheckpointFormat."""
         return config_of(folder).get("model_type") == "lvlm"
 
-    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat; weights are loaded as float32, whatever the file holds."""
         parts = parts_from(config_of(folder), folder)
-        model = assemble(parts, trusted=trusted)
+        model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
         stored = _under_our_names(read_tensors(folder), model, where=str(folder))
         _tie(model.llm.model, stored)
         fill(model, stored, where=str(folder))

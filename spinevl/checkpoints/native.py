@@ -7,20 +7,35 @@ Hugging Face configs, tokenizer and image processor, so that no other directory 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.allowlist import OURS, Allowed
+from spinevl.build.build import build_stored, check_stored
+from spinevl.build.signature import signature_of
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of, no_checkpoint, read_config
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.io.files import whole_folder
 from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
 from spinevl.models.assemble import assemble
+from spinevl.models.connector.base import Connector
+from spinevl.models.encoder.base import Encoder
+from spinevl.models.llm import CausalLM
 from spinevl.schema.errors import UserError
 
 VERSION = 2
 """The value of ``format`` in ``config.json``."""
+
+ROLES: dict[str, type] = {
+    "encoder": Encoder,
+    "encoder3d": Encoder,
+    "connector": Connector,
+    "connector3d": Connector,
+    "llm": CausalLM,
+}
 
 DESCRIBED = ("encoder", "encoder3d", "llm")
 """Parts with a folder of their own in a checkpoint."""
@@ -35,16 +50,16 @@ class NativeFormat:
         """See CheckpointFormat."""
         return "format" in config_of(folder)
 
-    def read(self, folder: Path, *, trusted: Sequence[str] = ()) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat."""
         config = read_config(folder)
         if config.get("format") != VERSION:
             raise no_checkpoint(folder, f'"format": {config.get("format")!r} in {CONFIG}')
-        parts = _stored_parts(config, folder)
-        model = assemble(parts, trusted=trusted)
+        parts = _stored_parts(config, folder, allowed)
+        model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
         fill(model, read_tensors(folder), where=str(folder / WEIGHTS))
         parent = config.get("parent")
-        return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder)
+        return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)
 
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """See CheckpointFormat."""
@@ -64,16 +79,30 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         NativeFormat().write(beside, checkpoint)
 
 
-def _stored_parts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The nodes of a checkpoint that find their files in it; what only a user may enable is off."""
+def _stored_parts(config: Mapping[str, Any], folder: Path, allowed: Allowed) -> dict[str, Any]:
+    """The nodes of a checkpoint, all checked before the first object is made.
+
+    Parts that have files of their own find them in the checkpoint, wherever their nodes point.
+    """
     nodes = config.get("parts")
     needed = {"encoder", "connector", "llm", "tuning"}
-    if not isinstance(nodes, Mapping) or needed - set(nodes) or "study" not in config:
-        raise UserError(f"{folder / CONFIG}: no parts or no study; the file is damaged")
-    parts = {name: dict(node) for name, node in nodes.items() if node}
-    for name, node in parts.items():
-        if "trust_remote_code" in node:
-            node["trust_remote_code"] = False
-        if name in DESCRIBED and "path" in node:
-            node |= {"path": str(folder / name), "pretrained": False}
+    study = config.get("study")
+    if not isinstance(nodes, Mapping) or any(not nodes.get(name) for name in needed):
+        raise UserError(f"{folder / CONFIG}: no parts; the file is damaged")
+    tasks = study.get("task") or {} if isinstance(study, Mapping) else None
+    if not isinstance(tasks, Mapping) or not isinstance(nodes["tuning"], Mapping):
+        raise UserError(f"{folder / CONFIG}: no study or no tuning; the file is damaged")
+    parts = {
+        name: dict(node) if isinstance(node, Mapping) else node
+        for name, node in nodes.items()
+        if node
+    }
+    for name, role in ROLES.items():
+        if name not in parts:
+            continue
+        cls = check_stored(parts[name], role, allowed=allowed, where=name)
+        # an LLM whose class takes a path is never made from anything else that its node names
+        takes_path = name == "llm" and "path" in signature_of(cls).parameters
+        if name in DESCRIBED and (takes_path or "path" in parts[name]):
+            parts[name] |= {"path": str(folder / name), "pretrained": False}
     return parts

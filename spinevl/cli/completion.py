@@ -55,7 +55,8 @@ def _ask_hydra(verb: str, line: str) -> list[str]:
     import hydra
 
     from spinevl.cli.call_as import call_as
-    from spinevl.config.conf import CONF_DIR, register
+    from spinevl.config.compose import register
+    from spinevl.config.conf_dir import CONF_DIR
 
     register()
     answer = io.StringIO()

@@ -13,17 +13,76 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.cli.help import options
-from spinevl.config.compose import suggest
-from spinevl.config.conf import CONF_DIR
+from spinevl.config.annotations import shown
+from spinevl.config.check import expectation
+from spinevl.config.compose import MOVED_KEYS, compose, moved_key
+from spinevl.config.conf_dir import CONF_DIR
+from spinevl.config.options import SCHEMAS
+from spinevl.config.suggest import suggest
 from spinevl.schema.errors import UserError
 
 _INTERNAL = ("full_key", "object_type", "reference_type", "provider=", "Set the environment")
 
 
 def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    """The lines for an error that was raised while the command's config was composed."""
+    """The lines for an error that was raised while the command's config was composed.
+
+    Hydra stops at the first override that it refuses. So that all problems are listed at once, the
+    override is set aside and the rest composed, until the rest composes and can be checked.
+    """
+    lines = _lines(error, verb, arguments)
+    overrides = [one for one in arguments if not one.startswith("-")]
+    if not _can_try_again(arguments):
+        return lines
+    found = list(lines)
+    refused = _refused(error, overrides)
+    while refused is not None:
+        overrides = [one for one in overrides if one != refused]
+        try:
+            compose(verb, overrides, config_dir=next(iter(_own_folders(arguments)), None))
+            break
+        except Exception as another:
+            found += _lines(another, verb, overrides)
+            refused = _refused(another, overrides)
+    return tuple(dict.fromkeys(found))
+
+
+def _can_try_again(arguments: Sequence[str]) -> bool:
+    """Not with ``-m``, nor with flags whose own value may read like an override."""
+    flags = [one for one in arguments if one.startswith("-")]
+    return not flags or all(re.match(r"--config-dir=|--help$|-h$", one) for one in flags)
+
+
+def _refused(error: BaseException, overrides: Sequence[str]) -> str | None:
+    """The override that Hydra stopped at; None where the error names none."""
+    for one in _chain(error):
+        if isinstance(one, OverrideParseException):
+            return one.override if one.override in overrides else None
+        text = str(one)
+        if isinstance(one, MissingConfigException):
+            name = re.search(r"Could not (?:find|load) '([^']+)'", text)
+            group, _, option = name[1].rpartition("/") if name else ("", "", "")
+            named = [o for o in overrides if _key(o) == group and option in o]
+            return named[0] if named else None
+        if isinstance(one, ConfigCompositionException):
+            if match := re.match(r"Error merging override (.*)", text):
+                return match[1] if match[1] in overrides else None
+            for match in re.finditer(r"'([^']+)'", text):
+                named = [o for o in overrides if _key(o) == match[1]]
+                if named:
+                    return named[0]
+    return None
+
+
+def _key(override: str) -> str:
+    """``optim.lr.llm`` of ``++optim.lr.llm=1``"""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _lines(error: BaseException, verb: str, arguments: Sequence[str]) -> tuple[str, ...]:
     chain = _chain(error)
     for one in chain:
         if isinstance(one, UserError):
@@ -32,19 +91,59 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
             return (_missing_option(one, verb, arguments),)
         if isinstance(one, OverrideParseException):
             return (_unreadable(one),)
-        if isinstance(one, ConfigCompositionException):
-            if match := re.match(r"Could not override '([^']+)'", str(one)):
-                return (_unknown_key(match[1], verb, arguments),)
-            if match := re.match(r"Error merging override (.*)", str(one)):
-                reason = _flat(str(one.__cause__ or ""))
-                if "is not a ListConfig" in reason:
-                    name, _, value = match[1].partition("=")
-                    reason = f"expected a list: '{name}=[{value}]'"
-                return (f"{match[1]}: {reason}",)
+        if isinstance(one, ConfigCompositionException) and (
+            line := _of_an_override(one, verb, arguments)
+        ):
+            return (line,)
+        if str(one).startswith("Config group override must be"):
+            named = [o for o in arguments if (CONF_DIR / _key(o)).is_dir() and "=" in o]
+            wrong = [o for o in named if re.search(r"=(null|[\d.]+|true|false)$", o)] or named
+            return tuple(f"{o}: expected an option, {_choices(_key(o))}" for o in wrong)
         if "Unexpected type for root: NoneType" in str(one):
             return tuple(_unset_groups(verb, arguments))
+    for one in chain:
+        if isinstance(one, OmegaConfBaseException) and getattr(one, "full_key", None):
+            return (_of_a_file(one, chain, verb, arguments),)
     texts = [text for one in chain if (text := _flat(str(one)))]
     return (": ".join(dict.fromkeys(texts)) or repr(error),)
+
+
+def _of_an_override(error: Exception, verb: str, arguments: Sequence[str]) -> str | None:
+    """What is wrong with an override that Hydra could not apply."""
+    text = str(error)
+    if match := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1], verb, arguments)
+    if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):
+        return _unknown_key(match[1], verb, arguments)
+    if match := re.match(r"Error merging override (.*)", text):
+        override = match[1]
+        reason = _flat(str(error.__cause__ or ""))
+        name = _key(override)
+        if override.startswith("~"):
+            return f"{name} was removed and is needed: drop '{override}'"
+        if re.search(r"(Key '.*' (is )?not in|does not exist)", reason):
+            return _unknown_key(name, verb, arguments)
+        if "is not a ListConfig" in reason:
+            reason = f"expected a list: '{name}=[{override.partition('=')[2]}]'"
+        elif takes := expectation(SCHEMAS[verb], name):
+            reason = f"expected {takes}"
+        return f"{override}: {reason}"
+    return None
+
+
+def _of_a_file(
+    error: Any, chain: Sequence[BaseException], verb: str, arguments: Sequence[str]
+) -> str:
+    """What is wrong with a value of a YAML file: its dotted key, and the file where it is named."""
+    origin = next((m[1] for one in chain if (m := re.match(r"In '([^']+)'", str(one)))), None)
+    at = f"{origin}: " if origin and origin != verb else ""
+    reason = _flat(error.msg or str(error))
+    if re.search(r"Key '.*' (is )?not in", reason):
+        return at + _unknown_key(str(error.full_key), verb, arguments)
+    takes = expectation(SCHEMAS[verb], str(error.full_key))
+    given = getattr(error, "value", None)
+    value = f"={'null' if str(given) == 'None' else shown(given)}" if given is not None else ""
+    return f"{at}{error.full_key}{value}: {f'expected {takes}' if takes else reason}"
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -99,6 +198,8 @@ def _own_folders(arguments: Sequence[str]) -> list[Path]:
 
 def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
     """``data.n_trian``: the keys that stand beside it in what the rest of the command composes."""
+    if key in MOVED_KEYS:
+        return moved_key(key)
     cfg = _rest(verb, arguments, key)
     parent, _, leaf = key.rpartition(".")
     node: Any = OmegaConf.select(cfg, parent) if parent else cfg

@@ -19,17 +19,20 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from spinevl.config.compose import check
-from spinevl.config.conf import register
+from spinevl.build.trust import Trust
+from spinevl.build.user_modules import serve
+from spinevl.cli import hydra_guard
+from spinevl.config.compose import check, register
 from spinevl.jobs.status import JobStatus, write_status
 from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# A worker process of a parallel launcher knows our schemas and resolvers only through this import.
+# A worker process of a parallel launcher knows our schemas and resolvers, and what Hydra may build,
+# only through this import.
 register()
+hydra_guard.install()
 
 
 class JobFailed(Exception):
@@ -38,9 +41,17 @@ class JobFailed(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """The task function of a verb; a class, so that launchers can pickle it."""
+    """The task function of a verb; a class, so that launchers can pickle it.
+
+    Attributes:
+        verb: which stage runs.
+        words: of the command line. What they trust is trusted in every job of a sweep and in every
+            worker process, and nothing else is: Hydra's own list of overrides can be written to by
+            a config.
+    """
 
     verb: str
+    words: tuple[str, ...] = ()
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run the stage. Returns what it returns: the score that a sweeper optimises.
@@ -51,7 +62,6 @@ class Job:
         """
         hydra_cfg = HydraConfig.get()
         out = Path(hydra_cfg.runtime.output_dir)
-        _import_beside(hydra_cfg)
         if hydra_cfg.mode == RunMode.MULTIRUN:
             return self._sweep_job(cfg, out, hydra_cfg)
         try:
@@ -61,17 +71,18 @@ class Job:
             raise SystemExit(1) from None
 
     def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
-        check(cfg, choices=hydra_cfg.runtime.choices, overrides=hydra_cfg.overrides.task)
-        try:
-            OmegaConf.to_container(cfg, resolve=True)
-        except OmegaConfBaseException as error:
-            raise UserError(str(error).splitlines()[0]) from error
+        trust = Trust.from_words(self.words)
+        unresolved: Any = OmegaConf.to_container(cfg)
+        trust.refuse_untold(unresolved)
+        hydra_guard.check_environment(hydra_cfg.job.env_set, self.words)
+        serve(trust, _user_folders(hydra_cfg))
+        check(cfg, overrides=_overrides(hydra_cfg))
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
-        return stage.main(cfg, out=out)
+        return stage.main(cfg, out=out, trust=trust)
 
     def _sweep_job(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
         """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""
-        status = JobStatus(hydra_cfg.job.num, tuple(hydra_cfg.overrides.task))
+        status = JobStatus(hydra_cfg.job.num, tuple(_overrides(hydra_cfg)))
         write_status(out, status)
         start = time.monotonic()
         try:
@@ -88,6 +99,12 @@ class Job:
             raise
         write_status(out, _ended(status, start))
         return value
+
+
+def _overrides(hydra_cfg: Any) -> list[str]:
+    """The command's overrides as they were written, ``${...}`` included."""
+    plain: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    return plain
 
 
 def _ended(status: JobStatus, start: float, *, error: str | None = None) -> JobStatus:
@@ -110,16 +127,15 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _import_beside(hydra_cfg: Any) -> None:
-    """Make the Python in and beside a user's ``--config-dir`` importable.
-
-    At the end of the path: a user's folder never hides an installed package.
-    """
-    for source in hydra_cfg.runtime.config_sources:
-        if source.provider == "command-line" and source.schema == "file":
-            for folder in (source.path, str(Path(source.path).parent)):
-                if folder not in sys.path:
-                    sys.path.append(folder)
+def _user_folders(hydra_cfg: Any) -> list[Path]:
+    """A user's ``--config-dir`` and the folder that it lies in."""
+    sources = hydra_cfg.runtime.config_sources
+    return [
+        folder
+        for source in sources
+        if source.provider == "command-line" and source.schema == "file"
+        for folder in (Path(source.path), Path(source.path).parent)
+    ]
 
 
 @contextmanager

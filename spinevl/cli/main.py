@@ -59,15 +59,27 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     """Run the verb's Hydra app; mistakes become lines, and what is our fault a traceback."""
     import hydra
 
+    from spinevl.build.trust import Trust
     from spinevl.cli.job import Job, JobFailed
-    from spinevl.config.conf import CONF_DIR, register
+    from spinevl.config.compose import register
+    from spinevl.config.conf_dir import CONF_DIR
+    from spinevl.schema.errors import UserError
 
     if (flag := _completion_flag(arguments)) is not None:
         return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
     register()
     if {"--help", "-h"} & set(arguments):
         return _manual(verb, arguments)
-    app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(Job(verb))
+    try:
+        Trust.from_words(arguments)  # told here, before a sweep repeats it for every job
+    except UserError as error:
+        refuse(error.problems)
+        return 1
+    if any(argument.startswith("--experimental-rerun") for argument in arguments):
+        refuse(["--experimental-rerun reads a pickle, which can run code; repeat the command"])
+        return 1
+    job = Job(verb, tuple(arguments))
+    app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(job)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         # told so, Hydra raises errors instead of printing their stack

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
+from spinevl.config.options import ClassWeights
 from spinevl.schema.example import Example
 from spinevl.schema.task import Task
-
-ClassWeights = Literal["inverse_sqrt", "none"]
 
 
 def weighted(
     examples: Sequence[Example],
     tasks: Mapping[str, Task],
     *,
-    class_weights: ClassWeights = "inverse_sqrt",
+    class_weights: str = ClassWeights.inverse_sqrt,
 ) -> list[Example]:
     """Training examples with their loss weights, whose mean is 1.
 
@@ -28,15 +26,15 @@ def weighted(
     Raises:
         ValueError: the scheme's name is unknown.
     """
-    if class_weights not in ("inverse_sqrt", "none"):
-        raise ValueError(f"class_weights={class_weights}: expected inverse_sqrt or none")
+    if class_weights not in ClassWeights.__members__:
+        raise ValueError(f"class_weights={class_weights}: expected {' or '.join(ClassWeights)}")
     per_task = Counter(one.key.task for one in examples)
     labels = Counter((one.key.task, one.label) for one in examples)
     total = sum(tasks[name].training_weight for name in per_task)
     weights: dict[tuple[str, int | None], float] = {}
     for name, count in per_task.items():
         raw = {
-            label: (number**-0.5 if class_weights == "inverse_sqrt" else 1.0)
+            label: (number**-0.5 if class_weights == ClassWeights.inverse_sqrt else 1.0)
             for (task, label), number in labels.items()
             if task == name
         }

@@ -11,9 +11,7 @@ from typing import Any
 
 from spinevl.data.records import records_text
 from spinevl.data.study import PatientStudy, record_file
-from spinevl.data.study_spec import StudySpec
 from spinevl.io.files import made_folder, write_text_atomic
-from spinevl.io.hashing import sha256
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +50,13 @@ def write_records(
         write_text_atomic(folder / name, text)
     write_split(study, out)
     manifest = {**study.fingerprint(), "outputs": outputs, **provenance}
-    manifest["inputs"] |= {name: sha256(path) for name, path in _named_files(study.spec).items()}
     write_text_atomic(out / "manifest.json", json.dumps(manifest, indent=2))
     total = sum(entry["records"] for entry in outputs.values())
     log.info("%d records in %d files under %s", total, len(texts), folder)
 
 
 def write_split(study: PatientStudy, out: Path) -> None:
-    """``split.json``: who trains and who is dev, where anybody does."""
+    """``split.json``: who trains and who is dev, where patients are split."""
     if study.split is not None:
         summary = study.split.summary(study.tasks)
         write_text_atomic(out / "split.json", json.dumps(summary, indent=2))
-
-
-def _named_files(spec: StudySpec) -> dict[str, Path]:
-    """Input files beside the cohort's own: a prompt file, the id files of a split."""
-    prompts, split = spec.prompts or {}, spec.split or {}
-    named = {
-        "prompts": prompts.get("path"),
-        "split_train": split.get("train"),
-        "split_dev": split.get("dev"),
-    }
-    return {name: Path(path).expanduser() for name, path in named.items() if path}

@@ -64,6 +64,7 @@ def read_records(path: Path, *, task: Task, layout: StudyLayout) -> list[Example
     """
     examples = []
     problems = Problems()
+    seen: set[tuple[Key, tuple[int, ...]]] = set()
     for number, entry in enumerate(read_json_list(path, expected="a list of records"), start=1):
         where = f"{path}: record {number}"
         try:
@@ -77,6 +78,11 @@ def read_records(path: Path, *, task: Task, layout: StudyLayout) -> list[Example
         if answer is not None and task.closed and found.label is None:
             known = " | ".join(task.choices)
             problems.add(where, f"an answer among {known}", repr(answer), "mend it")
+        if answer is not None and not task.closed and found.box is None:
+            problems.add(where, "a box as build writes it", repr(answer), "mend it")
+        if (found.key, found.slices) in seen:
+            problems.add(where, "a question of its own", "that of an earlier record", "drop it")
+        seen.add((found.key, found.slices))
         examples.append(found)
     problems.raise_any()
     return examples
@@ -86,12 +92,19 @@ def _example(entry: Any, task: Task, layout: StudyLayout) -> Example:
     images = [(path, layout.identify(path)) for path in entry["image"]]
     if unknown := [path for path, image in images if image is None]:
         raise ValueError(f"{unknown[0]} is named neither {layout.sagittal} nor {layout.axial}")
-    answer, level = entry["answer"], entry["object"]
+    answer, level, patient = entry["answer"], entry["object"], entry["id"]
+    question = entry["conversations"][0]["value"]
     known = answer is not None
+    if not all(isinstance(one, str) for one in (patient, question, answer if known else "")):
+        raise TypeError("id, question and answer must be text")
+    if level not in task.objects:
+        raise ValueError(f"object {level!r} is none of {task.name}")
+    if not images or any(image.patient != patient for _, image in images if image):
+        raise ValueError("expected images of the record's patient alone, one at least")
     return Example(
-        key=Key(entry["id"], entry["task"], level),
+        key=Key(patient, entry["task"], level),
         images=tuple(image for _, image in images if image is not None),
-        rounds=((entry["conversations"][0]["value"], answer),),
+        rounds=((question, answer),),
         kind="option" if task.closed else "box",
         options=tuple(task.choices),
         label=task.parse(answer) if known and task.closed else None,

@@ -6,15 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from spinevl.data.stratify import stratify
+from spinevl.build.roles import role
+from spinevl.config.check import validate
+from spinevl.config.keys import key
 from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import Problem, UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_N_TRAIN: dict[str, Any] = {"help": "patients in train; null is 80 %", "min": 1}
+_SEED: dict[str, Any] = {"help": "of the shuffling", "min": 0, "max": 2**32 - 1}
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,22 @@ def class_counts(patients: Sequence[Patient], task: Task) -> Counter[int]:
     return Counter(label for label in labels if label is not None)
 
 
+@role("splitter")
+class Splitter(Protocol):
+    """What the config group ``split`` builds."""
+
+    def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
+        """Which of the labelled patients train and which are dev."""
+
+
+@dataclass(kw_only=True)
 class HeadSplit:
     """The first ``n_train`` patients train, the rest is dev: the challenge's own split."""
 
-    def __init__(self, *, n_train: int | None = None) -> None:
-        self.n_train = n_train
+    n_train: int | None = key(None, **_N_TRAIN)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where a side would be empty."""
@@ -58,6 +75,7 @@ class HeadSplit:
         return Split(tuple(patients[:n_train]), tuple(patients[n_train:]))
 
 
+@dataclass(kw_only=True)
 class StratifiedSplit:
     """A seeded split that keeps every task's classes in proportion, by patient.
 
@@ -65,12 +83,18 @@ class StratifiedSplit:
     at some level", then the nearest exact count.
     """
 
-    def __init__(self, *, n_train: int | None = None, seed: int = 0) -> None:
-        self.n_train = n_train
-        self.seed = seed
+    n_train: int | None = key(None, **_N_TRAIN)
+    seed: int = key(0, **_SEED)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where a side would be empty."""
+        import numpy as np
+
+        from spinevl.data.stratify import stratify
+
         n_train = _n_train(self.n_train, len(patients))
         indicators = _indicators(patients, tasks)
         shares = [n / len(patients) for n in (n_train, len(patients) - n_train)]
@@ -79,18 +103,29 @@ class StratifiedSplit:
         return _exact(patients, train, dev, n_train, indicators)
 
 
+@dataclass(kw_only=True)
 class KFoldSplit:
     """Fold ``fold`` of ``n_folds`` stratified folds is dev."""
 
-    def __init__(self, *, n_folds: int = 5, fold: int = 0, seed: int = 0) -> None:
-        if n_folds < 2 or not 0 <= fold < n_folds:
-            raise ValueError(f"fold={fold} of n_folds={n_folds}: expected 0 <= fold < n_folds >= 2")
-        self.n_folds = n_folds
-        self.fold = fold
-        self.seed = seed
+    n_folds: int = key(5, help="stratified folds", min=2)
+    fold: int = key(0, help="the fold that is dev, counted from 0", min=0)
+    seed: int = key(0, **_SEED)
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
+
+    @staticmethod
+    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
+        """A fold that there is not."""
+        last = values["n_folds"] - 1
+        return {} if values["fold"] <= last else {"fold": f"0 to {last}, a fold of split.n_folds"}
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError where there are fewer patients than folds."""
+        import numpy as np
+
+        from spinevl.data.stratify import stratify
+
         if len(patients) < self.n_folds:
             raise UserError(f"split.n_folds={self.n_folds}: only {len(patients)} patients")
         shares = [1 / self.n_folds] * self.n_folds
@@ -99,29 +134,32 @@ class KFoldSplit:
         return _sides(patients, set(range(len(patients))) - dev, dev)
 
 
+@dataclass(kw_only=True)
 class FilesSplit:
     """Two files of patient ids, one a line or a JSON list."""
 
-    def __init__(self, *, train: str, dev: str) -> None:
-        self.train = train
-        self.dev = dev
+    train: str = key(help="file of the train patients' ids, one a line or a JSON list")
+    dev: str = key(help="the same for dev")
+
+    def __post_init__(self) -> None:
+        validate(self, at="split")
 
     def split(self, patients: Sequence[Patient], tasks: Mapping[str, Task]) -> Split:
         """Raises UserError for unknown, repeated or shared ids."""
         sides = {path: _read_ids(path) for path in (self.train, self.dev)}
         known = {patient.id: k for k, patient in enumerate(patients)}
-        problems = Problems()
+        problems = []
         for path, ids in sides.items():
-            if not ids:
-                problems.add(path, "ids", "none", "name some")
             for one, count in Counter(ids).items():
                 if one not in known:
-                    problems.add(f"{path}: {one}", "a labelled patient", "none", "drop")
+                    problems.append(Problem(f"{path}: {one}", "a labelled patient", "none", "drop"))
                 if count > 1:
-                    problems.add(f"{path}: {one}", "one line", f"{count}", "drop some")
+                    problems.append(Problem(f"{path}: {one}", "one line", f"{count}", "drop some"))
+        problems += [Problem(p, "ids", "none", "name some") for p, ids in sides.items() if not ids]
         for one in sorted(set(sides[self.train]) & set(sides[self.dev])):
-            problems.add(f"{self.dev}: {one}", "no train id", "one", "keep one side")
-        problems.raise_any()
+            problems.append(Problem(f"{self.dev}: {one}", "no train id", "one", "keep one side"))
+        if problems:
+            raise UserError(problems)
         train, dev = ({known[one] for one in ids} for ids in sides.values())
         return _sides(patients, train, dev)
 
@@ -140,6 +178,8 @@ def _n_train(n_train: int | None, total: int) -> int:
 
 def _indicators(patients: Sequence[Patient], tasks: Mapping[str, Task]) -> np.ndarray:
     """[patients, classes of all tasks] whether a patient has a class at some level."""
+    import numpy as np
+
     rows = [
         [
             label in {patient.label(task.name, k) for k in range(len(task.objects))}
@@ -156,6 +196,8 @@ def _exact(
     patients: Sequence[Patient], train: list[int], dev: list[int], n_train: int, rows: np.ndarray
 ) -> Split:
     """Move the patients with the most frequent classes until the counts are as asked."""
+    import numpy as np
+
     rarity = rows @ (1.0 / np.maximum(rows.sum(axis=0), 1))
     by_rarity = sorted(range(len(patients)), key=lambda k: (rarity[k], k))
     source, target = (train, dev) if len(train) > n_train else (dev, train)
@@ -177,10 +219,10 @@ def _read_ids(path: str) -> list[str]:
     if path.endswith(".json"):
         content = read_json(path, expected="a list of ids")
         if not isinstance(content, list) or not all(isinstance(one, str) for one in content):
-            raise refused(path, "a list of ids", type(content).__name__, "mend it")
+            raise UserError(Problem(path, "a list of ids", type(content).__name__, "mend it"))
         return content
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise refused(path, "a file of ids", str(error), "check the path") from error
+        raise UserError(Problem(path, "a file of ids", str(error), "check the path")) from error
     return [line.strip() for line in lines if line.strip()]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from spinevl.build.build import build
-from spinevl.config.conf import official_tasks
+from spinevl.build.allowlist import target_of
+from spinevl.build.build import build, build_stored
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import read_records
-from spinevl.data.split import Split
+from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -28,13 +30,17 @@ if TYPE_CHECKING:
     from spinevl.schema.image_ref import ImageRef, Modality
 
 
+CONVERSATIONS = "spinevl.sources.conversations.ConversationSource"
+R = TypeVar("R")
+
+
 class ConversationStudy:
     """Conversations of files.
 
     Attributes:
         tasks: none; a conversation asks in its own words.
         ratios: see RatioSampler.
-        images_checked: whether opening the study has decoded every image.
+        images_checked: whether opening the study has decoded every image, all of one size.
         subsets: those whose files are named.
     """
 
@@ -104,7 +110,6 @@ class PatientStudy:
     tasks: Mapping[str, Task]
     templates: Mapping[str, str]
     ratios: Mapping[str, float] | None = None
-    images_checked: bool = True
     _examples: dict[tuple[str, str], list[Example]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -120,6 +125,11 @@ class PatientStudy:
     def name(self) -> str:
         """What reports call it."""
         return self.cohort.name
+
+    @property
+    def images_checked(self) -> bool:
+        """Whether opening the study has decoded every image, all of one size."""
+        return self.source.layout.side_px is not None and not self.spec.records
 
     def summary(self, subset: str) -> str:
         """How many there are."""
@@ -141,7 +151,17 @@ class PatientStudy:
         spec = self.spec
         if spec.records:
             file = Path(spec.records) / record_file(task, subset, spec.suffix)
-            return read_records(file, task=task, layout=self.cohort.layout)
+            found = read_records(file, task=task, layout=self.cohort.layout)
+            asked = spec.sag_image or ()
+            for one in found:
+                if not set(one.slices) <= set(asked):
+                    raise refused(
+                        f"{file}: {one.where}",
+                        f"sagittal slices of sag_image={list(asked)}",
+                        f"{list(one.slices)}",
+                        "set sag_image as the build had it, or build again",
+                    )
+            return found
         truth = subset != "test" or (spec.test_answers == "upstream" and task.closed)
         return patient_examples(
             self.patients(subset),
@@ -159,13 +179,14 @@ class PatientStudy:
     def fingerprint(self) -> dict[str, Any]:
         """What the data are: cohort, numbers and the sha256 of every input file."""
         cohort = self.cohort
+        files = {**cohort.sources, **self.spec.files()}
         return {
             "cohort": cohort.name,
             "synthetic": cohort.synthetic,
             "n_labelled": len(cohort.patients),
             "n_test": len(cohort.test),
             "skipped": list(cohort.skipped),
-            "inputs": {name: sha256(path) for name, path in cohort.sources.items()},
+            "inputs": {name: sha256(path) for name, path in files.items()},
         }
 
     def description(self) -> dict[str, Any]:
@@ -190,38 +211,52 @@ def record_file(task: Task, subset: str, suffix: str | None) -> str:
     return f"{task.name}_{subset}_{suffix}.json" if suffix else f"{task.name}_{subset}.json"
 
 
-def shown_modality(spec: StudySpec, *, trusted: Sequence[str] = ()) -> Modality | None:
+@dataclass(frozen=True)
+class _Maker:
+    """Builds the objects of a study: what a checkpoint told only as a checkpoint's are built."""
+
+    spec: StudySpec
+    trust: Trust
+
+    def __call__(self, key: str, node: Any, role: type[R], name: str = "") -> R:
+        where = f"{key}.{name}" if name else key
+        if key in self.spec.stored:
+            return build_stored(node, role, allowed=self.trust.allowed, where=f"study.{where}")
+        return build(node, role, trust=self.trust, where=where)
+
+
+def shown_modality(spec: StudySpec) -> Modality | None:
     """What the images of a study are; None for conversations, which may show both or none."""
-    source = build(spec.data, trusted=trusted) if spec.data else None
-    return None if isinstance(source, ConversationSource) else "image"
+    return None if target_of(spec.data) == CONVERSATIONS else "image"
 
 
 def open_study(
-    spec: StudySpec, subsets: Collection[str] | None, *, trusted: Sequence[str] = ()
+    spec: StudySpec, subsets: Collection[str] | None, *, trust: Trust = NOTHING
 ) -> Study:
     """Read and check all data that a job needs.
 
     Args:
         spec: the study.
         subsets: which of ``train``, ``dev``, ``test`` will be used; None is all that are named.
-        trusted: target prefixes that the user trusts.
+        trust: what the command line trusts.
 
     Raises:
         UserError: with every problem found.
     """
     if not spec.data:
         spec.require(split=False)
-    source: DataSource | ConversationSource = build(spec.data, trusted=trusted)
-    if isinstance(source, ConversationSource):
-        conversations = ConversationStudy(source, spec)
+    make = _Maker(spec, trust)
+    if target_of(spec.data) == CONVERSATIONS:
+        conversations = ConversationStudy(make("data", spec.data, ConversationSource), spec)
         if subsets is None and not conversations.subsets:
             raise UserError("data.train, data.dev and data.test are not set: name a JSON file")
         return conversations
+    source: DataSource = make("data", spec.data, DataSource)
     if subsets is None:
         subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
     labelled = bool({"train", "dev"} & set(subsets))
     spec.require(split=labelled)
-    tasks = {name: build(node, trusted=trusted) for name, node in (spec.task or {}).items()}
+    tasks = {name: make("task", node, Task, name) for name, node in (spec.task or {}).items()}
     templates = _templates(spec, tasks)
     shown = spec.sag_image or []
     if unknown := [str(one) for one in shown if one not in source.layout.slices]:
@@ -232,7 +267,7 @@ def open_study(
     cohort = source.load(request)
     split = None
     if labelled and not spec.records:
-        splitter = build(spec.split, trusted=trusted)
+        splitter: Any = make("split", spec.split, Splitter)
         if source.drawn and getattr(splitter, "n_train", 0) is None:
             splitter.n_train = source.drawn  # a cohort that is drawn names its own numbers
         split = splitter.split(cohort.patients, known_tasks)

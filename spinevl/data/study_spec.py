@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.check import from_plain
 from spinevl.io.files import made_folder
-from spinevl.io.typed import structured
 from spinevl.schema.errors import UserError
 
 # keys of a data or split node that name files
@@ -38,6 +38,7 @@ class StudySpec:
         test_answers: ``upstream`` takes the template's labels as answers of test records.
         records, suffix: the folder of an earlier build to read, and the end of its files' names.
         cache_dir: where sources may keep what they make.
+        stored: fields that a checkpoint told.
     """
 
     data: dict[str, Any] | None = None
@@ -50,18 +51,20 @@ class StudySpec:
     records: str | None = None
     suffix: str | None = None
     cache_dir: str = "~/.cache/spinevl"
+    stored: list[str] = field(default_factory=list)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StudySpec:
         """The study that a job's resolved config describes."""
-        return structured({f.name: config[f.name] for f in fields(cls) if f.name in config}, cls)
+        named = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        return from_plain(cls, named)
 
     def filled(self, stored: Mapping[str, Any]) -> StudySpec:
         """The same with what is None as the ``study`` of a checkpoint has it."""
         known = {**stored, "prompts": {"path": None, "templates": stored.get("templates")}}
         missing = [name for name in _EXAMPLES if not getattr(self, name)]
         found: dict[str, Any] = {name: known.get(name) for name in missing}
-        return replace(self, **found)
+        return replace(self, **found, stored=missing)
 
     def require(self, *, split: bool) -> None:
         """Raise UserError for what neither the command nor the checkpoint says."""
@@ -69,9 +72,19 @@ class StudySpec:
         needed = [name for name in _EXAMPLES if name != "split" or (split and not self.records)]
         if missing := [name for name in needed if not told[name]]:
             raise UserError(
-                f"{', '.join(missing)}: the checkpoint does not say, for no study trained it; add "
-                + " ".join(_EXAMPLES[name] for name in missing)
+                f"{', '.join(missing)}: the checkpoint does not say, since it was not trained on "
+                "patients; add " + " ".join(_EXAMPLES[name] for name in missing)
             )
+
+    def files(self) -> dict[str, Path]:
+        """Input files beside the data source's own: a prompt file, the id files of a split."""
+        prompts, split = self.prompts or {}, self.split or {}
+        named = {
+            "prompts": prompts.get("path"),
+            "split_train": split.get("train"),
+            "split_dev": split.get("dev"),
+        }
+        return {name: Path(path).expanduser() for name, path in named.items() if path}
 
     def cache_folder(self) -> Path:
         """The cache folder, made if need be; absolute. Raises UserError where it cannot be."""

@@ -13,7 +13,7 @@ from spinevl.io.json_file import read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import SAGITTAL_SLICES, Task
+from spinevl.schema.task import Task
 
 
 def read_submission(
@@ -134,13 +134,14 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
     """Read ``predictions.jsonl``. Raises UserError naming each bad line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise refused(str(path), "a predictions.jsonl", str(error), "check the path") from error
     problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
-    for number, line in enumerate(lines, start=1):
+    # not splitlines, which also breaks at characters that an answer may hold
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             entry = json.loads(line)
             if entry["task"] not in tasks:
@@ -150,7 +151,7 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
                 raise ValueError("this question has been answered on an earlier line")
             seen.add(one.question)
             result.append(one)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             found = f"{type(error).__name__}: {error}"
             problems.add(f"{path}: line {number}", "a prediction", found, "predict again")
     problems.raise_any()
@@ -182,13 +183,16 @@ def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Predicti
         raise ValueError(f"box {box!r} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
     if not isinstance(entry["id"], str):
         raise ValueError("id is no string")
-    if not task.closed and not set(entry["slices"]) <= set(SAGITTAL_SLICES):
-        raise ValueError(f"slices {entry['slices']!r} are none of 5, 6, 7")
+    slices = entry["slices"]
+    if not isinstance(slices, list) or any(type(one) is not int or one < 0 for one in slices):
+        raise ValueError(f"slices {slices!r} is no list of slice numbers")
+    if not task.closed and len(slices) != 1:
+        raise ValueError(f"slices {slices!r}: a box lies in one slice")
     return Prediction(
         id=entry["id"],
         task=task.name,
         object=entry["object"],
-        slices=tuple(entry["slices"]),
+        slices=tuple(slices),
         choice=choice,
         probabilities=probabilities,
         text=str(entry["text"]),

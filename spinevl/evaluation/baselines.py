@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -117,6 +117,13 @@ class AllMajority(_Constant):
                 levels = range(len(task.objects))
                 label = _majority(task, [one.label(task.name, k) for one in train for k in levels])
                 self.labels |= {(task.name, name): label for name in task.objects}
+
+
+BASELINES: tuple[Callable[[Sequence[Patient], Mapping[str, Task]], Baseline], ...] = (
+    LevelMajority,
+    AllMajority,
+)
+"""What ``run`` and ``evaluate`` compare with, each made of the training patients and the tasks."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import Problems, refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
@@ -18,7 +18,11 @@ Rows = Sequence[Sequence[Prediction]]
 def with_truth(
     predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
 ) -> list[Prediction]:
-    """The predictions of ``tasks``, each with its true label or box where that is known."""
+    """The predictions of ``tasks``, each with its true label or box where that is known.
+
+    Raises:
+        UserError: a box in a slice that the true boxes do not have.
+    """
     people = {patient.id: patient for patient in patients}
     return [
         replace(one, truth=_truth(one, people[one.id], tasks[one.task]))
@@ -32,7 +36,17 @@ def with_truth(
 def _truth(one: Prediction, patient: Patient, task: Task) -> int | Box | None:
     if task.closed:
         return patient.label(task.name, task.objects.index(one.object))
-    return None if patient.boxes is None else patient.boxes[one.object][one.slices[0]]
+    if patient.boxes is None:
+        return None
+    boxes = patient.boxes[one.object]
+    if one.slices[0] not in boxes:
+        raise refused(
+            f"predictions: patient {one.id} {task.name} {one.object}",
+            f"a box in slice {', '.join(map(str, boxes))}, as the box file has them",
+            f"one in slice {one.slices[0]}",
+            "predict the same slices, or set the slices that the box file lists",
+        )
+    return boxes[one.slices[0]]
 
 
 def join(

@@ -71,14 +71,18 @@ def task_f1(counts: np.ndarray, task: Task) -> np.ndarray:
 
 
 def combine(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Any, bool]:
-    """The weighted score of the graded tasks, and whether it is the official, complete one."""
-    graded = [task for task in tasks.values() if task.weight > 0]
-    weight = sum(task.weight for task in graded)
-    if not graded:
+    """The weighted score of closed tasks, and whether their weights make up the whole score.
+
+    Tasks of which none has a weight count alike, so that a checkpoint can be chosen by them;
+    without any task the score is None.
+    """
+    weights = {name: task.weight for name, task in tasks.items() if task.weight > 0}
+    complete = abs(sum(weights.values()) - 1) < 1e-9
+    weights = weights or dict.fromkeys(tasks, 1.0)
+    if not weights:
         return None, False
-    total = sum(task.weight * values[task.name] for task in graded)
-    complete = abs(weight - 1) < 1e-9
-    return (total if complete else total / weight), complete
+    total = sum(weight * values[name] for name, weight in weights.items())
+    return (total if complete else total / sum(weights.values())), complete
 
 
 def quadratic_kappa(counts: np.ndarray) -> float | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spinevl.build.allowlist import Allowed
 from spinevl.checkpoints.load import load_checkpoint
-from spinevl.config.options import PredictMode, PredictOptions
+from spinevl.config.check import from_plain
+from spinevl.config.options import PredictOptions
 from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
 from spinevl.inference.predictor import Predictor
@@ -20,6 +23,22 @@ from spinevl.schema.prediction import Prediction
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
+
+
+class Predictions(list[Prediction]):
+    """A list of predictions, which makes a table too."""
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, a row a question, with the columns of ``predictions.jsonl``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise UserError("to_frame needs pandas: pip install 'spinevl[pandas]'") from error
+        return pd.DataFrame([one.to_json() for one in self])
 
 
 class SpineModel:
@@ -38,7 +57,7 @@ class SpineModel:
         self.tasks = tasks
         self.config = config
 
-    def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> Predictions:
         """Answers for a folder of patients (``{id}/sag/6.png`` ...), or for some patient folders.
 
         Raises:
@@ -50,15 +69,19 @@ class SpineModel:
         spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
         layout = _layout(study.get("data") or {})
         examples: list[Example] = []
-        for root, ids in _patients(paths, layout):
+        folders = _patients(paths, layout)
+        ids = [one for _, named in folders for one in named or ()]
+        if twice := sorted(one for one, count in Counter(ids).items() if count > 1):
+            raise UserError(f"predict: two folders are called {twice[0]}; predict them apart")
+        for root, names in folders:
             source = CervAISource(test_images=str(root), **vars(layout))
             request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path())
-            cohort = source.load(request, only=ids)
+            cohort = source.load(request, only=names)
             asked = PatientStudy(
                 spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
             examples += asked.examples("test")
-        return self.predictor.predict(examples)
+        return Predictions(self.predictor.predict(examples))
 
 
 def load(
@@ -77,11 +100,14 @@ def load(
         batch_patients: patients read at once.
         trusted_targets: your own packages that the checkpoint's parts may come from.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
+
+    Raises:
+        UserError: no checkpoint there, a damaged one, or another mode.
     """
-    loaded = load_checkpoint(Path(checkpoint), trusted=trusted_targets)
+    loaded = load_checkpoint(Path(checkpoint), allowed=Allowed(tuple(trusted_targets)))
     loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     layout = _layout(loaded.study.get("data") or {})
-    options = PredictOptions(mode=PredictMode(mode), batch_size=batch_patients)
+    options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="predict")
     decode = CervAISource(**vars(layout)).decode
     predictor = Predictor(loaded.model, decode, options=options)
     return SpineModel(predictor, loaded.tasks, loaded.config)

@@ -44,7 +44,7 @@ def keep_features(
         shown = [image for image in images if image.modality == modality]
         if modality not in inputs or not shown:
             continue
-        load = inputs[modality].images.__getitem__
+        load = inputs[modality].pixels
         features = cache.features(branch.encoder, shown, load=load, autocast=autocast)
         inputs[modality].features = features
         kept += [features] if features is not None else []

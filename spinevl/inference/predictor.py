@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.options import FeatureCacheOptions, History, PredictMode, PredictOptions
 from spinevl.data.examples import grouped
@@ -68,7 +69,7 @@ class Predictor:
         self.collate = Collator(
             model.inputs(),
             ImageStore(decode),
-            packing=self.options.packing.value,
+            packing=self.options.packing,
         )
         self.conversation = self.collate.conversation
 
@@ -124,7 +125,7 @@ class Predictor:
         """Refuse what could not be answered, all before the first answer."""
         if self.conversation.template == "pretrain":
             raise UserError(
-                "checkpoint: trained with llm.conversation=pretrain, it hears no question; train "
+                "checkpoint: trained with llm.conversation=pretrain, it ignores questions; train "
                 "it further with llm.conversation=medmvl or chat"
             )
         self.collate.check([one for one in examples if self._scored(one)])
@@ -216,7 +217,7 @@ def load_predictor(
     *,
     options: PredictOptions,
     feature_cache: FeatureCacheOptions,
-    trusted: Sequence[str] = (),
+    allowed: Allowed = OURS,
 ) -> Predictor:
     """The model of a checkpoint on the device that is there, ready to answer a study's examples.
 
@@ -225,9 +226,9 @@ def load_predictor(
         study: decodes the images, and says where features may be kept.
         options: how to answer.
         feature_cache: whether, and how many, features of a frozen encoder are kept.
-        trusted: target prefixes that the user trusts.
+        allowed: the classes that may be built.
     """
-    loaded = load_checkpoint(checkpoint, trusted=trusted)
+    loaded = load_checkpoint(checkpoint, allowed=allowed)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":

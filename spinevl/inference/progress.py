@@ -84,7 +84,8 @@ def answer_keys(
     decides = astuple(replace(options, batch_size=1, packing=Packing.tree))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
-        path: stamp(Path(path)) for path in {one.path for e in examples for one in e.images}
+        path: stamp(Path(path)) if Path(path).is_file() else None  # told where it is decoded
+        for path in {one.path for e in examples for one in e.images}
     }
     return [
         hashlib.sha256(

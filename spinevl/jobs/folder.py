@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
-from spinevl.io.typed import to_json
 
 CONFIG_FILE = "job_config.json"
 
 
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
     """Write what the job was asked: its resolved config, which every part of it reads from here."""
-    write_text_atomic(out / CONFIG_FILE, to_json(config))
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    write_text_atomic(out / CONFIG_FILE, f"{text}\n")
 
 
 def read_config(out: Path) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from spinevl.jobs.identity import identity
+
 PACKAGES = ("spinevl", "numpy", "pillow", "hydra-core", "omegaconf")
 
 
-def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's resolved config, the working directory's commit and versions."""
+def provenance(config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's identity, its resolved config, the working directory's commit and versions."""
     return {
+        "identity": identity(config, fingerprint),
         "config": config,
         "git_commit": _git_commit(),
         "versions": versions(),

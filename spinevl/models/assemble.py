@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from spinevl.build.build import build
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.options import TuningOptions
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
@@ -19,35 +21,48 @@ from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
 Nodes = Mapping[str, Any]
+R = TypeVar("R")
 
 
-def assemble(parts: Nodes, *, trusted: Sequence[str] = ()) -> VLM:
+class Build(Protocol):
+    """``build`` or ``build_stored``, told what the command line trusts."""
+
+    def __call__(self, node: Any, role: type[R], *, where: str = "", **sizes: Any) -> R:
+        """See ``build``."""
+
+
+def assemble(parts: Nodes, *, build: Build = build) -> VLM:
     """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
 
     ``encoder3d`` and ``connector3d`` beside them add a vision branch for volumes. Sizes are asked
-    from the parts: a connector gets its widths from them and has no setting for them.
+    from the parts: a connector is told its widths, never configured with them.
+
+    Args:
+        parts: the nodes.
+        build: how an object is built from a node: ``build`` for a config, ``build_stored`` for a
+            checkpoint.
 
     Raises:
         UserError: a node that is no such part, or parts that are not compatible.
     """
-    encoder = _part(parts["encoder"], Encoder, trusted, where="encoder")
-    llm = _part(parts["llm"], CausalLM, trusted, where="llm")
-    connector = _connector(parts, "", encoder, llm.dim, trusted)
+    encoder = build(parts["encoder"], Encoder, where="encoder")
+    llm = build(parts["llm"], CausalLM, where="llm")
+    connector = _connector(build, parts, "", encoder, llm.dim)
     second: dict[str, Any] = {}
     if parts.get("encoder3d"):
-        encoder3d = _part(parts["encoder3d"], Encoder, trusted, where="encoder3d")
+        encoder3d = build(parts["encoder3d"], Encoder, where="encoder3d")
         if (encoder.modality, encoder3d.modality) != ("image", "image3d"):
             raise UserError(
                 f"encoder3d: encoder reads {encoder.modality} and encoder3d reads "
                 f"{encoder3d.modality}; expected image and image3d"
             )
-        connector3d = _connector(parts, "3d", encoder3d, llm.dim, trusted)
+        connector3d = _connector(build, parts, "3d", encoder3d, llm.dim)
         second = {"encoder3d": encoder3d, "connector3d": connector3d}
     return tuned(VLM(encoder, connector, llm, **second), parts["tuning"])
 
 
 def check_compatible(
-    parts: Nodes, *, shows: Modality | None = None, trusted: Sequence[str] = ()
+    parts: Nodes, *, shows: Modality | None = None, trust: Trust = NOTHING
 ) -> None:
     """Raise UserError where encoder and connector, or encoder and data, are not compatible.
 
@@ -57,8 +72,9 @@ def check_compatible(
     Args:
         parts: see assemble.
         shows: the modality of the data; some encoder must read it.
-        trusted: see assemble.
+        trust: what the command line trusts.
     """
+    made = functools.partial(build, trust=trust)
     modalities: list[Modality] = []
     for suffix in ("", "3d"):
         node = parts.get(f"encoder{suffix}")
@@ -67,9 +83,9 @@ def check_compatible(
         bare = {**node, "pretrained": False} if "pretrained" in node else node
         try:
             with torch.device("meta"):
-                encoder = _part(bare, Encoder, trusted, where=f"encoder{suffix}")
+                encoder = made(bare, Encoder, where=f"encoder{suffix}")
                 modalities.append(encoder.modality)
-                _connector(parts, suffix, encoder, encoder.dim, trusted)
+                _connector(made, parts, suffix, encoder, encoder.dim)
         except (NotImplementedError, RuntimeError, TypeError):
             return
     if shows and shows not in modalities:
@@ -87,22 +103,16 @@ def tuned(model: VLM, tuning: TuningOptions | Nodes) -> VLM:
     return model
 
 
-def _part(node: Any, kind: type[Any], trusted: Sequence[str], *, where: str) -> Any:
-    """The part that a node describes, which must be of its kind."""
-    part = build(node, trusted=trusted)
-    if not isinstance(part, kind):
-        raise UserError(f"{where}: {node['_target_']} is no {kind.__name__}")
-    return part
-
-
 def _connector(
-    parts: Nodes, suffix: str, encoder: Encoder, out_dim: int, trusted: Sequence[str]
+    build: Build, parts: Nodes, suffix: str, encoder: Encoder, out_dim: int
 ) -> Connector:
     """The connector behind an encoder; for volumes ``connector`` where no ``connector3d`` is."""
-    node = parts.get(f"connector{suffix}") or parts["connector"]
-    sizes = {"in_dim": encoder.dim, "in_tokens": encoder.tokens, "in_grid": encoder.grid}
-    try:
-        connector: Connector = build(node, trusted=trusted)(out_dim=out_dim, **sizes)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"connector{suffix}: {error}") from error
-    return connector
+    return build(
+        parts.get(f"connector{suffix}") or parts["connector"],
+        Connector,
+        where=f"connector{suffix}",
+        in_dim=encoder.dim,
+        out_dim=out_dim,
+        in_tokens=encoder.tokens,
+        in_grid=encoder.grid,
+    )

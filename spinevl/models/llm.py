@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spinevl.build.roles import role
+from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model
@@ -22,6 +24,7 @@ Template = Literal["medmvl", "chat", "pretrain"]
 _DATE = "26 Jul 2024"
 
 
+@role("language model", remote_code=True)
 class CausalLM(nn.Module):
     """A decoder and its tokenizer.
 
@@ -216,9 +219,9 @@ class TinyLLM(CausalLM):
     def __init__(
         self,
         *,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
+        width: Positive = 128,
+        layers: Positive = 2,
+        heads: Positive = 4,
         conversation: Template = "chat",
         max_length: int = 1024,
     ) -> None:

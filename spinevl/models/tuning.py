@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
+from spinevl.config.check import from_plain, validate
 from spinevl.config.options import LoraOptions, Mode, TuningOptions
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import UserError
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -19,15 +19,13 @@ GROUPS = {"attention": ("attn", "attention"), "mlp": ("mlp", "ffn", "feed_forwar
 
 
 def tuning_options(node: Mapping[str, Any]) -> TuningOptions:
-    """The options of a plain node, as a checkpoint stores it.
+    """The options of a plain node, as a checkpoint stores it: every part may be frozen there.
 
     Raises:
-        UserError: a LoRA setting that does not exist.
+        UserError: an unknown mode or LoRA setting.
     """
-    known = [field.name for field in fields(LoraOptions)]
-    if unknown := [name for name in node["lora"] if name not in known]:
-        raise UserError(f"tuning.lora.{unknown[0]}: unknown; valid: {', '.join(known)}")
-    return TuningOptions(**{part: node[part] for part in PARTS}, lora=LoraOptions(**node["lora"]))
+    lora = from_plain(LoraOptions, node["lora"], at="tuning.lora")
+    return TuningOptions(**{part: node[part] for part in PARTS}, lora=lora)
 
 
 def apply_tuning(model: VLM, options: TuningOptions) -> None:
@@ -41,7 +39,7 @@ def apply_tuning(model: VLM, options: TuningOptions) -> None:
         UserError: an unknown mode, LoRA on the connector, a rank, alpha or dropout out of range,
             or targets that do not exist.
     """
-    _check_ranges(options.lora)
+    validate(options.lora, at="tuning.lora")
     for part in PARTS:
         mode = getattr(options, part)
         allowed = [str(m) for m in Mode if m != Mode.lora or part != "connector"]
@@ -53,19 +51,6 @@ def apply_tuning(model: VLM, options: TuningOptions) -> None:
                 module.requires_grad_(mode == Mode.full)
                 if mode == Mode.lora:
                     _inject(module, name, options.lora)
-
-
-def _check_ranges(lora: LoraOptions) -> None:
-    checks = [
-        ("r", lora.r, "a whole number, 1 or more", lora.r == int(lora.r) and lora.r >= 1),
-        ("alpha", lora.alpha, "more than 0", lora.alpha > 0),
-        ("dropout", lora.dropout, "0 or more and less than 1", 0 <= lora.dropout < 1),
-    ]
-    Problems(
-        f"tuning.lora.{name}={value}: expected {expected}"
-        for name, value, expected, holds in checks
-        if not holds
-    ).raise_any()
 
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import Task, axial_stem
+from spinevl.schema.task import Task
 
 Pictures = Mapping[str, Sequence[ImageRef]]
 
@@ -59,7 +59,7 @@ def _chosen(images: Sequence[ImageRef], level: str | None) -> list[tuple[str, st
     sagittal = [one.path for one in images if one.plane == "sagittal"]
     chosen = [("sagittal", sagittal[len(sagittal) // 2])] if sagittal else []
     axial = [one.path for one in images if one.plane == "axial" and one.level == level]
-    return chosen + [(f"axial {axial_stem(level or '')}", path) for path in axial[:1]]
+    return chosen + [(f"axial {level}", path) for path in axial[:1]]
 
 
 def data_uri(path: Path) -> str | None:

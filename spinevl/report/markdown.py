@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from spinevl.schema.score import AnswerScore, Score, TaskScore
 from spinevl.schema.task import Task
 
-NAMES = {
-    "model": "this model",
-    "level_majority": "level majority",
-    "all_majority": "all majority",
-    "swapped_images": "swapped images",
-    "ceiling": "ceiling (latent geometry)",
-}
+_NAMES = {"model": "this model", "ceiling": "ceiling (latent geometry)"}
+
+
+def shown_name(key: str) -> str:
+    """What reports call a baseline or the model: ``level_majority`` -> ``level majority``."""
+    return _NAMES.get(key, key.replace("_", " "))
 
 
 def rows(score: Score, tasks: Mapping[str, Task]) -> list[list[str]]:
@@ -21,7 +20,7 @@ def rows(score: Score, tasks: Mapping[str, Task]) -> list[list[str]]:
     return [
         ["", score.key, *tasks],
         *(
-            [NAMES.get(name, name), cell(one), *(cell(one.tasks.get(task)) for task in tasks)]
+            [shown_name(name), cell(one), *(cell(one.tasks.get(task)) for task in tasks)]
             for name, one in score.entries.items()
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> floa
 def read_metrics(folder: Path) -> Score | None:
     """The score in a job's folder; None where ``metrics.json`` is absent or not ours."""
     try:
-        return Score.from_json(read_json(folder / METRICS_FILE, expected="scores"))
+        score = Score.from_json(read_json(folder / METRICS_FILE, expected="scores"))
+        values = [score.value, *(one.value for one in score.tasks.values())]
+        return score if all(one is None or math.isfinite(one) for one in values) else None
     except (UserError, KeyError, TypeError, AttributeError):
         return None

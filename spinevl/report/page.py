@@ -9,7 +9,7 @@ from typing import Any
 
 from spinevl.io.files import write_text_atomic
 from spinevl.report.gallery import Pictures, gallery
-from spinevl.report.markdown import NAMES, as_markdown, rows
+from spinevl.report.markdown import as_markdown, rows, shown_name
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import Difference, Score, TaskScore
 from spinevl.schema.task import Task
@@ -70,7 +70,7 @@ def write_report(
         curve=_curve(curve) if curve is not None and curve.is_file() else None,
         config=config,
         fingerprint=fingerprint,
-        names=NAMES,
+        shown_name=shown_name,
     )
     write_text_atomic(out / "report.html", page)
     lines = [
@@ -103,7 +103,7 @@ def _panel(score: Score, task: Task | None, title: str) -> dict[str, Any]:
         if shown is not None and shown.value is not None:
             bars.append(
                 {
-                    "name": NAMES.get(name, name),
+                    "name": shown_name(name),
                     "own": name == "model",
                     "value": shown.value,
                     "low": max(shown.ci95.low if shown.ci95 else shown.value, 0.0),
@@ -117,7 +117,7 @@ def _paired(score: Score, boxed: Sequence[Task]) -> list[dict[str, str]]:
     """A sentence a baseline for the total, and one for each task whose answers are boxes."""
     lines = []
     for name, baseline in score.baselines.items():
-        against = f"model minus {NAMES.get(name, name)}"
+        against = f"model minus {shown_name(name)}"
         titles = {score.key: against} | {one.name: f"{against}, {one.title}" for one in boxed}
         lines += [
             {"name": title, "text": _difference(baseline.paired[key])}

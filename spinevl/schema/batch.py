@@ -12,12 +12,12 @@ if TYPE_CHECKING:  # build and evaluate import this package without torch
 
 @dataclass(frozen=True)
 class AttentionBlocks:
-    """n blocks of like size: queries, and the keys that some of them see.
+    """n attention blocks of similar size: the queries, and the keys that each may attend to.
 
     Attributes:
         query: [n, q] flat index (b * L + i) of each query, padded.
         key: [n, k] flat index of each key, padded.
-        sees: [n, q, k] bool, whether the query sees the key.
+        allowed: [n, q, k] bool, whether the query attends to the key.
     """
 
     query: torch.Tensor
@@ -31,30 +31,32 @@ class Batch:
 
     A token attends to its ancestors in its tree and to itself. B rows, L tokens a row, U unique
     images of N visual tokens and V unique volumes of M, T targets, S sequences, Q questions, A
-    direct targets.
+    targets of auxiliary heads.
 
     Attributes:
         input_ids: [B, L] token ids; 0 where a visual token or padding stands.
         visual_index: [B, L] row of the visual tokens [U * N + V * M], -1 for text and padding.
         position_ids: [B, L] depth in the tree.
-        attention: who sees whom, in blocks.
+        attention: which tokens each token attends to, in blocks.
         attention_order: [B * L] where each token's output stands in the blocks' outputs.
         pixel_values: [U, C, H, W] images after the encoder's transform; [0] where there are
             ``features``.
         features: [U, N, dim] what the encoder made of the images earlier; None without a cache.
         volumes: [V, C, D, H, W] volumes after their encoder's transform; [0] as ``pixel_values``.
         volume_features: [V, N, dim] the same of the volumes.
-        movable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
+        shiftable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
         predicting: [R] flat index (b * L + i) of each token that predicts anything.
         target_row: [T] which of them predicts a target.
         target_id: [T] the token to predict.
         target_sequence: [T] which sequence it belongs to.
         sequence_question: [S] which question a sequence answers.
         sequence_weight: [S] loss weight (task x class); 1 where scoring.
-        direct_image, direct_head, direct_label: [A] image, head and class of each direct target.
-        direct_weight: [A] its loss weight.
-        loss_tokens, loss_targets: what the next-token and the direct loss of a step are divided by:
-            its target tokens and direct targets, on average where a step has several batches.
+        auxiliary_image, auxiliary_head, auxiliary_label: [A] image, head and class of each target
+            of an auxiliary head.
+        auxiliary_weight: [A] its loss weight.
+        loss_tokens, loss_targets: what the next-token and the auxiliary loss of a step are divided
+            by: its target tokens and auxiliary targets, on average where a step has several
+            batches.
         questions: the dataset's index of each of the Q questions.
         sequence_label: the choice of each sequence where options are scored.
         tokens: real tokens in ``input_ids``.

@@ -30,6 +30,8 @@ class StudyLayout:
     side_px: int | None = 224
 
     def __post_init__(self) -> None:
+        if not self.slices or len(set(self.slices)) < len(self.slices):
+            raise ValueError(f"slices={list(self.slices)}: expected different slice numbers")
         for key, needed in (("sagittal", {"slice"}), ("axial", {"level", "number"})):
             pattern = getattr(self, key)
             named = set(re.findall(r"\{(\w*)\}", pattern))

@@ -10,21 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-VERTEBRAE = ("C2", "C3", "C4", "C5", "C6", "C7")
-SAGITTAL_SLICES = (5, 6, 7)
-AXIAL_STEMS = ("2", "2-3", "3", "3-4", "4", "4-5", "5", "5-6", "6", "6-7", "7")
-
 Metric = Literal["macro_f1", "f1", "mean_iou"]
 
 
 def is_disc(level: str) -> bool:
     """True for a disc level such as ``C2-C3``, False for a vertebra such as ``C2``."""
     return "-" in level
-
-
-def axial_stem(level: str) -> str:
-    """The file name of a level's axial image without its ending: ``C2-C3`` -> ``2-3``."""
-    return level.replace("C", "")
 
 
 @dataclass(frozen=True)

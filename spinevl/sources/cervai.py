@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from spinevl.config.keys import Positive
 from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
@@ -50,7 +51,7 @@ class CervAISource:
     slices: Sequence[int] = StudyLayout.slices
     sagittal: str = StudyLayout.sagittal
     axial: str = StudyLayout.axial
-    side_px: int | None = StudyLayout.side_px
+    side_px: Positive | None = StudyLayout.side_px
 
     def __post_init__(self) -> None:
         if self.missing_images not in get_args(MissingImages):
@@ -74,6 +75,9 @@ class CervAISource:
             with problems.collected():
                 known = self._test(request)
                 test = tuple(one for one in known if only is None or one.id in only)
+                for absent in sorted(set(only or ()) - {one.id for one in test}):
+                    where = str(self._root("test_images") / absent)
+                    problems.add(where, "a patient folder", "none", "check the path")
                 test = self._with_images(test, "test_images", request) if test else ()
         skipped: dict[str, Problems] = {}
         with problems.collected():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spinevl.build.roles import role
 from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import read_json_list
@@ -20,6 +21,7 @@ from spinevl.schema.image_ref import MODALITIES, ImageRef
 EXPECTED = "a list of {id, conversations, image, image3d, task}"
 
 
+@role("source of conversations", concrete=True)
 class ConversationSource:
     """Conversations in files: what ``data=conversations`` builds.
 

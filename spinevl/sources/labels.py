@@ -13,7 +13,10 @@ from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Label, Patient
 from spinevl.schema.study_layout import StudyLayout
-from spinevl.schema.task import VERTEBRAE, Task
+from spinevl.schema.task import Task
+
+VERTEBRAE = ("C2", "C3", "C4", "C5", "C6", "C7")
+"""The keys of a record of a box file."""
 
 Boxes = dict[str, dict[int, Box]]
 

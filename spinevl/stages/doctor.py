@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from spinevl.build.build import build
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.evaluation.submission import check_submission
 from spinevl.schema.errors import UserError
+from spinevl.schema.task import Task
 
 if TYPE_CHECKING:
     from spinevl.training.spec import TrainSpec
@@ -22,26 +24,28 @@ if TYPE_CHECKING:
 _TINY_PATIENTS_PER_SECOND = 15.0
 
 
-def main(cfg: DictConfig, *, out: Path) -> None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     """Print what is fine; raise with every problem otherwise. Writes nothing."""
     config: Any = plain(cfg)
-    trusted = config["trusted_targets"]
     if config["answers"]:
         template = config["data"].get("test_labels")
         if not template:
             raise UserError("data.test_labels is not set: give the submission template")
-        tasks = {name: build(node, trusted=trusted) for name, node in config["task"].items()}
+        tasks = {
+            name: build(node, Task, trust=trust, where=f"task.{name}")
+            for name, node in config["task"].items()
+        }
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
     from spinevl.training.spec import TrainSpec
     from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
-    for line in check(spec, open_for_training(spec, None, trusted=trusted), trusted=trusted):
+    for line in check(spec, open_for_training(spec, None, trust=trust), trust=trust):
         print(line)
 
 
-def check(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Iterator[str]:
+def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[str]:
     """Hold every example and image against the model, and estimate time and memory.
 
     Yields:
@@ -60,13 +64,12 @@ def check(spec: TrainSpec, study: Study, *, trusted: Sequence[str] = ()) -> Iter
     counts = {subset: study.examples(subset) for subset in study.subsets}
     if "train" in counts:
         train_sampler(counts["train"], ratios=study.ratios, seed=spec.seed)
-    model, _ = starting_model(spec, trusted)
+    model, _ = starting_model(spec, trust)
     collate = Collator(model.inputs(), ImageStore(study.decode))
     for subset, examples in counts.items():
         collate.check(examples)
         images = {image for one in examples for image in one.images}
-        if not study.images_checked:
-            check_images(images, collate.inputs)
+        check_images(list(images)[:1] if study.images_checked else images, collate.inputs)
         yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

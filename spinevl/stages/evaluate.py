@@ -9,29 +9,35 @@ from typing import Any
 from omegaconf import DictConfig
 
 from spinevl.build.build import build
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 from spinevl.evaluation.answer_files import read_answered
-from spinevl.evaluation.baselines import AllMajority, Baseline, LevelMajority
+from spinevl.evaluation.baselines import BASELINES, Baseline
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
+from spinevl.schema.study_layout import StudyLayout
+from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels
 
 
-def main(cfg: DictConfig, *, out: Path) -> float:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
     """Write ``metrics.json``, print a table, and return the score."""
     config: Any = plain(cfg)
     labels, answers, boxes = config["labels"], config["answers"], config["boxes"]
     if not labels or not (answers or config["predictions"]):
         raise UserError("evaluate needs labels=FILE and answers=FILE or predictions=FILE")
-    trusted = config["trusted_targets"]
-    tasks = {name: build(node, trusted=trusted) for name, node in config["task"].items()}
+    tasks = {
+        name: build(node, Task, trust=trust, where=f"task.{name}")
+        for name, node in config["task"].items()
+    }
     if any(not task.closed for task in tasks.values()) and not (boxes and config["predictions"]):
         raise UserError("task positioning needs boxes=FILE and predictions=FILE")
     closed = {name: task for name, task in tasks.items() if task.closed}
     truth = read_labels(labels, tasks=closed, required=list(closed))
     if boxes:
-        found = read_boxes(boxes)
+        layout = StudyLayout(tuple(config["slices"]), side_px=config["side_px"])
+        found = read_boxes(boxes, layout=layout)
         truth = tuple(replace(one, boxes=found.get(one.id)) for one in truth)
     predictions = read_answered(
         answers=answers,
@@ -43,6 +49,6 @@ def main(cfg: DictConfig, *, out: Path) -> float:
     baselines: list[Baseline] = []
     if config["train_labels"]:
         train = read_labels(config["train_labels"], tasks=closed, required=list(closed))
-        baselines = [LevelMajority(train, tasks), AllMajority(train, tasks)]
+        baselines = [make(train, tasks) for make in BASELINES]
     score = evaluate(truth, predictions, tasks=tasks, baselines=baselines)
     return write_metrics(score, tasks, out=out)

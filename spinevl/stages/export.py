@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 from spinevl.io.files import whole_folder
 from spinevl.io.json_file import read_json
@@ -16,7 +17,7 @@ from spinevl.schema.errors import UserError, refused
 log = logging.getLogger(__name__)
 
 
-def main(cfg: DictConfig, *, out: Path) -> None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     """Write OUT/FORMAT, or ``output_dir``; whole or not at all."""
     config: Any = plain(cfg)
     if not config["checkpoint"]:
@@ -31,14 +32,15 @@ def main(cfg: DictConfig, *, out: Path) -> None:
         raise refused(
             f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
         )
-    checkpoint = load_checkpoint(config["checkpoint"], trusted=config["trusted_targets"])
+    checkpoint = load_checkpoint(config["checkpoint"], allowed=trust.allowed)
     assert checkpoint.folder is not None
+    tasks = checkpoint.tasks  # refused before anything is written
     run = checkpoint.folder.absolute().parent
     with whole_folder(folder) as beside:
         FORMATS[form].write(beside, checkpoint)
         text = card(
             checkpoint.config,
-            tasks=checkpoint.tasks,
+            tasks=tasks,
             license_id=config["license"],
             score=read_metrics(run),
             training=_training(run / "train.json"),

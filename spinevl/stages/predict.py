@@ -7,15 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.check import from_plain
 from spinevl.config.options import FeatureCacheOptions, PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.study import ConversationStudy, open_study
 from spinevl.data.study_spec import StudySpec
-from spinevl.io.typed import structured
 from spinevl.schema.errors import UserError
 
 
-def main(cfg: DictConfig, *, out: Path) -> None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     """Predict; writes ``predictions.jsonl`` and, with all graded tasks, ``answers.json``.
 
     Of conversations it writes ``answers.jsonl`` as they come, then ``conversations.json``.
@@ -28,18 +29,18 @@ def main(cfg: DictConfig, *, out: Path) -> None:
     from spinevl.inference.predictor import load_predictor
     from spinevl.models.source import checkpoint_folder
 
-    trusted, subset = config["trusted_targets"], config["subset"]
+    subset = config["subset"]
     folder = checkpoint_folder(config["checkpoint"])
     stored = read_config(folder).get("study") or {}
-    study = open_study(StudySpec.from_config(config).filled(stored), (subset,), trusted=trusted)
+    study = open_study(StudySpec.from_config(config).filled(stored), (subset,), trust=trust)
     if isinstance(study, ConversationStudy):
         study.require_window(stored)
     predictor = load_predictor(
         folder,
         study,
-        options=structured(config["predict"], PredictOptions),
-        feature_cache=structured(config["feature_cache"], FeatureCacheOptions),
-        trusted=trusted,
+        options=from_plain(PredictOptions, config["predict"], at="predict"),
+        feature_cache=from_plain(FeatureCacheOptions, config["feature_cache"], at="feature_cache"),
+        allowed=trust.allowed,
     )
     if isinstance(study, ConversationStudy):
         answer_conversations(study, subset, predictor, checkpoint=folder, out=out)

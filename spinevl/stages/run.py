@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.check import from_plain
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.examples import pictures, swapped
 from spinevl.data.record_files import write_records
 from spinevl.data.study import PatientStudy, require_patients
-from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajority
+from spinevl.evaluation.baselines import BASELINES, Given
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
-from spinevl.io.typed import structured
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 from spinevl.report.metrics_file import write_metrics
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def main(cfg: DictConfig, *, out: Path) -> float | None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
     from spinevl.inference.outputs import answer_patients, write_outputs
     from spinevl.inference.predictor import load_predictor
@@ -44,21 +46,16 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
 
     write_config(out, plain(cfg))
     config = read_config(out)
-    trusted = config["trusted_targets"]
     spec = TrainSpec.from_config(config)
-    study = require_patients(open_for_training(spec, None, trusted=trusted))
+    study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
-    told = provenance(config)
-    subsets = _subsets(study, config["type_dataset"])
-    write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
-    if study.cohort.synthetic:
-        truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
-        write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
-    fit(spec, out, trusted=trusted, study=study)
-    options = structured(config["predict"], PredictOptions)
+    told = provenance(config, study.fingerprint())
+    _write_records(study, config, out=out, told=told)
+    fit(spec, out, trust=trust, study=study)
+    options = from_plain(PredictOptions, config["predict"], at="predict")
     folder = out / "checkpoint"
     predictor = load_predictor(
-        folder, study, options=options, feature_cache=spec.feature_cache, trusted=trusted
+        folder, study, options=options, feature_cache=spec.feature_cache, allowed=trust.allowed
     )
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)
@@ -84,6 +81,17 @@ def main(cfg: DictConfig, *, out: Path) -> float | None:
     return value
 
 
+def _write_records(
+    study: PatientStudy, config: Mapping[str, Any], *, out: Path, told: Mapping[str, Any]
+) -> None:
+    """The record files, and the labels of phantoms, whose truth is known."""
+    subsets = _subsets(study, config["type_dataset"])
+    write_records(study, subsets, out=out, output_dir=config["output_dir"], provenance=told)
+    if study.cohort.synthetic:
+        truth = [{"id": one.id, **one.labels} for one in study.cohort.test]
+        write_text_atomic(out / "test_truth.json", json.dumps(truth, indent=4))
+
+
 def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:
     """Whose record files are written; ``both`` is all that the job uses."""
     if asked not in ("both", *study.subsets):
@@ -96,10 +104,7 @@ def _evaluate(
 ) -> Score:
     """The score of the predictions beside the baselines'."""
     train, patients = study.patients("train"), study.patients(subset)
-    baselines: list[Baseline] = [
-        LevelMajority(train, study.tasks),
-        AllMajority(train, study.tasks),
-    ]
+    baselines = [make(train, study.tasks) for make in BASELINES]
     if len(patients) > 1:
         others = predictor.predict(swapped(study.examples(subset), patients))
         note = "the same checkpoint shown another patient's images"

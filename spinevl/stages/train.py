@@ -7,13 +7,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 
 
-def main(cfg: DictConfig, *, out: Path) -> float | None:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Train, and return the best dev score."""
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
 
     config: Any = plain(cfg)
-    return fit(TrainSpec.from_config(config), out, trusted=config["trusted_targets"])
+    return fit(TrainSpec.from_config(config), out, trust=trust)

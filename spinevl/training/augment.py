@@ -20,7 +20,7 @@ def augment(
 
     Args:
         pixel_values: [U, C, H, W].
-        movable: [U] bool; images that stay in place where False.
+        shiftable: [U] bool; images that stay in place where False.
         shift_px: largest shift in each direction, in pixels; borders are repeated.
         gain: largest relative change of contrast.
         generator: on the CPU, so that a run repeats on any device.

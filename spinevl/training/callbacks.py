@@ -74,7 +74,7 @@ class MetricsFile(pl.Callback):
         "epoch",
         "loss",
         "loss/answer",
-        "loss/direct",
+        "loss/auxiliary",
         "lr",
         "dev/score",
         "tokens_per_second",

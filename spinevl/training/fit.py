@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import Study
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.worker import train
 
 
 def fit(
-    spec: TrainSpec, out: Path, *, trusted: Sequence[str] = (), study: Study | None = None
+    spec: TrainSpec, out: Path, *, trust: Trust = NOTHING, study: Study | None = None
 ) -> float | None:
     """Write the spec into the job's folder, and train on what the file says.
 
     Args:
         spec: the training.
         out: the job's folder.
-        trusted, study: see ``train``.
+        trust, study: see ``train``.
 
     Returns:
         The best dev score; None where nothing was scored.
     """
     spec.write(out / SPEC_FILE)
-    return train(out, trusted=trusted, study=study)
+    return train(out, trust=trust, study=study)

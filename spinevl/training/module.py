@@ -65,18 +65,18 @@ class TrainingModule(pl.LightningModule):
                 generator=self.augmentation,
             )
         visual_tokens = self.model.encode_images(replace(batch, pixel_values=pixels))
-        direct = None
+        auxiliary = None
         if self.heads is not None:
-            direct = self.heads(visual_tokens[0], batch)
-            direct = direct / mean_over_ranks(batch.loss_targets, like=direct)
-            self.log("loss/direct", direct)
-        if direct is not None and self.global_step < self.warmup_steps:
-            loss = direct
+            auxiliary = self.heads(visual_tokens[0], batch)
+            auxiliary = auxiliary / mean_over_ranks(batch.loss_targets, like=auxiliary)
+            self.log("loss/auxiliary", auxiliary)
+        if auxiliary is not None and self.global_step < self.warmup_steps:
+            loss = auxiliary
         else:
             loss = self._answer_loss(batch, visual_tokens)
             self.log("loss/answer", loss)
-            if direct is not None:
-                loss = loss + self.warmup.weight * direct
+            if auxiliary is not None:
+                loss = loss + self.warmup.weight * auxiliary
         if not loss.requires_grad:  # a batch of text alone, where only vision branches learn
             loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         self.log("loss", loss, prog_bar=True)
@@ -92,7 +92,7 @@ class TrainingModule(pl.LightningModule):
         return sequence_logprobs(self.model(batch), batch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what learns; the auxiliary heads learn like the connector."""
+        """AdamW over what learns, a rate each for the parts and the auxiliary heads."""
         optim = self.optim
         parts = dict(self.model.named_children())
         # a branch of volumes learns at the rate of its kind
@@ -101,7 +101,7 @@ class TrainingModule(pl.LightningModule):
         if self.heads is not None:
             groups += parameter_groups(
                 {"heads": self.heads},
-                lr={"heads": optim.lr.connector},
+                lr={"heads": optim.lr.heads},
                 weight_decay=optim.weight_decay,
             )
         optimizer, scheduler = adamw(
@@ -109,6 +109,6 @@ class TrainingModule(pl.LightningModule):
             betas=optim.betas,
             total_steps=self.total_steps,
             warmup_ratio=optim.warmup_ratio,
-            schedule=optim.schedule.value,
+            schedule=optim.schedule,
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from spinevl.config.options import Schedule
 from spinevl.schema.errors import UserError
 
 # embeddings that are parameters of their module, by the names they have in vision towers
@@ -68,22 +69,16 @@ def adamw(
     betas: Sequence[float],
     total_steps: int,
     warmup_ratio: float,
-    schedule: str,
+    schedule: Schedule,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimizer and its schedule over ``total_steps`` optimizer steps.
-
-    Raises:
-        UserError: the schedule is neither ``cosine`` nor ``constant``.
-    """
-    if schedule not in ("cosine", "constant"):
-        raise UserError(f"optim.schedule={schedule}: expected cosine or constant")
+    """The optimizer and its schedule over ``total_steps`` optimizer steps."""
     optimizer = torch.optim.AdamW(groups, betas=(betas[0], betas[1]))
     warmup_steps = max(1, round(warmup_ratio * total_steps))
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        if schedule == "constant":
+        if schedule == Schedule.constant:
             return 1.0
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

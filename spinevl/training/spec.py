@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.check import from_plain
+from spinevl.config.keys import key
 from spinevl.config.options import (
     AugmentOptions,
     FeatureCacheOptions,
     ImbalanceOptions,
+    LoggerOptions,
     OptimOptions,
     TrainerOptions,
     TuningOptions,
@@ -18,8 +22,8 @@ from spinevl.config.options import (
 )
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.files import write_text_atomic
-from spinevl.io.json_file import read_json
-from spinevl.io.typed import structured, to_json
+from spinevl.io.json_file import read_json_object
+from spinevl.schema.errors import UserError
 
 SPEC_FILE = "train_spec.json"
 PARTS = ("encoder", "connector", "encoder3d", "connector3d", "llm")
@@ -34,9 +38,9 @@ class TrainSpec:
         parts: ``encoder``, ``connector``, ``llm`` and perhaps ``encoder3d`` and ``connector3d``:
             nodes of new parts.
         checkpoint: a checkpoint to start from in their place.
-        tuning, warmup, augment, imbalance, optim, trainer, feature_cache, seed: how to train.
-        logger: the logger's node; None logs to ``metrics.csv`` alone.
+        tuning, warmup, augment, imbalance, optim, trainer, feature_cache, logger: how to train.
         config: the job's whole config, as the loggers are told it.
+        seed: of the training.
     """
 
     study: StudySpec
@@ -49,34 +53,30 @@ class TrainSpec:
     optim: OptimOptions
     trainer: TrainerOptions
     feature_cache: FeatureCacheOptions
-    logger: dict[str, Any] | None
-    seed: int
+    logger: LoggerOptions
     config: dict[str, Any]
+    seed: int = key(help="of the training", min=0, max=2**32 - 1)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSpec:
         """The training that a job's resolved config describes."""
-        trainer = dict(config["trainer"])
-        moved = {
-            "augment": {key: trainer.pop(key) for key in ("shift_px", "gain") if key in trainer},
-            "imbalance": {key: trainer.pop(key) for key in ("class_weights",) if key in trainer},
-        }
         whole = {
             **config,
-            **moved,
-            "trainer": trainer,
             "study": asdict(StudySpec.from_config(config)),
             "parts": {name: config[name] for name in PARTS if config.get(name)},
-            "logger": config.get("logger") or None,
             "config": config,
         }
-        return structured({one.name: whole[one.name] for one in fields(cls)}, cls)
+        return from_plain(cls, {one.name: whole[one.name] for one in fields(cls)})
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        write_text_atomic(path, to_json(asdict(self)))
+        write_text_atomic(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> TrainSpec:
         """What ``write`` wrote. Raises UserError for a file that is no such spec."""
-        return structured(read_json(path, expected="a training's spec"), cls, where=str(path))
+        content = read_json_object(path)
+        try:
+            return from_plain(cls, content)
+        except UserError as error:
+            raise UserError([f"{path}: {problem}" for problem in error.problems]) from error

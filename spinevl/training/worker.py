@@ -1,13 +1,18 @@
-"""Run the training that a folder's spec describes, and keep the best checkpoint."""
+"""Run the training that a folder's spec describes, and keep the best checkpoint.
+
+``python -m spinevl.training.worker OUT [--config-dir DIR] [trusted_targets=[...]]`` does so in a
+process of its own.
+"""
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import logging
 import resource
-import signal
+import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +20,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from spinevl.build.build import build
+from spinevl.build.trust import NOTHING, Trust, says_trust
+from spinevl.build.user_modules import serve
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
-from spinevl.config.options import PRECISIONS, Mode
+from spinevl.config.options import Mode
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.images import ImageStore
@@ -38,19 +45,20 @@ from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
 from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile
 from spinevl.training.dev_score import dev_score
-from spinevl.training.loggers import close_loggers, logger_of
+from spinevl.training.loggers import check_logger, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
+from spinevl.training.trainer import make_trainer, on_gpu, precision_of, quiet, run
 
 log = logging.getLogger(__name__)
 
 
-def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None) -> float | None:
+def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> float | None:
     """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under ``out``.
 
     Args:
         out: the job's folder, where the spec of the training lies.
-        trusted: target prefixes that the user trusts; the spec has no say in it.
+        trust: what the command line trusts; the spec has no say in it.
         study: the spec's study, where this process has opened it already.
 
     Returns:
@@ -62,12 +70,12 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
     begun = time.monotonic()
     spec = TrainSpec.read(out / SPEC_FILE)
     if study is None:
-        study = open_for_training(spec, ("train", "dev"), trusted=trusted)
+        study = open_for_training(spec, ("train", "dev"), trust=trust)
     if isinstance(study, PatientStudy):
         write_split(study, out)
-    _quiet()
+    quiet()
     pl.seed_everything(spec.seed, workers=True, verbose=False)
-    model, parts = starting_model(spec, trusted)
+    model, parts = starting_model(spec, trust)
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = _batches(spec, study, model, heads)
     features = _encode_once(spec, study, model, data)
@@ -78,8 +86,10 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
     module = _module(spec, model, heads, data.train_batches)
     callbacks = [clock, best, MetricsFile(out / "metrics.csv")]
-    trainer = _trainer(spec, callbacks, trusted, log_every=min(10, data.train_batches))
-    _run(trainer, module, data)
+    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
+    log_every = min(10, data.train_batches)
+    trainer = make_trainer(spec.trainer, callbacks, logger=logger, log_every=log_every)
+    run(trainer, module, data)
     report = {
         **clock.report(),
         "peak_memory_bytes": _peak_memory(),
@@ -101,31 +111,32 @@ def train(out: Path, *, trusted: Sequence[str] = (), study: Study | None = None)
 
 
 def open_for_training(
-    spec: TrainSpec, subsets: Sequence[str] | None, *, trusted: Sequence[str] = ()
+    spec: TrainSpec, subsets: Sequence[str] | None, *, trust: Trust = NOTHING
 ) -> Study:
     """The study, once the parts are seen to be compatible with each other and with the data.
 
     Args:
         spec: the training; the parts of a checkpoint have been compatible before.
         subsets: see open_study.
-        trusted: target prefixes that the user trusts.
+        trust: what the command line trusts.
 
     Raises:
-        UserError: parts that are not compatible, before any data are read; or bad data.
+        UserError: a logger that cannot start or parts that are not compatible, before any data
+            are read; or bad data.
     """
+    check_logger(spec.logger)
     if not spec.checkpoint:
-        shows = shown_modality(spec.study, trusted=trusted)
-        check_compatible(spec.parts, shows=shows, trusted=trusted)
-    return open_study(spec.study, subsets, trusted=trusted)
+        check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
+    return open_study(spec.study, subsets, trust=trust)
 
 
-def starting_model(spec: TrainSpec, trusted: Sequence[str]) -> tuple[VLM, dict[str, Any]]:
+def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     """The model to start from, and its nodes: new parts, or those of a checkpoint."""
     tuning = asdict(spec.tuning)
     if not spec.checkpoint:
         parts = {**spec.parts, "tuning": tuning}
-        return assemble(parts, trusted=trusted), parts
-    start = load_checkpoint(spec.checkpoint, trusted=trusted)
+        return assemble(parts, build=functools.partial(build, trust=trust)), parts
+    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed)
     llm = dict(start.parts["llm"])
     if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
         llm["conversation"] = start.model.llm.conversation = spec.parts["llm"]["conversation"]
@@ -138,13 +149,12 @@ def _batches(
     """The training and dev batches. Raises UserError with every example that does not fit."""
     train = study.examples("train")
     if study.tasks:
-        scheme = spec.imbalance.class_weights.value
-        train = weighted(train, study.tasks, class_weights=scheme)  # type: ignore[arg-type]
+        train = weighted(train, study.tasks, class_weights=spec.imbalance.class_weights)
     options = spec.trainer
     collate = Collator(
         model.inputs(),
         ImageStore(study.decode),
-        packing=options.packing.value,
+        packing=options.packing,
         learn=True,
         heads=heads,
     )
@@ -170,16 +180,16 @@ def _encode_once(
     shown = [image for one in (*data.train, *data.dev) for image in one.images]
     features: list[Features] = []
     if spec.feature_cache.enabled and spec.tuning.encoder == Mode.frozen:
-        device = torch.device("cuda" if _on_gpu(spec.trainer.accelerator) else "cpu")
+        device = torch.device("cuda" if on_gpu(spec.trainer.accelerator) else "cpu")
         for branch in model.vision_branches().values():
             branch.encoder.to(device).eval()
         halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        precision = _precision(spec.trainer.precision, spec.trainer.accelerator)
+        precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
         inputs, autocast = data.collate.inputs, halves.get(precision)
         features = keep_features(model, cache, inputs, shown, autocast=autocast)
-    if not features and not study.images_checked:  # what is kept has been decoded
-        check_images(shown, data.collate.inputs)
+    if not features:  # what is kept has been decoded
+        check_images(shown[:1] if study.images_checked else shown, data.collate.inputs)
     return features
 
 
@@ -207,78 +217,40 @@ def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int], batches: int)
     return module
 
 
-def _trainer(
-    spec: TrainSpec, callbacks: list[pl.Callback], trusted: Sequence[str], *, log_every: int
-) -> pl.Trainer:
-    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
-    options = spec.trainer
-    try:
-        return pl.Trainer(
-            accelerator=options.accelerator,
-            devices=1,
-            precision=_precision(options.precision, options.accelerator),
-            max_epochs=options.max_epochs,
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=options.clip_norm,
-            check_val_every_n_epoch=max(1, options.max_epochs // max(1, options.dev_checks)),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            deterministic=True,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=options.progress_bar,
-            logger=logger_of(spec.logger, spec.config, trusted=trusted),
-            log_every_n_steps=log_every,
-            callbacks=callbacks,
-        )
-    except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"trainer: {error}") from error
-
-
-def _run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        trainer.fit(module, datamodule=data)
-    except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from stop
-    finally:
-        close_loggers(trainer.loggers)
-        torch.use_deterministic_algorithms(False)  # nothing of this job stays for the next one
-
-
-def _precision(name: str, accelerator: str) -> Any:
-    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
-    if name == "auto":
-        half = _on_gpu(accelerator) and torch.cuda.is_bf16_supported()
-        return "bf16-mixed" if half else "32-true"
-    precision = PRECISIONS.get(name, name)
-    if precision not in PRECISIONS.values():
-        raise UserError(
-            f"trainer.precision={name}: expected auto, {', '.join(PRECISIONS.values())}; weights "
-            "are trained in float32"
-        )
-    return precision
-
-
-def _on_gpu(accelerator: str) -> bool:
-    return torch.cuda.is_available() and accelerator != "cpu"
-
-
-def _quiet() -> None:
-    """Silence what Lightning says to its developers, not to ours."""
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*DataLoader.* across ranks is zero.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 def _peak_memory() -> int:
     """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(words: Sequence[str]) -> int:
+    """Train as the spec in a folder says. Returns the exit code, 1 where the user can mend it.
+
+    Args:
+        words: of the command line: the job's folder, ``--config-dir DIR`` for folders that hold
+            modules of the user's own, and what is trusted (``Trust.to_words``), as the command
+            that wrote the spec had them.
+    """
+    parser = argparse.ArgumentParser(prog="python -m spinevl.training.worker")
+    parser.add_argument("out", type=Path, help=f"the job's folder, which holds {SPEC_FILE}")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR")
+    parser.add_argument("trusted", nargs="*", metavar="trusted_targets=[...]")
+    asked = parser.parse_intermixed_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        trust = Trust.from_words(asked.trusted)
+        if others := [word for word in asked.trusted if not says_trust(word)]:
+            raise UserError(f"{others[0]}: a training takes its keys from {asked.out / SPEC_FILE}")
+        folders = [one.absolute() for one in asked.config_dir]
+        serve(trust, [near for one in folders for near in (one, one.parent)])
+        train(asked.out, trust=trust)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"spinevl: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -80,6 +80,20 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["cache_dir=${no.such.key}", "data.labels=${oc.env:NOT_SET_X}/l.json", "suffix=${suffix}"],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_an_interpolation_without_a_value_is_one_line_in_a_job(
+    here: Path, capsys: pytest.CaptureFixture[str], override: str, sweep: list[str]
+) -> None:
+    assert main(["build", *sweep, override]) == 1
+    err = capsys.readouterr().err
+    assert f"spinevl: {override}: " in err
+    assert "Traceback" not in err
+
+
 def test_a_job_that_meets_a_users_mistake_says_each_problem(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

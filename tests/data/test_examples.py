@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.auxiliary_targets import head_sizes, head_targets
 from spinevl.data.examples import grouped, patient_examples, pictures, swapped
 from spinevl.schema.errors import UserError

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.imbalance import weighted
 from spinevl.schema.example import Example

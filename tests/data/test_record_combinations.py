@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import render
 from spinevl.data.records import read_records, records_text

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import records_text

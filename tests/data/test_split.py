@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.split import FilesSplit, HeadSplit, KFoldSplit, StratifiedSplit, class_counts
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import (
     read_predictions,
     read_submission,
@@ -70,6 +70,9 @@ def test_a_submission_is_written_as_it_was_read(tmp_path: Path) -> None:
         ({"probabilities": {"0": 1.5, "1": -0.5, "2": 0.0}}, "between 0 and 1"),
         ({"object": "C9"}, "'C9' is none of qd"),
         ({"id": 3}, "id is no string"),
+        ({"probabilities": [0.5, 0.5]}, "AttributeError"),
+        ({"slices": 6}, "no list of slice numbers"),
+        ({"slices": [6.0]}, "no list of slice numbers"),
     ],
 )
 def test_a_bad_prediction_names_its_line(
@@ -95,6 +98,12 @@ def test_a_bad_prediction_names_its_line(
     file.write_text(2 * (json.dumps(good) + "\n"))
     with pytest.raises(UserError, match="earlier line"):
         read_predictions(file, tasks=GRADED)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="predictions.jsonl: expected"):
+        read_predictions(file, tasks=GRADED)
+    odd = {**good, "text": "A\u2028normal\u0085"}
+    file.write_text(json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [one.text for one in read_predictions(file, tasks=GRADED)] == [odd["text"]]
     file.write_text(json.dumps(good) + "\n")
     write_predictions(tmp_path / "copy.jsonl", read_predictions(file, tasks=GRADED))
     assert (tmp_path / "copy.jsonl").read_bytes() == file.read_bytes()

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.baselines import AllMajority, Baseline, Given, LevelMajority
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import VERTEBRAE
-from spinevl.sources.labels import read_labels
+from spinevl.sources.labels import VERTEBRAE, read_labels
 from spinevl.sources.phantom.ceiling import Ceiling
 from spinevl.sources.phantom.render import Case, draw_phantom
 

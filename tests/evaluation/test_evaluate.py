@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import read_submission
 from spinevl.evaluation.baselines import Given
 from spinevl.evaluation.evaluate import evaluate, point_score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.join import by_patient, with_truth
 from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
@@ -53,3 +53,11 @@ def test_the_truth_is_a_label_a_box_or_unknown() -> None:
     assert [one.correct for one in joined] == [True, False, None, None, None, None]
     assert [one.to_json() for one in joined] == [one.to_json() for one in given]
     assert len(with_truth(given, patients, {"qd": TASKS["qd"]})) == 3
+
+
+def test_a_box_in_a_slice_without_truth_is_named() -> None:
+    box = Box(1, 2, 3, 4)
+    patients = [Patient("a", {}, {"C2": {4: box, 6: box}})]
+    given = [Prediction("a", "positioning", "C2", (9,), None, None, "", box)]
+    with pytest.raises(UserError, match=r"patient a positioning C2: .*slice 4, 6.*in slice 9"):
+        with_truth(given, patients, TASKS)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from spinevl.evaluation.metrics import box_overlaps, calibration, iou, quadratic_kappa, task_f1
+from spinevl.evaluation.metrics import (
+    box_overlaps,
+    calibration,
+    combine,
+    iou,
+    quadratic_kappa,
+    task_f1,
+)
 from spinevl.schema.box import Box
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
@@ -58,3 +65,11 @@ def test_calibration_by_hand() -> None:
     # confidence 0.75, of which 3 of 4 are right, and 0.25, of which none is
     assert error == pytest.approx(0.25 * 1 / 5)
     assert loss == pytest.approx(-(4 * np.log(0.75) + np.log(0.25)) / 5)
+
+
+def test_tasks_without_a_weight_count_alike_and_are_no_official_score() -> None:
+    tasks = {name: Task(name, name, choices=("a", "b")) for name in ("x", "y")}
+    assert combine({"x": 0.2, "y": 0.6}, tasks) == (pytest.approx(0.4), False)
+    weighed = {**tasks, "z": Task("z", "z", choices=("a", "b"), weight=0.5)}
+    assert combine({"x": 0.2, "y": 0.6, "z": 0.3}, weighed) == (pytest.approx(0.3), False)
+    assert combine({}, {}) == (None, False)

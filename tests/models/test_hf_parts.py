@@ -240,5 +240,5 @@ def test_an_llm_without_a_tokenizer_is_refused_not_given_an_empty_one(
 def test_an_unknown_key_of_lora_is_named(shared: Path) -> None:
     nodes = parts(shared)
     nodes["tuning"] = {**nodes["tuning"], "lora": {**LORA, "foo": 1}}
-    with pytest.raises(UserError, match=r"tuning\.lora\.foo: unknown; valid: r, alpha"):
+    with pytest.raises(UserError, match=r"unknown key 'tuning\.lora\.foo'; valid: r, alpha"):
         assemble(nodes)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spinevl.checkpoints.medmvl_config import END_TOKENS
-from spinevl.config.conf import CONF_DIR
+from spinevl.config.conf_dir import CONF_DIR
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.prefix_tree import pack

@@ -219,11 +219,11 @@ def test_frozen_and_full_hold_for_every_weight(mode: str) -> None:
     [
         ({"r": 0}, r"tuning\.lora\.r=0: expected a whole number"),
         ({"r": 8.5}, r"tuning\.lora\.r=8\.5"),
-        ({"alpha": 0}, r"tuning\.lora\.alpha=0: expected more than 0"),
+        ({"alpha": 0}, r"tuning\.lora\.alpha=0: expected a finite number, more than 0"),
         ({"dropout": 1.0}, r"tuning\.lora\.dropout=1\.0"),
         (
             {"rank": 4},
-            r"tuning\.lora\.rank: unknown; valid: r, alpha, dropout, targets, rslora, dora",
+            r"unknown key 'tuning\.lora\.rank'; valid: r, alpha, dropout, targets, rslora, dora",
         ),
     ],
 )

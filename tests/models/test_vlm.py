@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.options import Packing
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import grouped, patient_examples
 from spinevl.data.images import ImageStore
 from spinevl.data.imbalance import weighted
 from spinevl.data.packing.collate import Collator
-from spinevl.data.packing.layout import Packing
 from spinevl.io.image_file import load_image
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.baselines import Given
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
@@ -100,7 +100,7 @@ def test_the_gallery_shows_the_middle_slice_and_the_level_of_the_worst_answer(
         "extrusion",
     )
     names = [(name, shown(uri)) for name, uri in cards[0]["pictures"]]
-    assert names == [("sagittal", "b sagittal 5"), ("axial 4-5", "b axial C4-C5")]
+    assert names == [("sagittal", "b sagittal 5"), ("axial C4-C5", "b axial C4-C5")]
 
 
 def test_a_patient_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:

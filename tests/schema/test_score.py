@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import read_submission
 from spinevl.evaluation.baselines import AllMajority, LevelMajority
 from spinevl.evaluation.evaluate import evaluate

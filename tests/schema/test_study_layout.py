@@ -64,6 +64,12 @@ def test_a_file_of_no_layout_is_not_guessed(path: str) -> None:
     assert StudyLayout().identify(path) is None
 
 
+def test_slices_are_different_numbers() -> None:
+    for slices in ((6, 6, 7), ()):
+        with pytest.raises(ValueError, match="expected different slice numbers"):
+            StudyLayout(slices)
+
+
 def test_a_pattern_that_names_two_patients_is_not_this_layouts() -> None:
     assert OTHER.identify("/r/T2/x7/C2/x7.ax.png") is not None
     assert OTHER.identify("/r/T2/x7/C2/x8.ax.png") is None

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from spinevl.config.compose import compose
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates
 from spinevl.data.records import read_records, records_text

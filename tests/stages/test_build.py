@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_all_tasks_with_a_suffix_in_a_folder_of_their_own(
     assert manifest["inputs"]["labels"] == digest(shared / "cervai/labels_train.json")
     assert manifest["inputs"]["prompts"] == digest(shared / "cervai/templates.json")
     assert manifest["config"]["suffix"] == "abc"
+    assert re.fullmatch("[0-9a-f]{16}", manifest["identity"])
     assert manifest["versions"]["numpy"]
     split = json.loads((tmp_path / "job/split.json").read_text())
     assert [split[side]["n_patients"] for side in ("train", "dev")] == [320, 80]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 BLANK: dict[str, Any] = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
 TEMPLATE: list[dict[str, Any]] = [{"id": name, **BLANK} for name in ("p10", "p2", "p3")]
@@ -82,3 +83,20 @@ def test_the_problems_of_every_input_are_listed_at_once(tmp_path: Path) -> None:
     said = ("labels.json: patient a qd", "boxes.json: patient a", "template.json", "nowhere")
     for line, one in zip(lines, said, strict=True):
         assert one in line
+
+
+def test_images_that_the_encoder_does_not_take_are_named_before_a_training(tmp_path: Path) -> None:
+    people = [{"id": f"p{k}", **BLANK} for k in range(4)]
+    (tmp_path / "labels.json").write_text(json.dumps(people))
+    for number, one in enumerate(people):
+        file = tmp_path / f"images/{one['id']}/sag/6.png"
+        file.parent.mkdir(parents=True)
+        Image.new("L", (224, 200 if number == 2 else 224), 9).save(file)
+    words = [
+        *("data.labels=labels.json", "data.train_images=images", "data.side_px=null"),
+        *("task=[qd]", "split=head", "split.n_train=3"),
+    ]
+    done = doctor(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "p2/sag/6.png: encoder.image_size=224: an image is 224 x 200" in line

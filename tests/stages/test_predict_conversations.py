@@ -349,5 +349,5 @@ def test_a_checkpoint_that_hears_no_question_is_refused(folder: Path) -> None:
     cfg = config("train", folder, files, *FAST, "llm.conversation=pretrain")
     train.main(cfg, out=folder / "pre")
     options = [f"data.test={folder}/all.json", f"checkpoint={folder}/pre/checkpoint"]
-    with pytest.raises(UserError, match="it hears no question"):
+    with pytest.raises(UserError, match="it ignores questions"):
         predict.main(config("predict", folder, *options), out=folder / "pre")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from spinevl.schema.errors import UserError
+
 SMALL = [
     "data.n_train=12",
     "data.n_dev=4",
@@ -140,6 +142,20 @@ def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None
         for line in map(json.loads, (job / "predictions.jsonl").read_text().splitlines())
     }
     assert {(a.id, a.task, a.object): a.choice for a in answers} == stored
+    some = cohort / "images/test" / answers[0].id
+    model = spinevl.load(job / "checkpoint", device="cpu")
+    assert {one.id for one in model.predict([some])} == {answers[0].id}
+    with pytest.raises(UserError, match="nobody: expected a patient folder, found none"):
+        model.predict([some, some.parent / "nobody"])
+    with pytest.raises(UserError, match="two folders are called"):
+        model.predict([some, cohort / "images/train" / some.name])
+    with pytest.raises(UserError, match="predict.mode"):
+        spinevl.load(job / "checkpoint", mode="guess", device="cpu")
+    table = answers.to_frame()
+    assert isinstance(answers, list)
+    assert len(table) == len(answers)
+    assert list(table.columns) == list(answers[0].to_json())
+    assert table["choice"].tolist() == [one.choice for one in answers]
 
 
 def test_predict_answers_the_trainings_own_test_patients_by_default(

@@ -19,7 +19,7 @@ from spinevl.training.spec import TrainSpec
 TRAINED = [
     "trainer.max_epochs=1",
     "trainer.progress_bar=false",
-    "trainer.shift_px=1",
+    "augment.shift_px=1",
     "encoder.dim=16",
     "llm.width=32",
 ]
@@ -56,7 +56,7 @@ def test_a_spec_is_read_back_as_it_was_written(tmp_path: Path, overrides: list[s
 
 
 def test_what_the_config_says_of_the_images_goes_where_it_is_used(tmp_path: Path) -> None:
-    one = spec(tmp_path, "trainer.gain=0.25", "trainer.class_weights=none")
+    one = spec(tmp_path, "augment.gain=0.25", "imbalance.class_weights=none")
     assert (one.augment.shift_px, one.augment.gain) == (1, 0.25)
     assert one.imbalance.class_weights.value == "none"
     assert one.trainer.max_epochs == 1

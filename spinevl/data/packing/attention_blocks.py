@@ -100,7 +100,7 @@ def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
 
 
 def _padded(members: Sequence[_Block]) -> AttentionBlocks:
-    """One group; padding queries and keys stand for the block's first, seen by padding alone."""
+    """One group; padding repeats the first query and key, which only padding attends to."""
     queries = max(len(query) for query, _, _ in members)
     keys = max(len(key) for _, key, _ in members)
     query = np.empty((len(members), queries), dtype=np.int64)
@@ -112,5 +112,5 @@ def _padded(members: Sequence[_Block]) -> AttentionBlocks:
         query[number, : len(places)] = places
         key[number, : len(seen)] = seen
         allowed[number, : len(places), : len(seen)] = mask
-        allowed[number, len(places) :, 0] = True  # a row that sees nothing would be no number
+        allowed[number, len(places) :, 0] = True  # softmax over an empty set would be NaN
     return AttentionBlocks(*map(torch.from_numpy, (query, key, allowed)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+from spinevl.config.options import Packing
 from spinevl.data.auxiliary_targets import head_targets
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput, length
-from spinevl.data.packing.layout import AuxiliaryTarget, Packing, Sequenced, lay_out
+from spinevl.data.packing.layout import AuxiliaryTarget, Sequenced, lay_out
 from spinevl.schema.batch import Batch
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -41,18 +42,16 @@ class Collator:
         model: ModelInputs,
         images: ImageStore,
         *,
-        packing: Packing = "tree",
+        packing: Packing = Packing.tree,
         learn: bool = False,
         heads: Mapping[str, int] | None = None,
     ) -> None:
-        if packing not in ("tree", "plain", "off"):
-            raise UserError(f"packing={packing}: expected tree, plain or off")
         self.conversation = Conversation(
             model.tokenizer, template=model.conversation, end_token=model.end_token
         )
         self.inputs = {kind: ImageInput(one, images) for kind, one in model.vision.items()}
         self.max_length = model.max_length
-        self.packing: Packing = packing
+        self.packing = Packing(packing)
         self.learn = learn
         self.heads = {name: number for number, name in enumerate(heads or {})}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import TokenSequence
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
 from spinevl.schema.model_inputs import VisionInputs
 
@@ -29,11 +29,28 @@ class ImageInput:
     vision: VisionInputs
     images: ImageStore
     features: Callable[[Sequence[ImageRef]], torch.Tensor] | None = None
+    _accepted: set[tuple[int, ...]] = field(default_factory=set, init=False, repr=False)
 
     @property
     def tokens(self) -> int:
         """Visual tokens that an image becomes."""
         return self.vision.tokens
+
+    def pixels(self, image: ImageRef) -> np.ndarray:
+        """An image as the encoder's transform takes it. Raises UserError, see check."""
+        pixels = self.images[image]
+        self.check(image, pixels)
+        return pixels
+
+    def check(self, image: ImageRef, pixels: np.ndarray) -> None:
+        """Raise UserError where the encoder takes no image of this shape."""
+        if pixels.shape in self._accepted:
+            return
+        try:
+            self.vision.transform(pixels)
+        except ValueError as error:
+            raise UserError(f"{image.path}: {error}") from error
+        self._accepted.add(pixels.shape)
 
     def __call__(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pixels [U, C, (D,) H, W] and None, or [0] and features [U, N, dim]."""
@@ -41,7 +58,7 @@ class ImageInput:
             return torch.zeros(0), None
         if self.features is not None:
             return torch.zeros(0), self.features(images)
-        return torch.stack([self.vision.transform(self.images[one]) for one in images]), None
+        return torch.stack([self.vision.transform(self.pixels(one)) for one in images]), None
 
 
 ImageInputs = Mapping[Modality, ImageInput]
@@ -104,13 +121,14 @@ def check_images(images: Iterable[ImageRef], inputs: ImageInputs) -> None:
     """Decode every image once, several at a time, so that a bad one is told before training.
 
     Raises:
-        UserError: with every image that cannot be decoded.
+        UserError: with every image that cannot be decoded or that the encoder does not take.
     """
     problems = Problems()
 
     def decode(image: ImageRef) -> None:
         with problems.collected():
-            inputs[image.modality].images.load(image)
+            one = inputs[image.modality]
+            one.check(image, one.images.load(image))
 
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
         for _ in pool.map(decode, dict.fromkeys(images)):

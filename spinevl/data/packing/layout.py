@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from spinevl.config.options import Packing
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.schema.batch import Batch
 from spinevl.schema.image_ref import ImageRef
-
-Packing = Literal["tree", "plain", "off"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def lay_out(
 
 
 def _rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:
-    if packing == "tree":
+    if packing is Packing.tree:
         return [pack([one.symbols for one in sequences], [one.learned for one in sequences])]
     rows = [pack([one.symbols], [one.learned]) for one in sequences]
-    return [join(rows)] if packing == "plain" else rows
+    return [join(rows)] if packing is Packing.plain else rows

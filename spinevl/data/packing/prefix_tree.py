@@ -75,7 +75,7 @@ def pack(
 
 
 def join(rows: Sequence[PackedRow]) -> PackedRow:
-    """Rows one behind the other as one row, a forest: nothing of one sees the other."""
+    """Rows one behind the other as one row, a forest: no token of one attends to another."""
     starts = np.cumsum([0, *(len(row.symbols) for row in rows)])[:-1].tolist()
     return PackedRow(
         np.concatenate([row.symbols for row in rows]),

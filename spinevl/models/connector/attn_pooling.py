@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from spinevl.config.keys import Positive
 from spinevl.models.connector.base import Connector
 from spinevl.models.connector.mlp import mlp
 
@@ -30,8 +31,8 @@ class AttnPoolingConnector(Connector):
         in_tokens: int,
         in_grid: tuple[int, ...],
         tokens: int | None = None,
-        heads: int = 8,
-        layers: int = 2,
+        heads: Positive = 8,
+        layers: Positive = 2,
     ) -> None:
         super().__init__()
         self.tokens = in_grid[-2] * in_grid[-1] if tokens is None else tokens

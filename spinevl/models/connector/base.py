@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from spinevl.build.roles import role
 
+
+@role("connector")
 class Connector(nn.Module, ABC):
     """features [U, N, in_dim] -> visual tokens [U, tokens, out_dim].
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from spinevl.config.keys import Positive
 from spinevl.models.connector.base import Connector
 
 
@@ -23,7 +24,7 @@ class MLPConnector(Connector):
         out_dim: int,
         in_tokens: int,
         in_grid: tuple[int, ...],
-        layers: int = 2,
+        layers: Positive = 2,
     ) -> None:
         super().__init__()
         self.connector = mlp(in_dim, out_dim, layers=layers)

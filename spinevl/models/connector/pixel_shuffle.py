@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from spinevl.config.keys import Positive
 from spinevl.models.connector.base import Connector
 from spinevl.models.connector.grid import require_grid
 from spinevl.models.connector.mlp import mlp
@@ -33,8 +34,8 @@ class PixelShuffleConnector(Connector):
         out_dim: int,
         in_tokens: int,
         in_grid: tuple[int, ...],
-        scale: int = 2,
-        layers: int = 2,
+        scale: Positive = 2,
+        layers: Positive = 2,
     ) -> None:
         super().__init__()
         require_grid(in_tokens, in_grid, by=scale, key="connector.scale", axes=2)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spinevl.config.keys import Positive
 from spinevl.models.connector.base import Connector
 
 
@@ -32,9 +33,9 @@ class ResamplerConnector(Connector):
         out_dim: int,
         in_tokens: int,
         in_grid: tuple[int, ...],
-        tokens: int = 32,
-        layers: int = 2,
-        heads: int = 8,
+        tokens: Positive = 32,
+        layers: Positive = 2,
+        heads: Positive = 8,
     ) -> None:
         super().__init__()
         if tokens < 1 or layers < 1:

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from spinevl.config.keys import Positive
 from spinevl.models.connector.base import Connector
 from spinevl.models.connector.grid import require_grid
 from spinevl.models.connector.mlp import mlp
@@ -30,8 +31,8 @@ class SpatialPoolingConnector(Connector):
         out_dim: int,
         in_tokens: int,
         in_grid: tuple[int, ...],
-        pool: int = 2,
-        layers: int = 2,
+        pool: Positive = 2,
+        layers: Positive = 2,
     ) -> None:
         super().__init__()
         require_grid(in_tokens, in_grid, by=pool, key="connector.pool", axes=len(in_grid))

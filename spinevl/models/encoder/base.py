@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from spinevl.build.roles import role
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
@@ -16,6 +17,7 @@ from spinevl.schema.image_ref import Modality
 FIXED_BATCH = {"image": 16, "image3d": 1}
 
 
+@role("encoder")
 class Encoder(nn.Module, ABC):
     """pixel_values [U, C, (D,) H, W] -> features [U, tokens, dim].
 

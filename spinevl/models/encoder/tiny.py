@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spinevl.config.keys import Positive
 from spinevl.models.encoder.base import Encoder, require_size
 
 
@@ -31,10 +32,10 @@ class TinyEncoder(Encoder):
     def __init__(
         self,
         *,
-        image_size: int = 224,
-        widths: Sequence[int] = (32, 64, 128),
-        tokens_per_side: int = 2,
-        dim: int = 128,
+        image_size: Positive = 224,
+        widths: Sequence[Positive] = (32, 64, 128),
+        tokens_per_side: Positive = 2,
+        dim: Positive = 128,
     ) -> None:
         super().__init__()
         side = image_size // 16

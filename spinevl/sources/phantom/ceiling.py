@@ -1,4 +1,4 @@
-"""What a reader with perfect eyes would score: a classifier on the latent geometry.
+"""The highest score that the images allow: a classifier on the geometry they were drawn from.
 
 The grades of a phantom overlap on purpose, so even the exact geometry does not give them all. The
 classifier is fitted on other patients than it answers for, with the decision rule of training:

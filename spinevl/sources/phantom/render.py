@@ -12,7 +12,7 @@ import numpy as np
 
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Label
-from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.phantom.acquisition import acquire, draw_scanner, draw_signal
 from spinevl.sources.phantom.axial import draw_neck, render_axial
 from spinevl.sources.phantom.geometry import Geometry, draw_geometry
@@ -20,6 +20,9 @@ from spinevl.sources.phantom.head import draw_head
 from spinevl.sources.phantom.labels import draw_labels
 from spinevl.sources.phantom.sagittal import render_sagittal
 from spinevl.sources.phantom.spine_boxes import Boxes, bow_px, draw_boxes
+
+AXIAL_STEMS = ("2", "2-3", "3", "3-4", "4", "4-5", "5", "5-6", "6", "6-7", "7")
+"""The axial images of a patient, without their ending."""
 
 _TEST_STREAM = 1_000_003  # test patients draw from another stream than training ones
 
@@ -68,7 +71,7 @@ def draw_phantom(case: Case, *, seed: int) -> tuple[Phantom, np.random.Generator
         in_boxes = np.array(geometry.step_px) * geometry.step_in_boxes
         boxes = draw_boxes(rng, labels["qd"], in_boxes)
     else:
-        five, six, seven = SAGITTAL_SLICES
+        five, six, seven = StudyLayout.slices
         boxes = {name: (one[five], one[six], one[seven]) for name, one in case.boxes.items()}
         geometry = replace(geometry, step_in_boxes=0.0)
     return Phantom(labels, geometry, boxes), rng
@@ -95,7 +98,7 @@ def _pictures(phantom: Phantom, rng: np.random.Generator) -> Iterator[tuple[str,
     signal = draw_signal(rng)
     head, neck = draw_head(rng), draw_neck(rng)
     scanner = draw_scanner(rng)
-    for number in SAGITTAL_SLICES:
+    for number in StudyLayout.slices:
         ideal = render_sagittal(
             phantom.geometry, phantom.boxes, head, signal, slice_number=number, rng=rng
         )

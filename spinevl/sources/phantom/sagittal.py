@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from spinevl.schema.box import Box
-from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.acquisition import Signal
 from spinevl.sources.phantom.axial import CORD_DEPTH_PX
 from spinevl.sources.phantom.canvas import Canvas

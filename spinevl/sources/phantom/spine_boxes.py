@@ -8,7 +8,7 @@ import numpy as np
 
 from spinevl.schema.box import Box
 from spinevl.schema.patient import Label
-from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.raster import SIDE_PX
 
 Boxes = dict[str, tuple[Box, Box, Box]]

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from spinevl.schema.box import Box
-from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.labels import GRADED
 from spinevl.sources.phantom.render import Case, Phantom, render_case
 

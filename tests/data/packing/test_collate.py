@@ -174,5 +174,5 @@ def test_questions_with_options_are_refused_where_the_question_is_dropped() -> N
 
 
 def test_an_unknown_packing_is_refused() -> None:
-    with pytest.raises(UserError, match="packing=dense: expected tree, plain or off"):
+    with pytest.raises(ValueError, match="'dense' is not a valid Packing"):
         collator(packing="dense")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.task import VERTEBRAE, Task
+from spinevl.schema.task import Task
+from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.ceiling import Ceiling
 from spinevl.sources.phantom.render import Case, Phantom, draw_phantom
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spinevl.schema.patient import Label
-from spinevl.schema.task import VERTEBRAE
+from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.acquisition import Signal
 from spinevl.sources.phantom.axial import draw_neck, render_axial
 from spinevl.sources.phantom.column import column

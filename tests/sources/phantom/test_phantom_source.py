@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
-from spinevl.schema.task import AXIAL_STEMS, SAGITTAL_SLICES, Task
+from spinevl.schema.study_layout import StudyLayout
+from spinevl.schema.task import Task
 from spinevl.sources.phantom import store
-from spinevl.sources.phantom.render import Case, draw_phantom
+from spinevl.sources.phantom.render import AXIAL_STEMS, Case, draw_phantom
 from spinevl.sources.phantom.source import PhantomSource
 
 TASKS = official_tasks()
@@ -53,7 +54,9 @@ def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
     assert cohort.synthetic
     assert cohort.test_has_truth
     assert "phantom" in cohort.name
-    names = [f"sag/{n}.png" for n in SAGITTAL_SLICES] + [f"tra/{stem}.png" for stem in AXIAL_STEMS]
+    names = [f"sag/{n}.png" for n in StudyLayout.slices] + [
+        f"tra/{stem}.png" for stem in AXIAL_STEMS
+    ]
     people = [(images_of(cohort, "train"), one) for one in cohort.patients]
     for root, one in [*people, (images_of(cohort, "test"), cohort.test[0])]:
         assert one.boxes is not None
@@ -169,7 +172,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 def test_given_boxes_hold_nothing_of_a_step() -> None:
     drawn, _ = draw_phantom(Case("train", 0, "a"), seed=0)
     boxes = {
-        vertebra: dict(zip(SAGITTAL_SLICES, three, strict=True))
+        vertebra: dict(zip(StudyLayout.slices, three, strict=True))
         for vertebra, three in drawn.boxes.items()
     }
     given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, boxes), seed=0)

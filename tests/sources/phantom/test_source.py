@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinevl.config.conf import official_tasks
+from spinevl.config.tasks import official_tasks
 from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError

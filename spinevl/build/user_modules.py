@@ -1,0 +1,71 @@
+"""Modules that lie in a user's folders, importable only where the user trusts their names.
+
+A folder on ``sys.path`` would answer every import that nobody else answers: also those of optional
+packages, which libraries try to import (``flash_attn``, ``wandb``). So the folders are not put
+there. A finder behind all others serves the trusted names from them, and no other name.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from spinevl.build.trust import Trust
+
+# Optional packages that our dependencies import where they are there, without naming them all.
+_OPTIONAL = {"apex", "bitsandbytes", "flash_attn", "flash_attn_3", "kernels", "triton", "xformers"}
+_ASKING = ("spinevl", "torch", "transformers", "peft", "pytorch-lightning", "accelerate")
+
+
+class UserModules(MetaPathFinder):
+    """Finds top-level modules of some names in some folders.
+
+    Args:
+        names: what the user trusts.
+        folders: where to look, in order.
+    """
+
+    def __init__(self, names: frozenset[str], folders: Sequence[str]) -> None:
+        self.names = names
+        self.folders = list(folders)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's spec; None for any other name. Submodules are found by their package."""
+        if path is not None or fullname not in self.names:
+            return None
+        return PathFinder.find_spec(fullname, self.folders)
+
+
+def serve(trust: Trust, folders: Sequence[str | Path]) -> None:
+    """Make the trusted names importable from some folders, in place of what was served before.
+
+    The finder stands behind all others, so that it is asked only for what is not installed; and
+    names of optional packages of ours and our dependencies are never served.
+    """
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, UserModules)]
+    names = {name.partition(".")[0] for name in trust.targets}
+    if names and folders:
+        names -= optional_packages()
+        sys.meta_path.append(UserModules(frozenset(names), [str(one) for one in folders]))
+
+
+def optional_packages() -> set[str]:
+    """Names of packages that we or our dependencies would use where they are installed."""
+    found = set(_OPTIONAL)
+    for distribution in _ASKING:
+        try:
+            required = metadata.requires(distribution) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in required:
+            if match := re.match(r"[\w.-]+", requirement):
+                found.add(match[0].replace("-", "_").lower())
+    return found

@@ -1,0 +1,160 @@
+"""What Hydra itself builds, held to a list: callbacks, launchers, sweepers and logging.
+
+Hydra builds these from the composed config, which any YAML file of a ``--config-dir`` or of an
+experiment can write to. It does so through two functions, one for ``_target_`` nodes and one for
+logging; both are given their node when everything in it is resolved, and nothing in it is imported
+yet. Here they are replaced by ones that check it first. That holds in single jobs, in sweeps and,
+because ``spinevl.cli.job`` installs them, in the worker processes of a launcher.
+
+Checking the config once, when it is composed, would not do: values change until they are used (an
+interpolation can depend on the number of the job).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hydra._internal import logging_config
+from hydra._internal.instantiate import _instantiate2
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig
+
+from spinevl.schema.errors import UserError
+
+CALLBACKS = frozenset(
+    {
+        "spinevl.cli.callbacks.Leaderboard",
+        "hydra.experimental.callbacks.LogJobReturnCallback",
+        "hydra.experimental.callbacks.PickleJobInfoCallback",
+    }
+)
+HANDLERS = frozenset(
+    {
+        "logging.NullHandler",
+        "logging.StreamHandler",
+        "logging.FileHandler",
+        "logging.handlers.RotatingFileHandler",
+        "logging.handlers.TimedRotatingFileHandler",
+        "logging.handlers.WatchedFileHandler",
+    }
+)
+FORMATTERS = frozenset({"logging.Formatter", "colorlog.ColoredFormatter"})
+STREAMS = frozenset({"ext://sys.stdout", "ext://sys.stderr"})
+
+# Settings of launchers and sweepers that are commands, or name a function to call.
+_COMMANDS = ("setup", "srun_args", "additional_parameters", "python", "custom_search_space")
+
+_instantiate_node = _instantiate2.instantiate_node
+_configure_logging = logging_config.configure_logging
+
+
+def install() -> None:
+    """Hold Hydra to the list in this process; may be called again."""
+    _instantiate2.instantiate_node = _checked_node
+    logging_config.configure_logging = _checked_logging
+
+
+def _checked_node(node: Any, *args: Any, **options: Any) -> Any:
+    """Hydra's ``instantiate_node``, which is called for every node and those within it."""
+    if isinstance(node, DictConfig) and not node._is_none() and "_target_" in node:
+        check_node(node["_target_"], node, where=str(node._get_full_key("") or "hydra"))
+    return _instantiate_node(node, *args, **options)
+
+
+def check_node(target: Any, node: Mapping[Any, Any], *, where: str) -> None:
+    """Raise UserError unless Hydra may build ``target``; nothing of it is imported here."""
+    # launchers and sweepers are those that Hydra found among the installed plugins
+    plugin = Plugins.instance().class_name_to_class.get(str(target))
+    if plugin is not None and issubclass(plugin, (Launcher, Sweeper)):
+        if commands := [key for key in _COMMANDS if node.get(key)]:
+            raise UserError(
+                f"{where}.{commands[0]}: a config cannot name commands or functions to run; do it "
+                "in the shell that starts spinevl"
+            )
+        return
+    sampler = re.fullmatch(r"optuna\.(samplers|pruners)\.[A-Z]\w*", str(target))
+    if str(target) not in CALLBACKS and not (sampler and where.startswith("hydra.sweeper")):
+        raise UserError(
+            f"{where}: {target} is not built; Hydra builds its own callbacks, spinevl's "
+            "leaderboard, and the launchers and sweepers that are installed as its plugins"
+        )
+
+
+def _checked_logging(config: dict[str, Any]) -> None:
+    """Hydra's ``configure_logging``."""
+    check_logging(config)
+    _configure_logging(config)
+
+
+def check_logging(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a logging config that does more than write text to streams and files.
+
+    Args:
+        config: as ``logging.config.dictConfig`` takes it, its interpolations resolved.
+    """
+    problems = [
+        f"logging: {place}: {value!r} is not used; only {', '.join(sorted(STREAMS))} are"
+        for place, value in _leaves(config, "")
+        if isinstance(value, str) and re.match(r"(ext|cfg)://", value) and value not in STREAMS
+    ]
+    for kind, allowed in (("handlers", HANDLERS), ("formatters", FORMATTERS), ("filters", ())):
+        nodes = config.get(kind) or {}
+        if not isinstance(nodes, Mapping):
+            problems.append(f"logging: {kind}: expected a group of keys, found {nodes!r}")
+            continue
+        for name, node in nodes.items():
+            where = f"logging: {kind}.{name}"
+            problems += _logging_problems(node, where, set(allowed), factory=kind == "formatters")
+    if problems:
+        raise UserError(problems)
+
+
+def _logging_problems(node: Any, where: str, allowed: set[str], *, factory: bool) -> list[str]:
+    if not isinstance(node, Mapping):
+        return [f"{where}: expected a group of keys, found {node!r}"]
+    expected = f"expected one of {', '.join(sorted(allowed))}" if allowed else "leave it out"
+    problems = [
+        f"{where}: {key}={node[key]} is not used; {expected}"
+        for key in ("class", "()")
+        if key in node and (node[key] not in allowed or (key == "()" and not factory))
+    ]
+    if "." in node:  # would set attributes of what was built
+        problems.append(f"{where}: the key '.' is not supported")
+    file = node.get("filename")
+    if file is not None and not str(file).endswith(".log"):
+        # what is appended to a script or a start-up file would run
+        problems.append(f"{where}: filename={file}: expected a name that ends in .log")
+    return problems
+
+
+def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{where}[{index}]")
+    else:
+        yield where, node
+
+
+def check_environment(names: Mapping[str, str], words: tuple[str, ...]) -> None:
+    """Refuse environment variables that a config sets for the job (``hydra.job.env_set``).
+
+    They reach every process that the job starts, and some of them name code to load.
+
+    Args:
+        names: the variables.
+        words: of the command line, where ``hydra.job.env_set.NAME=VALUE`` may name them.
+    """
+    told = {word.partition("=")[0].lstrip("+") for word in words}
+    untold = [name for name in names if f"hydra.job.env_set.{name}" not in told]
+    if untold:
+        raise UserError(
+            f"hydra.job.env_set: {', '.join(untold)} comes from a config file, and only the "
+            f"command line can set variables: +hydra.job.env_set.{untold[0]}=VALUE"
+        )

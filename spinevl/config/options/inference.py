@@ -1,0 +1,51 @@
+"""Options of answering: how answers are read off the model, and the cache of features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from spinevl.config.keys import key
+from spinevl.config.options.training import Packing
+
+
+class PredictMode(StrEnum):
+    """Option probabilities, or greedy text that is parsed."""
+
+    choice = "choice"
+    generate = "generate"
+
+
+class History(StrEnum):
+    """Whose earlier answers a conversation goes on from: the file's, or the model's own."""
+
+    given = "given"
+    own = "own"
+
+
+@dataclass
+class PredictOptions:
+    """How answers are read off the model."""
+
+    mode: PredictMode = key(
+        PredictMode.choice, help="choice: option probabilities; generate: greedy text, parsed"
+    )
+    batch_size: int = key(16, help="patients at a time; answers do not depend on it", min=1)
+    packing: Packing = key(Packing.tree, help="as trainer.packing")
+    max_new_tokens: int | None = key(
+        None, help="longest generated answer; null is 48, of conversations 512", min=1
+    )
+    repetition_penalty: float = key(1.0, help="of generated answers; 1 is none", min=0.01)
+    history: History = key(
+        History.given, help="earlier answers of a conversation: given by the file, or own"
+    )
+
+
+@dataclass
+class FeatureCacheOptions:
+    """Features of a frozen encoder, kept in ``cache_dir`` and shared between jobs."""
+
+    enabled: bool = key(True, help="keep the features that a frozen encoder makes of an image")
+    max_gb: float = key(
+        32.0, help="largest size; least recently used entries are evicted first", min=0
+    )

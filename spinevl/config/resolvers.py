@@ -1,0 +1,54 @@
+"""Defaults that depend on other choices, as OmegaConf resolvers.
+
+``spinevl VERB --cfg job --resolve`` shows the values that they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+FROM_SCRATCH = 1e-3
+LORA = 2e-4
+PRETRAINED = 2e-5
+
+
+def learning_rate(part: str, *, _root_: DictConfig) -> float:
+    """The default learning rate of ``encoder``, ``connector`` or ``llm``.
+
+    ======================================================  ======
+    what of the part is trained                             rate
+    ======================================================  ======
+    every weight, which start at random                     1e-3
+    every weight of a pretrained part or a ``checkpoint=``  2e-5
+    low-rank adapters (LoRA)                                2e-4
+    nothing                                                 0
+    ======================================================  ======
+
+    A part is pretrained where its node says ``pretrained: true``, or names a ``path`` or
+    ``package`` without saying whether. An encoder of volumes shares the rate of the encoder: where
+    one of the two is pretrained, both take its lower rate.
+
+    Args:
+        part: the key of ``tuning`` and of the part's node.
+        _root_: the whole config, which OmegaConf passes.
+    """
+    mode = str(OmegaConf.select(_root_, f"tuning.{part}"))
+    if mode == "frozen":
+        return 0.0
+    if mode == "lora":
+        return LORA
+    nodes = (OmegaConf.select(_root_, name) for name in (part, f"{part}3d"))
+    starts_trained = bool(OmegaConf.select(_root_, "checkpoint")) or any(map(_pretrained, nodes))
+    return PRETRAINED if starts_trained else FROM_SCRATCH
+
+
+def _pretrained(node: Any) -> bool:
+    """Whether a part's node loads weights."""
+    if not isinstance(node, Mapping | DictConfig):
+        return False
+    if "pretrained" in node:
+        return bool(node["pretrained"])
+    return any(node.get(name) for name in ("path", "package"))

@@ -1,0 +1,83 @@
+"""The Lightning Trainer of a training: its device, its precision, how it starts and ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from spinevl.config.options import PRECISIONS, TrainerOptions
+from spinevl.data.datamodule import ExampleDataModule
+from spinevl.schema.errors import UserError
+from spinevl.training.loggers import close_loggers
+from spinevl.training.module import TrainingModule
+
+
+def make_trainer(
+    options: TrainerOptions, callbacks: list[pl.Callback], *, logger: Any, log_every: int
+) -> pl.Trainer:
+    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    try:
+        return pl.Trainer(
+            accelerator=options.accelerator,
+            devices=1,
+            precision=precision_of(options.precision, options.accelerator),
+            max_epochs=options.max_epochs,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.clip_norm,
+            check_val_every_n_epoch=max(1, options.max_epochs // options.dev_checks),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic=True,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=options.progress_bar,
+            logger=logger,
+            log_every_n_steps=log_every,
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -> None:
+    """Train; nothing of the training stays in the process for the next one."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stop
+    finally:
+        close_loggers()
+        torch.use_deterministic_algorithms(False)
+
+
+def precision_of(name: str, accelerator: str) -> Any:
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
+    if name == "auto":
+        half = on_gpu(accelerator) and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if half else "32-true"
+    return PRECISIONS.get(name, name)
+
+
+def on_gpu(accelerator: str) -> bool:
+    """Whether a training with this ``trainer.accelerator`` runs on a GPU of this machine."""
+    return torch.cuda.is_available() and accelerator != "cpu"
+
+
+def quiet() -> None:
+    """Silence what Lightning says to its developers, not to ours."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*DataLoader.* across ranks is zero.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)

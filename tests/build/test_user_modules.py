@@ -1,0 +1,64 @@
+"""Modules in a user's folders: served by trusted name, behind everything that is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.build.user_modules import UserModules, optional_packages, serve
+
+
+@pytest.fixture(autouse=True)
+def served_nothing_afterwards() -> Iterator[None]:
+    before = set(sys.modules)
+    yield
+    serve(NOTHING, [])
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_only_trusted_names_are_served(tmp_path: Path) -> None:
+    (tmp_path / "mine_a").mkdir()
+    (tmp_path / "mine_a/__init__.py").write_text("")
+    (tmp_path / "mine_a/sub.py").write_text("X = 1\n")
+    (tmp_path / "mine_b.py").write_text("")
+    serve(Trust(("mine_a.sub",)), [tmp_path / "nowhere", tmp_path])
+    assert importlib.import_module("mine_a.sub").X == 1
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("mine_b")
+    serve(Trust(("mine_b",)), [tmp_path])
+    importlib.import_module("mine_b")
+    assert sum(isinstance(one, UserModules) for one in sys.meta_path) == 1
+
+
+def test_neither_installed_nor_optional_packages_are_shadowed(tmp_path: Path) -> None:
+    for name in ("json", "numpy", "flash_attn", "deepspeed"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    serve(Trust(("json", "numpy", "flash_attn", "deepspeed")), [tmp_path])
+    assert str(tmp_path) not in sys.path
+    for name in ("json", "numpy"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert str(tmp_path) not in str(spec.origin)
+    assert {"flash_attn", "deepspeed", "wandb", "nibabel"} <= optional_packages()
+    for name in ("flash_attn", "deepspeed"):
+        spec = importlib.util.find_spec(name)
+        assert spec is None or str(tmp_path) not in str(spec.origin)
+
+
+def test_python_m_finds_no_code_in_the_working_directory(tmp_path: Path) -> None:
+    for name in ("hydra", "flash_attn", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    plugin = tmp_path / "hydra_plugins/evil"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("raise SystemExit('imported')")
+    command = [sys.executable, "-m", "spinevl", "build", "--cfg", "job"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
