@@ -99,7 +99,7 @@ def test_a_bad_prediction_names_its_line(
     with pytest.raises(UserError, match="earlier line"):
         read_predictions(file, tasks=GRADED)
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="predictions.jsonl: expected"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl: expected"):
         read_predictions(file, tasks=GRADED)
     odd = {**good, "text": "A\u2028normal\u0085"}
     file.write_text(json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
