@@ -24,14 +24,13 @@ def answer_patients(
 ) -> list[Prediction]:
     """The predictions for the patients of ``test`` or ``dev``.
 
-    Answers go to a file as they come; a job in the same folder keeps them, and the file goes away
-    when all are there.
+    Answers go to a file as they come, and a job in the same folder goes on from it; write_outputs
+    removes it.
     """
     examples = study.examples(subset)
     keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options)
     progress = Progress(out / f".predictions.{subset}.jsonl", keys)
     done = _recorded(progress, predictor, examples)
-    progress.file.unlink()
     return predictions(examples, [done[index] for index in range(len(examples))])
 
 
@@ -73,6 +72,14 @@ def write_outputs(
 ) -> None:
     """``predictions.jsonl``, and ``answers.json`` where all graded tasks are answered."""
     write_predictions(out / "predictions.jsonl", answered)
+    _write_submission(study, subset, answered, out=out)
+    for progress in out.glob(".predictions.*.jsonl"):
+        progress.unlink()
+
+
+def _write_submission(
+    study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
+) -> None:
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     complete = bool(closed) and combine(dict.fromkeys(closed, 0.0), closed)[1]
     if not complete:

@@ -89,7 +89,7 @@ def test_the_users_modules_are_named_on_the_workers_command_line(own: Path, form
     ("words", "said"),
     [
         ([], "encoder: _target_ mine.Mine is not allowed; if you trust it, add 'trusted_targets="),
-        (["trusted_targets=[mine]"], "encoder: nothing to build is called mine.Mine"),
+        (["trusted_targets=[mine]"], "encoder: mine.Mine: there is no package mine here; install"),
         (["trusted_targets=mine"], "trusted_targets=mine: expected a list of packages"),
         (["--config-dir", "CONF", "trusted_targets=[other]"], "encoder: _target_ mine.Mine is not"),
         (["seed=3"], "seed=3: a training takes its keys from "),

@@ -1,0 +1,51 @@
+"""What a prediction leaves in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from spinevl.config.tasks import official_tasks
+from spinevl.inference.outputs import write_outputs
+from spinevl.schema.errors import UserError
+from spinevl.schema.patient import Patient
+from spinevl.schema.prediction import Prediction
+
+TASKS = official_tasks()
+PROGRESS = ".predictions.test.jsonl"
+
+
+def study(*names: str) -> Any:
+    """As much of a study as is asked: its tasks and one patient."""
+    return SimpleNamespace(
+        tasks={name: TASKS[name] for name in names}, patients=lambda subset: (Patient("a"),)
+    )
+
+
+def answers(*names: str, choice: int | None = 0) -> list[Prediction]:
+    return [
+        Prediction("a", name, level, (6,), choice, None, "")
+        for name in names
+        for level in TASKS[name].objects
+    ]
+
+
+def test_no_submission_of_an_earlier_job_stays_beside_other_predictions(tmp_path: Path) -> None:
+    graded = ("qd", "sl", "zjppt", "zyzg")
+    write_outputs(study(*graded), "test", answers(*graded), out=tmp_path)
+    assert (tmp_path / "answers.json").is_file()
+    write_outputs(study("qd"), "test", answers("qd"), out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_progress_is_kept_until_all_is_written(tmp_path: Path) -> None:
+    graded = ("qd", "sl", "zjppt", "zyzg")
+    (tmp_path / PROGRESS).write_text("{}")
+    with pytest.raises(UserError):
+        write_outputs(study(*graded), "test", answers(*graded, choice=None), out=tmp_path)
+    assert (tmp_path / PROGRESS).is_file()
+    write_outputs(study(*graded), "test", answers(*graded), out=tmp_path)
+    assert not (tmp_path / PROGRESS).exists()
