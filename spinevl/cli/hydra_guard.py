@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra._internal import logging_config
 from hydra._internal.instantiate import _instantiate2
+from hydra.core import utils
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from spinevl.schema.errors import UserError
 
@@ -50,12 +53,14 @@ _COMMANDS = ("setup", "srun_args", "additional_parameters", "python", "custom_se
 
 _instantiate_node = _instantiate2.instantiate_node
 _configure_logging = logging_config.configure_logging
+_save_config = utils._save_config
 
 
 def install() -> None:
     """Hold Hydra to the list in this process; may be called again."""
     _instantiate2.instantiate_node = _checked_node
     logging_config.configure_logging = _checked_logging
+    utils._save_config = _checked_save
 
 
 def _checked_node(node: Any, *args: Any, **options: Any) -> Any:
@@ -86,15 +91,16 @@ def check_node(target: Any, node: Mapping[Any, Any], *, where: str) -> None:
 
 def _checked_logging(config: dict[str, Any]) -> None:
     """Hydra's ``configure_logging``."""
-    check_logging(config)
+    check_logging(config, out=_job_folder())
     _configure_logging(config)
 
 
-def check_logging(config: Mapping[str, Any]) -> None:
+def check_logging(config: Mapping[str, Any], *, out: Path | None) -> None:
     """Raise UserError for a logging config that does more than write text to streams and files.
 
     Args:
         config: as ``logging.config.dictConfig`` takes it, its interpolations resolved.
+        out: the job's folder, in which its files must lie; None where there is none yet.
     """
     problems = [
         f"logging: {place}: {value!r} is not used; only {', '.join(sorted(STREAMS))} are"
@@ -109,6 +115,11 @@ def check_logging(config: Mapping[str, Any]) -> None:
         for name, node in nodes.items():
             where = f"logging: {kind}.{name}"
             problems += _logging_problems(node, where, set(allowed), factory=kind == "formatters")
+            file = node.get("filename") if isinstance(node, Mapping) else None
+            if file is not None and not (str(file).endswith(".log") and _lies_in(file, out)):
+                # what is appended to a script would run; mode w and rotation destroy other files
+                expected = "a name that ends in .log, in the job's folder"
+                problems.append(f"{where}: filename={file}: expected {expected}")
     if problems:
         raise UserError(problems)
 
@@ -124,11 +135,28 @@ def _logging_problems(node: Any, where: str, allowed: set[str], *, factory: bool
     ]
     if "." in node:  # would set attributes of what was built
         problems.append(f"{where}: the key '.' is not supported")
-    file = node.get("filename")
-    if file is not None and not str(file).endswith(".log"):
-        # what is appended to a script or a start-up file would run
-        problems.append(f"{where}: filename={file}: expected a name that ends in .log")
     return problems
+
+
+def _job_folder() -> Path | None:
+    """The running job's folder; None before a job has one."""
+    if not HydraConfig.initialized():
+        return None
+    runtime = HydraConfig.get().runtime
+    return None if OmegaConf.is_missing(runtime, "output_dir") else Path(runtime.output_dir)
+
+
+def _lies_in(path: Any, folder: Path | None) -> bool:
+    """Whether a path lies in a folder, links followed; False without a folder."""
+    return folder is not None and Path(str(path)).resolve().is_relative_to(folder.resolve())
+
+
+def _checked_save(cfg: Any, filename: str, output_dir: Path) -> None:
+    """Hydra's ``_save_config``, which writes into ``hydra.output_subdir``."""
+    out = _job_folder()
+    if not _lies_in(output_dir, out):
+        raise UserError(f"hydra.output_subdir={output_dir}: expected a folder in {out}")
+    _save_config(cfg, filename, output_dir)
 
 
 def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -75,7 +75,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     except UserError as error:
         refuse(error.problems)
         return 1
-    if any(argument.startswith("--experimental-rerun") for argument in arguments):
+    if any(argument.startswith("--e") for argument in arguments):
         refuse(["--experimental-rerun reads a pickle, which can run code; repeat the command"])
         return 1
     job = Job(verb, tuple(arguments))

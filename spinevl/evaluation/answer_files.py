@@ -151,7 +151,7 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
                 raise ValueError("this question has been answered on an earlier line")
             seen.add(one.question)
             result.append(one)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             found = f"{type(error).__name__}: {error}"
             problems.add(f"{path}: line {number}", "a prediction", found, "predict again")
     problems.raise_any()

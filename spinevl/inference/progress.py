@@ -63,7 +63,7 @@ def _kept(file: Path, keys: Sequence[str]) -> Iterable[tuple[int, Answer]]:
             rounds = tuple((question, answer) for question, answer in entry["rounds"])
             logprobs = entry.get("logprobs")
             table = None if logprobs is None else {int(k): v for k, v in logprobs.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if isinstance(index, int) and 0 <= index < len(keys) and keys[index] == key:
             yield index, Answer(rounds, table)

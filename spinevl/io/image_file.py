@@ -22,6 +22,9 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# no EPS, for which Pillow starts Ghostscript
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+
 _GREY = "an 8-bit grey PNG"
 
 
@@ -66,7 +69,7 @@ def _decoded(path: str | Path, expected: str) -> Image.Image:
     where = str(path)
     try:
         content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             image.load()
     except FileNotFoundError:
         fix = "add it, or see data.missing_images"

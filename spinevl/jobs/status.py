@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from spinevl.config.check import from_plain
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import UserError
@@ -42,6 +43,7 @@ def read_status(folder: Path) -> JobStatus | None:
     """The status in a job's folder; None where ``job.json`` is absent or not ours."""
     try:
         content = read_json(folder / JOB_FILE, expected="the status of a job")
-        return JobStatus(**{**content, "overrides": tuple(content["overrides"])})
-    except (UserError, KeyError, TypeError):
+        one = from_plain(JobStatus, content)
+    except UserError:
         return None
+    return replace(one, overrides=tuple(one.overrides))

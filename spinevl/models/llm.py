@@ -15,7 +15,7 @@ from spinevl.build.roles import role
 from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
-from spinevl.models.source import checked_source, pretrained_model
+from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.schema.errors import UserError, refused
 
 Template = Literal["medmvl", "chat", "pretrain"]
@@ -150,6 +150,7 @@ class HFCausalLM(CausalLM):
 
         with checked_source(path, what="llm.path"):
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+            refuse_kernels(config, what="llm.path", path=path)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             code = {"trust_remote_code": trust_remote_code}
             model = (

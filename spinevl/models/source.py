@@ -100,3 +100,21 @@ def require_all_weights(where: str, expected: str, wrong: Sequence[str]) -> None
         found = f"{len(wrong)} missing or of another shape, first {wrong[0]}"
         fix = "check that the weights belong to its config.json"
         raise refused(where, expected, found, fix)
+
+
+_ATTENTION = (None, "", "eager", "sdpa")
+
+
+def refuse_kernels(config: Any, *, what: str, path: str) -> None:
+    """Refuse a config.json that names attention code: transformers would fetch and import it.
+
+    Raises:
+        UserError: for the config or one within it.
+    """
+    within = [getattr(config, name, None) for name in getattr(config, "sub_configs", None) or ()]
+    for one in (config, *within):
+        named = getattr(one, "_attn_implementation", None)
+        for name in named.values() if isinstance(named, dict) else (named,):
+            if name not in _ATTENTION:
+                expected, fix = "none, eager or sdpa", "take it out of config.json"
+                raise refused(f"{what}={path}: _attn_implementation", expected, str(name), fix)

@@ -55,6 +55,11 @@ class Row:
         return {name: one.value for name, one in self.score.tasks.items()} if self.score else {}
 
 
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table, without HTML of its own."""
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A row a job, best first."""
     tasks = _task_names(rows)
@@ -73,11 +78,11 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{ci95.low:.3f} to {ci95.high:.3f}" if ci95 else "",
             over,
             *[_number(row.tasks.get(task)) for task in tasks],
-            " ".join(f"`{one}`" for one in row.overrides if one not in common),
+            " ".join(f"`{one.replace('`', '')}`" for one in row.overrides if one not in common),
             row.folder,
             status if row.status != "failed" else f"**{status}**",
         ]
-        lines.append([cell.replace("|", "\\|").replace("\n", " ") for cell in cells])
+        lines.append([_cell(cell) for cell in cells])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     done = sum(row.status == "done" for row in rows)
     failed = sum(row.status == "failed" for row in rows)

@@ -36,5 +36,5 @@ def read_metrics(folder: Path) -> Score | None:
         score = Score.from_json(read_json(folder / METRICS_FILE, expected="scores"))
         values = [score.value, *(one.value for one in score.tasks.values())]
         return score if all(one is None or math.isfinite(one) for one in values) else None
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return None

@@ -6,6 +6,7 @@ in the prompt, the answers in the records, the parser, the scorer) reads them fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +51,9 @@ class Task:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
         object.__setattr__(self, "choices", tuple(self.choices))
+        # it is the front of its files' names
+        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"task {self.name!r}: expected a name of letters, digits, . _ and -")
         if self.metric not in ("macro_f1", "f1", "mean_iou"):
             raise ValueError(
                 f"task {self.name}: metric {self.metric!r} is none of macro_f1, f1, mean_iou"

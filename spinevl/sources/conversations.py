@@ -132,10 +132,14 @@ class ConversationSource:
         return tuple(ImageRef(next(files[one]), modality=one) for one in shown)
 
     def _file(self, name: str, root: Path, where: str) -> str:
-        path = (root / name).resolve()
+        try:
+            path = (root / name).resolve()
+            known = path.is_file()
+        except (OSError, ValueError) as error:  # too long, or with characters no path has
+            raise refused(where, "a path", repr(name[:80]), "mend it") from error
         if self.images is not None and not path.is_relative_to(root.resolve()):
             raise refused(where, f"files under data.images={root}", name, "move or drop it")
-        if not path.is_file():
+        if not known:
             raise refused(where, f"the file {name} under {root}", "none", "add it")
         return str(path)
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
-from spinevl.cli.hydra_guard import check_environment, check_logging, check_node
+from spinevl.cli.hydra_guard import check_environment, check_logging, check_node, install
 from spinevl.cli.main import main
 from spinevl.schema.errors import UserError
 
 LEADERBOARD = "spinevl.cli.callbacks.Leaderboard"
+
+install()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,7 @@ def test_a_launcher_takes_no_commands_from_a_config(key: str) -> None:
 
 
 FILE = {"class": "logging.FileHandler", "filename": "a/b.log"}
+OUT = Path("a")
 CONSOLE = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
 
 
@@ -84,7 +87,12 @@ CONSOLE = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
         ({"handlers": {"x": {"class": "logging.handlers.SocketHandler"}}}, "handlers.x: class="),
         ({"handlers": {"x": {**FILE, "()": "evil.make"}}}, r"handlers.x: \(\)=evil.make"),
         ({"handlers": {"x": {"()": "logging.FileHandler"}}}, r"handlers.x: \(\)="),
-        ({"handlers": {"x": {**FILE, "filename": "~/.bashrc"}}}, "expected a name that ends in"),
+        (
+            {"handlers": {"x": {**FILE, "filename": "~/.bashrc"}}},
+            "a name that ends in .log",
+        ),
+        ({"handlers": {"x": {**FILE, "filename": "a/../b.log"}}}, "in the job's folder"),
+        ({"handlers": {"x": {**FILE, "filename": "/var/log/x.log"}}}, "in the job's folder"),
         ({"handlers": {"x": {**FILE, ".": {"baseFilename": "x"}}}}, r"the key '\.' is not"),
         ({"handlers": {"x": {**CONSOLE, "stream": "ext://evil.x"}}}, "x.stream: 'ext://evil.x'"),
         ({"handlers": {"x": {**CONSOLE, "stream": "cfg://root"}}}, "x.stream: 'cfg://root'"),
@@ -98,14 +106,19 @@ CONSOLE = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
 )
 def test_logging_does_no_more_than_write_text(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_logging({"version": 1, "root": {"handlers": []}, **change})
+        check_logging({"version": 1, "root": {"handlers": []}, **change}, out=OUT)
 
 
 def test_plain_logging_is_fine() -> None:
     formatters = {"a": {"format": "%(message)s"}, "b": {"()": "colorlog.ColoredFormatter"}}
-    check_logging(
-        {"handlers": {"file": FILE, "console": CONSOLE}, "formatters": formatters, "filters": None}
-    )
+    config = {
+        "handlers": {"file": FILE, "console": CONSOLE},
+        "formatters": formatters,
+        "filters": None,
+    }
+    check_logging(config, out=OUT)
+    with pytest.raises(UserError, match="in the job's folder"):
+        check_logging(config, out=None)  # before a job has its folder
 
 
 def test_variables_are_set_by_the_command_line_alone() -> None:
@@ -205,6 +218,27 @@ def test_it_holds_in_the_workers_of_a_launcher(
         get_reusable_executor().shutdown(wait=True)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("output_subdir: ../victim", "hydra.output_subdir="),
+        ("job_logging: {handlers: {file: {filename: victim/kept.log, mode: w}}}", "kept.log"),
+    ],
+)
+def test_a_config_writes_nothing_outside_the_jobs_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], keys: str, said: str
+) -> None:
+    (here / "victim").mkdir()
+    (here / "victim/kept.log").write_text("kept")
+    (here / "c/task/x.yaml").write_text(f"# @package _global_\nhydra:\n  {keys}\n")
+    assert main([*COMMAND, "hydra.run.dir=out"]) == 1
+    assert said in capsys.readouterr().err
+    assert [(one.name, one.read_text()) for one in (here / "victim").iterdir()] == [
+        ("kept.log", "kept")
+    ]
+
+
 def test_a_rerun_from_a_pickle_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--experimental-re", "x.pickle"]) == 1
     assert main(["evaluate", "--experimental-rerun", "x.pickle"]) == 1
     assert "reads a pickle" in capsys.readouterr().err

@@ -78,6 +78,8 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("task=[qdd]", "task=qdd: no such option; did you mean qd? valid: positioning, qd, sl, "),
         ("task=[qd,qd]", "task names qd more than once"),
         ("task=[]", "task=[]: name at least one task of "),
+        ("logger.name=a/b", "logger.name=a/b: expected "),
+        ("logger.name=..", "logger.name=..: expected "),
         ("task=null", "task=null: expected an option, task=positioning|qd|sl"),
         ("seed=a", "seed=a: expected a whole number, 0 to 4294967295"),
         ("sag_type=jont", "sag_type=jont: expected joint, separate"),

@@ -32,7 +32,11 @@ class LoggerOptions:
     kind: LoggerKind = key(
         LoggerKind.csv, help="csv (metrics.csv alone), tensorboard or wandb; the group sets it"
     )
-    name: str | None = key(None, help="name of the run; null lets the logger choose")
+    name: str | None = key(
+        None,
+        help="name of the run; null lets the logger choose",
+        pattern=(r"(?!\.{1,2}$)[^/\\]+", "a name without / and \\"),
+    )
     save_dir: str | None = key(None, help="folder of the logger's files; null is OUT")
     project: str = key("spinevl", help="W&B project (wandb)")
     offline: bool = key(False, help="write W&B files without sending them (wandb)")

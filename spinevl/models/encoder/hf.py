@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from spinevl.models.encoder.base import Encoder, state_index
-from spinevl.models.source import checked_source, pretrained_model
+from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.schema.errors import UserError, refused
 
 Kind = Literal["clip", "siglip", "siglip2", "dinov2"]
@@ -73,6 +73,7 @@ class HFVisionEncoder(Encoder):
         with checked_source(path, what="encoder.path"):
             config_class, model_class, processor_class = _classes(path, kind)
             config = config_class.from_pretrained(path)
+            refuse_kernels(config, what="encoder.path", path=path)
             self.vision = (
                 pretrained_model(model_class, path, what="encoder.path", config=config)
                 if pretrained
