@@ -17,6 +17,8 @@ from spinevl.schema.batch import Batch
 class BestCheckpoint(pl.Callback):
     """Takes the score on dev and keeps the weights of the best one.
 
+    Our own, for Lightning's ModelCheckpoint writes another format than a checkpoint of ours.
+
     Args:
         score: (batches, option log-probabilities [S] of each) -> the dev score.
         save: writes the checkpoint; called whenever the score is the best so far, so that a killed
@@ -67,7 +69,11 @@ class BestCheckpoint(pl.Callback):
 
 
 class MetricsFile(pl.Callback):
-    """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score."""
+    """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score.
+
+    Our own, for Lightning's CSVLogger deletes an existing file, its LearningRateMonitor refuses two
+    groups of one part, and its ThroughputMonitor does not know how many tokens a packed row shares.
+    """
 
     FIELDS = (
         "step",
