@@ -12,6 +12,7 @@ from spinevl.config.tasks import official_tasks
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
+from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.ceiling import Ceiling
@@ -31,7 +32,11 @@ def cohort(
     people: dict[str, list[Patient]] = {"train": [], "test": []}
     for case, one in zip(cases, drawn, strict=True):
         sides[case.side][case.id] = one.latents()
-        people[case.side].append(Patient(case.id, one.labels, one.boxes))
+        boxes = {
+            name: dict(zip(StudyLayout.slices, three, strict=True))
+            for name, three in one.boxes.items()
+        }
+        people[case.side].append(Patient(case.id, one.labels, boxes))
     path = folder / "latents.json"
     path.write_text(json.dumps(sides), encoding="utf-8")
     return path, people["train"], people["test"], drawn
