@@ -81,7 +81,7 @@ def _write_submission(
     study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
 ) -> None:
     closed = {name: task for name, task in study.tasks.items() if task.closed}
-    complete = bool(closed) and combine(dict.fromkeys(closed, 0.0), closed)[1]
+    _, complete = combine(dict.fromkeys(closed, 0.0), closed)
     if not complete:
         (out / "answers.json").unlink(missing_ok=True)  # of an earlier job in this folder
         found = sum(task.weight for task in closed.values())

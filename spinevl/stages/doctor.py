@@ -69,7 +69,7 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     for subset, examples in counts.items():
         collate.check(examples)
         images = {image for one in examples for image in one.images}
-        check_images(list(images)[:1] if study.images_checked else images, collate.inputs)
+        check_images(images, collate.inputs, decoded=study.images_checked)
         yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -49,7 +49,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     spec = TrainSpec.from_config(config)
     study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
-    told = provenance(config, study.fingerprint())
+    fingerprint = study.fingerprint()
+    told = provenance(config, fingerprint)
     _write_records(study, config, out=out, told=told)
     fit(spec, out, trust=trust, study=study)
     options = from_plain(PredictOptions, config["predict"], at="predict")
@@ -73,7 +74,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         tasks=study.tasks,
         pictures=pictures(study.examples(scored)),
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        fingerprint={**study.fingerprint(), "versions": told["versions"]},
+        fingerprint={**fingerprint, "versions": told["versions"]},
         cohort=study.cohort.name,
         curve=out / "metrics.csv",
     )

@@ -189,7 +189,7 @@ def _encode_once(
         inputs, autocast = data.collate.inputs, halves.get(precision)
         features = keep_features(model, cache, inputs, shown, autocast=autocast)
     if not features:  # what is kept has been decoded
-        check_images(shown[:1] if study.images_checked else shown, data.collate.inputs)
+        check_images(shown, data.collate.inputs, decoded=study.images_checked)
     return features
 
 

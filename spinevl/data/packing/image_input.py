@@ -117,8 +117,14 @@ class BatchImages:
         return np.where(symbols < 0, starts[code // self.stride] + code % self.stride, -1)
 
 
-def check_images(images: Iterable[ImageRef], inputs: ImageInputs) -> None:
+def check_images(images: Iterable[ImageRef], inputs: ImageInputs, *, decoded: bool = False) -> None:
     """Decode every image once, several at a time, so that a bad one is told before training.
+
+    Args:
+        images: all that will be shown.
+        inputs: how the model gets them.
+        decoded: whether all have been decoded before, and have one size: one of them then shows
+            whether the encoder takes it.
 
     Raises:
         UserError: with every image that cannot be decoded or that the encoder does not take.
@@ -131,7 +137,7 @@ def check_images(images: Iterable[ImageRef], inputs: ImageInputs) -> None:
             one.check(image, one.images.load(image))
 
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
-        for _ in pool.map(decode, dict.fromkeys(images)):
+        for _ in pool.map(decode, list(dict.fromkeys(images))[: 1 if decoded else None]):
             pass
     problems.raise_any()
 
