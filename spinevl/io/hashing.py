@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from spinevl.io.regular_file import open_regular
+
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The sha256 of a file's content, in hexadecimal. Raises UserError where it is none."""
+    with open_regular(path, expected="a file") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, int]:

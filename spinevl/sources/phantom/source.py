@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort, StudyRequest
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
@@ -110,9 +111,9 @@ class PhantomSource:
         return {
             "generator": GENERATOR_VERSION,
             "seed": self.seed,
-            "train": _digest(self.labels) if self.labels else [self.n_train, self.n_dev],
-            "boxes": _digest(self.boxes) if self.boxes else None,
-            "test": _digest(self.test_labels) if self.test_labels else self.n_test,
+            "train": sha256(Path(self.labels)) if self.labels else [self.n_train, self.n_dev],
+            "boxes": sha256(Path(self.boxes)) if self.boxes else None,
+            "test": sha256(Path(self.test_labels)) if self.test_labels else self.n_test,
         }
 
     def _cases(self, known_tasks: Mapping[str, Task]) -> list[Case]:
@@ -140,11 +141,3 @@ class PhantomSource:
             cases.append(Case("train", k, one.id, one.labels, given))
         problems.raise_any()
         return cases
-
-
-def _digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise refused(path, "a readable file", reason, "check the path") from error

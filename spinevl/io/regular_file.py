@@ -1,0 +1,60 @@
+"""Open a file that a user names; a pipe or a device, which a job would wait for, is refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from spinevl.schema.errors import refused
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(
+    path: str | Path, *, expected: str, missing: str = "check the path"
+) -> BufferedReader:
+    """Open a regular file for reading, its links followed.
+
+    Opening a named pipe would wait for someone to write into it, and a device may never end.
+
+    Args:
+        path: the file.
+        expected: what it should hold, for messages.
+        missing: what a user can do where it is not there.
+
+    Raises:
+        UserError: not there, no regular file, or not readable.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except FileNotFoundError:
+        link = "a link to a file that is not there" if Path(path).is_symlink() else "no such file"
+        raise refused(str(path), expected, link, missing) from None
+    except (OSError, ValueError) as error:  # ValueError: characters that no path has
+        found = getattr(error, "strerror", None) or str(error)
+        raise refused(str(path), expected, found, "check the path and its permissions") from error
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        found = _KINDS.get(kind, "something else")
+        raise refused(str(path), expected, found, "name a file")
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: str | Path, *, expected: str, missing: str = "check the path") -> bytes:
+    """The content of a regular file, see open_regular."""
+    with open_regular(path, expected=expected, missing=missing) as file:
+        try:
+            return file.read()
+        except (OSError, MemoryError) as error:
+            found = f"no readable file ({getattr(error, 'strerror', None) or error})"
+            raise refused(str(path), expected, found, "check the disk") from error
