@@ -44,8 +44,13 @@ class Conversation:
             connector is aligned with).
         end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
 
+    Attributes:
+        end_id: the token that ends an answer: the last one that is learned of every answer (but
+            for ``pretrain``, which learns none), and the one that ends generation.
+
     Raises:
-        UserError: the template's name is unknown, or the tokenizer has no chat template.
+        UserError: the template's name is unknown, the tokenizer has no chat template, or answers
+            would not end in one token.
     """
 
     def __init__(
@@ -61,14 +66,9 @@ class Conversation:
         self.tokenizer = tokenizer
         self.template = template
         self.end_token = end_token or tokenizer.eos_token
-        found = tokenizer.convert_tokens_to_ids(self.end_token)
-        unknown = found == tokenizer.unk_token_id and self.end_token != tokenizer.unk_token
-        if found is None or unknown:
-            raise UserError(
-                f"llm.end_token={self.end_token}: not one token of this tokenizer; answers would "
-                "never end"
-            )
-        self.end_id = int(found)
+        self._ends = _end_tokens(tokenizer)
+        # a probe shows the end token of a chat template, and whether the other one is learned
+        self.end_id = self._shown_end() if template == "chat" else self._named_end()
         self._assemble = lru_cache(maxsize=65536)(self._assemble_uncached)
 
     def prompt(self, question: str) -> TokenSequence:
@@ -84,10 +84,26 @@ class Conversation:
         return self._assemble(tuple(rounds))
 
     def answer_end(self) -> int:
-        """The token that ends an answer."""
-        if self.template == "chat":
-            self.exchange("?", "A")  # a chat template shows its end token
+        """The token that ends an answer; an export names it as its ``eos_token_id``."""
         return self.end_id
+
+    def _named_end(self) -> int:
+        """The id of ``end_token``, which must be a token of its own behind any answer."""
+        found = self.tokenizer.convert_tokens_to_ids(self.end_token) if self.end_token else None
+        written = self._tokenize(f"A{self.end_token}", first=False)[0]
+        if found is None or written[-1:] != [found] or found not in self._ends:
+            raise UserError(
+                f"llm.end_token={self.end_token}: not one token of this tokenizer; answers would "
+                "never end"
+            )
+        return int(found)
+
+    def _shown_end(self) -> int:
+        """The token with which the chat template ends an answer."""
+        question = {"role": "user", "content": "?"}
+        prompt = self._chat([question], waits=True)
+        text, stop = self._chat_answer([question], prompt, "A")
+        return self._turn_end(text[stop:])[0]
 
     def _assemble_uncached(self, rounds: tuple[tuple[str, str | None], ...]) -> TokenSequence:
         text, answers, end = self._write(rounds)
@@ -107,6 +123,14 @@ class Conversation:
                 ends.append(stop)
                 n_images += 1
             offset = stop
+        for _, stop in answers if self.template != "pretrain" else ():
+            last = symbols[bisect_right(ends, stop) - 1]
+            if last != self.end_id:
+                raise UserError(
+                    f"llm.conversation={self.template}: the answer that ends in "
+                    f"{text[stop - 30 : stop]!r} was tokenized so that its last token is "
+                    f"{self._name(last)}, expected {self._name(self.end_id)}; use another end token"
+                )
         learned = [
             span for start, stop in answers for span in _without_images(symbols, ends, start, stop)
         ]
@@ -163,28 +187,52 @@ class Conversation:
                 )
             if answer is None:
                 return prompt, answers, len(prompt)
+            text, stop = self._chat_answer(turns, prompt, answer)
             turns.append({"role": "assistant", "content": answer})
-            text = self._chat(turns, waits=False)
-            if not text.startswith(prompt) or not text[len(prompt) :].lstrip().startswith(answer):
+            token, length = self._turn_end(text[stop:])
+            if token != self.end_id:
                 raise UserError(
-                    "llm.conversation=chat: this tokenizer's chat template does not write the "
-                    "answer right after its generation prompt; use llm.conversation=medmvl"
+                    "llm.conversation=chat: this tokenizer's chat template ends one answer in "
+                    f"{self._name(self.end_id)} and another in {self._name(token)}; use "
+                    "llm.conversation=medmvl"
                 )
-            stop = text.index(answer, len(prompt)) + len(answer)
-            end = stop + len(self._turn_end(text[stop:]))
+            end = stop + length
             answers.append((len(prompt), end))
         return text, answers, end
 
-    def _turn_end(self, tail: str) -> str:
-        """The end token with which a chat template closes a turn."""
-        ids = self.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True)
-        if not ids["input_ids"]:
+    def _chat_answer(
+        self, turns: Sequence[dict[str, str]], prompt: str, answer: str
+    ) -> tuple[str, int]:
+        """The text with the answer to the last turn, and where the answer stops in it."""
+        text = self._chat([*turns, {"role": "assistant", "content": answer}], waits=False)
+        if not text.startswith(prompt) or not text[len(prompt) :].lstrip().startswith(answer):
             raise UserError(
-                "llm.conversation=chat: this tokenizer's chat template puts no end token after an "
-                "answer; use llm.conversation=medmvl"
+                "llm.conversation=chat: this tokenizer's chat template does not write the "
+                "answer right after its generation prompt; use llm.conversation=medmvl"
             )
-        self.end_id = int(ids["input_ids"][0])
-        return tail[: ids["offset_mapping"][0][1]]
+        return text, text.index(answer, len(prompt)) + len(answer)
+
+    def _turn_end(self, tail: str) -> tuple[int, int]:
+        """The token that ends an answer in what a chat template writes behind it, and where.
+
+        White space may stand before it, which is learned with the answer.
+        """
+        encoded = self.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True)
+        for token, (start, stop) in zip(
+            encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            if token in self._ends:
+                return int(token), stop
+            if tail[start:stop].strip():
+                break
+        raise UserError(
+            "llm.conversation=chat: this tokenizer's chat template puts no end token after an "
+            f"answer: expected its eos ({self.tokenizer.eos_token}) or another added token, found "
+            f"{tail[:30]!r}; mend the template, or use llm.conversation=medmvl"
+        )
+
+    def _name(self, token: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token))
 
     def _chat(self, turns: Sequence[dict[str, str]], *, waits: bool) -> str:
         return str(
@@ -192,6 +240,13 @@ class Conversation:
                 list(turns), tokenize=False, add_generation_prompt=waits
             )
         )
+
+
+def _end_tokens(tokenizer: Any) -> frozenset[int]:
+    """The tokens that may end an answer: eos, and the added ones that are not white space."""
+    added = tokenizer.added_tokens_decoder.items()
+    ends = {number for number, token in added if token.content.strip()}
+    return frozenset(ends | {tokenizer.eos_token_id} - {None})
 
 
 def _without_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,3 +139,68 @@ def test_an_answer_that_stands_in_the_question_is_not_learned_there() -> None:
 def test_unknown_template_is_one_line() -> None:
     with pytest.raises(UserError, match="expected chat, medmvl or pretrain"):
         Conversation(TinyLLM().tokenizer, template="vicuna")  # type: ignore[arg-type]
+
+
+HEAD = "{% for m in messages %}{% if m['role'] == 'user' %}<{{ m['content'] }}>{% else %}"
+TAIL = "{% endif %}{% endfor %}"
+# what a template writes behind an answer -> the end token that it shows
+ENDS = {
+    "{{ eos_token }}": None,
+    "{{ ' ' + eos_token }}": None,
+    "{{ '\n' + eos_token + '\n' }}": None,
+    "{{ '\r\n\t ' }}<|EOT|>": "<|EOT|>",
+    "{{ '\n\n' }}<|stop|>{{ '\n' + eos_token }}": "<|stop|>",
+}
+NO_ENDS = ("", "{{ '\n\n' }}", "{{ '\n### ' + eos_token }}", "</end>", "{{ '    ' }}")
+
+
+def _with_template(shared: Path, llm: str, after: str) -> tuple[Any, Any]:
+    from transformers import AddedToken, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / f"goldens/models/llm_{llm}")
+    tokenizer.add_tokens([AddedToken("<|EOT|>"), AddedToken("    ")])  # Phi-2 has added white space
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<|stop|>", rstrip=True)]}
+    )
+    tokenizer.chat_template = HEAD + "{{ m['content'] }}" + after + TAIL
+    return tokenizer, ENDS.get(after) or tokenizer.eos_token
+
+
+@pytest.mark.parametrize("llm", ["qwen2", "llama", "llama3", "phi", "phi3"])
+@pytest.mark.parametrize("after", ENDS)
+def test_the_last_learned_token_is_the_end_token(shared: Path, llm: str, after: str) -> None:
+    tokenizer, end = _with_template(shared, llm, after)
+    conversation = Conversation(tokenizer, template="chat")
+    assert conversation.answer_end() == tokenizer.convert_tokens_to_ids(end)
+    rounds = [("a?", "Findings: none."), ("b?", "No "), ("c?", "x\n")]
+    made = conversation.dialogue(rounds)
+    assert len(made.learned) == len(rounds)
+    for (start, stop), (_, answer) in zip(made.learned, rounds, strict=True):
+        assert made.symbols[stop - 1] == conversation.answer_end()
+        assert tokenizer.decode(list(made.symbols[start : stop - 1])).strip() == answer.strip()
+    # a prompt that waits for the second answer is the beginning of what was learned
+    prompt = conversation.dialogue([*rounds[:1], ("b?", None)])
+    assert made.symbols[: len(prompt.symbols)] == prompt.symbols
+
+
+@pytest.mark.parametrize("llm", ["qwen2", "llama", "llama3", "phi", "phi3"])
+@pytest.mark.parametrize("after", NO_ENDS)
+def test_a_template_without_an_end_token_is_refused(shared: Path, llm: str, after: str) -> None:
+    tokenizer, _ = _with_template(shared, llm, after)
+    with pytest.raises(UserError, match="puts no end token after an answer"):
+        Conversation(tokenizer, template="chat")
+
+
+def test_answers_that_end_differently_are_refused(shared: Path) -> None:
+    after = "{{ '<|EOT|>' if m['content'] == 'A' else eos_token }}"
+    tokenizer, _ = _with_template(shared, "qwen2", after)
+    conversation = Conversation(tokenizer, template="chat")
+    with pytest.raises(UserError, match=r"<\|EOT\|> and another in <\|im_end\|>"):
+        conversation.exchange("?", "B")
+
+
+@pytest.mark.parametrize("end", ["</end>", "none", " ", "a"])
+def test_an_end_token_that_is_no_end_token_is_refused(shared: Path, end: str) -> None:
+    tokenizer, _ = _with_template(shared, "qwen2", "")
+    with pytest.raises(UserError, match=f"^llm.end_token={end}: not one token"):
+        Conversation(tokenizer, template="medmvl", end_token=end)
