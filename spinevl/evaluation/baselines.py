@@ -24,6 +24,10 @@ class Baseline(Protocol):
     def note(self) -> str:
         """What it is, in a few words for the report."""
 
+    @property
+    def upper_bound(self) -> bool:
+        """Whether it knows more than a model can, so that no model is held against it."""
+
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """Answers to the questions of ``asked``, with the same id, task, object and slices.
 
@@ -41,6 +45,7 @@ class _Constant:
         boxes: (vertebra, slice) -> box; questions of other slices are left out.
     """
 
+    upper_bound = False
     tasks: Mapping[str, Task]
     labels: Mapping[tuple[str, str], int]
     boxes: Mapping[tuple[str, int], Box]
@@ -131,13 +136,14 @@ class Given:
     """Predictions that were made elsewhere, such as those for swapped images.
 
     Attributes:
-        name, note: see Baseline.
+        name, note, upper_bound: see Baseline.
         predictions: to the same questions.
     """
 
     name: str
     note: str
     predictions: Sequence[Prediction]
+    upper_bound: bool = False
 
     def predict(self, asked: Sequence[Prediction]) -> list[Prediction]:
         """See Baseline."""

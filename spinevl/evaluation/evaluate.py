@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from spinevl.evaluation.baselines import Baseline
-from spinevl.evaluation.bootstrap import difference, interval, resample_patients
+from spinevl.evaluation.bootstrap import MIN_PATIENTS, Bootstrap, difference, interval
 from spinevl.evaluation.join import Rows, join
-from spinevl.evaluation.metrics import (
-    Confusion,
-    box_overlaps,
-    calibration,
-    class_f1,
-    combine,
-    quadratic_kappa,
-    task_f1,
-)
+from spinevl.evaluation.metrics import Confusion, combine, task_f1
+from spinevl.evaluation.task_scores import answers_score, boxes_score, patients_by_label
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import (
-    AnswerScore,
-    BaselineScore,
-    ClassScore,
-    LevelScore,
-    Score,
-    TaskScore,
-)
+from spinevl.schema.score import AnswerScore, BaselineScore, Score, TaskScore
 from spinevl.schema.task import Task
+
+_FEW = 5  # patients with a label, below which an interval says little
 
 # task or total -> its value for the sample and each resample [1 + n_resamples]
 Distributions = dict[str, np.ndarray]
@@ -65,9 +52,9 @@ def evaluate(
     scored = [one for one in truth if one.id in answered or not closed]
     if not scored:
         raise UserError("no labelled patient has an answer: labels and answers share no id")
-    weights = resample_patients(len(scored), n_resamples=n_resamples, seed=seed)
+    bootstrap = Bootstrap(len(scored), n_resamples=n_resamples, seed=seed)
     asked = join(predictions, scored, ordered)
-    own, distributions = _score(asked, ordered, weights, graded=closed, detailed=True)
+    own, distributions = _score(asked, ordered, bootstrap, graded=closed, detailed=True)
     compared: dict[str, BaselineScore] = {}
     for baseline in baselines:
         given = baseline.predict(predictions)
@@ -75,19 +62,51 @@ def evaluate(
         theirs = {key: task for key, task in ordered.items() if key in whole}
         if theirs:
             rows = join(given, scored, theirs)
-            score, other = _score(rows, theirs, weights, graded=closed, detailed=False)
+            score, other = _score(rows, theirs, bootstrap, graded=closed, detailed=False)
             common = [key for key in distributions if key in other]
             common.sort(key=lambda key: key in tasks.keys() - closed.keys())  # boxes last
             paired = {key: difference(distributions[key], other[key]) for key in common}
             compared[baseline.name] = BaselineScore(**vars(score), paired=paired)
-    known = {"ci95": "percentile bootstrap over patients"}
-    known |= {one.name: one.note for one in baselines}
+    notes = {one.name: one.note for one in baselines if one.name in compared}
+    bounds = {one.name for one in baselines if one.upper_bound}
     return Score(
         **vars(own),
         n_patients=len(scored),
         baselines=compared,
-        notes={key: known[key] for key in ("ci95", *compared) if key in known},
+        notes={"ci95": _about_intervals(asked, closed, len(scored)), **notes},
+        below_baseline=_below(
+            distributions, {name: one for name, one in compared.items() if name not in bounds}
+        ),
     )
+
+
+def _below(distributions: Distributions, baselines: Mapping[str, BaselineScore]) -> dict[str, str]:
+    """Task or total -> its best baseline, where the model's value is below that."""
+    found = {}
+    for key in distributions:
+        deltas = {
+            name: one.paired[key].delta for name, one in baselines.items() if key in one.paired
+        }
+        best = min(deltas, key=deltas.__getitem__, default=None)
+        if best is not None and deltas[best] < 0:
+            found[key] = best
+    return found
+
+
+def _about_intervals(rows: Mapping[str, Rows], closed: Mapping[str, Task], n_patients: int) -> str:
+    """What the intervals are, and which labels have too few patients to rely on them."""
+    if n_patients < MIN_PATIENTS:
+        return f"none, since {n_patients} patients are fewer than {MIN_PATIENTS}"
+    few = [
+        f"{task.title} {answer} ({count})"
+        for name, task in closed.items()
+        for answer, count in zip(task.choices, patients_by_label(rows[name], task), strict=True)
+        if 0 < count < _FEW
+    ]
+    told = "Bayesian bootstrap over patients"
+    if few:
+        told += f"; unreliable where a label has fewer than {_FEW} patients: {', '.join(few)}"
+    return told
 
 
 def point_score(
@@ -120,7 +139,7 @@ def _whole_tasks(given: Sequence[Prediction], asked: Mapping[str, Rows]) -> set[
 def _score(
     rows: Mapping[str, Rows],
     tasks: Mapping[str, Task],
-    weights: np.ndarray,
+    bootstrap: Bootstrap,
     *,
     graded: Mapping[str, Task],
     detailed: bool,
@@ -131,10 +150,13 @@ def _score(
     """
     scores: dict[str, TaskScore] = {}
     distributions: Distributions = {}
+    values: np.ndarray | None
     value, complete, ci95 = None, False, None
     for name, task in tasks.items():
-        score, values = (_answers if task.closed else _boxes)(rows[name], task, weights)
-        scores[name] = _detailed(score, rows[name], task) if detailed and task.closed else score
+        if task.closed:
+            scores[name], values = answers_score(rows[name], task, bootstrap, detailed=detailed)
+        else:
+            scores[name], values = boxes_score(rows[name], task, bootstrap)
         if values is not None:
             distributions[name] = values
     if graded.keys() <= tasks.keys():
@@ -143,82 +165,3 @@ def _score(
             value, ci95 = float(total[0]), interval(total)
             distributions["score" if complete else "partial_score"] = total
     return AnswerScore(value, complete, ci95, scores), distributions
-
-
-def _answers(rows: Rows, task: Task, weights: np.ndarray) -> tuple[TaskScore, np.ndarray]:
-    """A closed task: F1 and each level's scores, and the distribution of F1 [1 + resamples]."""
-    counts = Confusion.of(rows, task).counts
-    summed = (weights @ counts.reshape(len(rows), -1)).reshape(-1, *counts.shape[1:])
-    values = task_f1(summed, task)
-    levels = {}
-    for k, name in enumerate(task.levels):
-        at = Confusion.of([[row[k]] for row in rows], task).counts.sum(axis=0)
-        levels[name] = LevelScore(
-            f1=float(task_f1(at, task)),
-            accuracy=float(np.trace(at[:, : at.shape[0]]) / at.sum()),
-        )
-    return TaskScore("f1", float(values[0]), interval(values), levels=levels), values
-
-
-def _boxes(rows: Rows, task: Task, weights: np.ndarray) -> tuple[TaskScore, np.ndarray | None]:
-    """A task of boxes: mean IoU and its distribution; None where no true box is known.
-
-    Raises:
-        UserError: a patient and slice has some boxes and lacks others.
-    """
-    sums, numbers, levels = box_overlaps(rows, task)
-    if not numbers.any():
-        return TaskScore("mean_iou", None), None
-    given = [one for row in rows for one in row]
-    slices = {(one.id, one.slices) for one in given}
-    missing = len(slices) * len(task.levels) - int(numbers.sum())
-    if missing > 0:
-        raise UserError(
-            f"predictions: {missing} boxes of {task.name} are missing for patients and slices that "
-            "have others; predict again"
-        )
-    totals = weights @ numbers
-    means = np.divide(weights @ sums, totals, out=np.zeros(len(totals)), where=totals > 0)
-    score = TaskScore(
-        "mean_iou",
-        float(means[0]),
-        interval(means),
-        levels={name: LevelScore(mean_iou=value) for name, value in levels.items()},
-        unparsed=sum(one.box is None for one in given),
-    )
-    return score, means
-
-
-def _detailed(score: TaskScore, rows: Rows, task: Task) -> TaskScore:
-    """A closed task's score with its classes, confusion matrix, kappa and calibration."""
-    confusion = Confusion.of(rows, task)
-    counts = confusion.counts.sum(axis=0)
-    size = len(confusion.labels)
-    square = counts[:, :size]
-    f1, present = class_f1(counts)
-    support = counts.sum(axis=1)
-    classes = tuple(
-        ClassScore(
-            label=label,
-            answer=task.choices[label] if 0 <= label < len(task.choices) else None,
-            f1=float(f1[k]) if present[k] else None,
-            precision=float(square[k, k] / square[:, k].sum()) if square[:, k].any() else None,
-            recall=float(square[k, k] / support[k]) if support[k] else None,
-            support=int(support[k]),
-        )
-        for k, label in enumerate(confusion.labels)
-    )
-    recalls = [one.recall for one in classes if one.recall is not None]
-    calibration_error, log_loss = calibration(rows)
-    return replace(
-        score,
-        accuracy=float(np.trace(square) / counts.sum()),
-        balanced_accuracy=float(np.mean(recalls)) if recalls else None,
-        quadratic_kappa=quadratic_kappa(square),
-        classes=classes,
-        confusion=tuple(map(tuple, square.astype(int).tolist())),
-        unparsed=int(counts[:, size].sum()),
-        unparsed_by_class=tuple(counts[:, size].astype(int).tolist()),
-        calibration_error=calibration_error,
-        log_loss=log_loss,
-    )

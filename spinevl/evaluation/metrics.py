@@ -7,7 +7,7 @@ present in truth or prediction, zero division 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ import numpy as np
 
 from spinevl.evaluation.join import Rows
 from spinevl.schema.box import Box
+from spinevl.schema.score import CalibrationBin, FindingScore
 from spinevl.schema.task import Task
+
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,33 @@ def combine(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> tuple[Any, 
 
 
 def quadratic_kappa(counts: np.ndarray) -> float | None:
-    """Cohen's kappa with quadratic weights from counts [K, K]; None where it is undefined."""
-    size = len(counts)
-    index = np.arange(size)
+    """Cohen's kappa with quadratic weights; None where it is undefined.
+
+    Args:
+        counts: [K, K + 1] confusion counts. An unparsed answer is an answer of its own, as far from
+            the truth as the farthest label.
+    """
+    index = np.arange(len(counts))
     weights = (index[:, None] - index[None]) ** 2
+    weights = np.concatenate([weights, weights.max(1, keepdims=True)], axis=1)
     expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1)
     disagreement = (weights * expected).sum()
     return None if disagreement == 0 else float(1 - (weights * counts).sum() / disagreement)
+
+
+def finding(counts: np.ndarray, labels: Sequence[int]) -> FindingScore:
+    """Sensitivity and specificity of the labels that have a finding, from counts [K, K + 1]."""
+    size = len(counts)
+    has = np.isin(np.arange(size), labels)
+    positives, negatives = counts[has].sum(), counts[~has].sum()
+    found, excluded = counts[has][:, :size][:, has].sum(), counts[~has][:, :size][:, ~has].sum()
+    return FindingScore(
+        labels=tuple(labels),
+        sensitivity=float(found / positives) if positives else None,
+        specificity=float(excluded / negatives) if negatives else None,
+        positives=int(positives),
+        negatives=int(negatives),
+    )
 
 
 def iou(a: Box, b: Box) -> float:
@@ -123,20 +146,33 @@ def box_overlaps(rows: Rows, task: Task) -> tuple[np.ndarray, np.ndarray, dict[s
     return sums, numbers, {k: float(np.mean(v)) for k, v in by_level.items() if v}
 
 
-def calibration(rows: Rows) -> tuple[float | None, float | None]:
-    """Expected calibration error (10 equal bins) and mean log-loss; None without probabilities."""
-    confidence, correct, losses = [], [], []
-    for one in (one for row in rows for one in row):
-        if one.probabilities is not None and one.choice is not None and isinstance(one.truth, int):
-            confidence.append(one.probabilities[one.choice])
-            correct.append(one.correct)
-            losses.append(-np.log(max(one.probabilities[one.truth], 1e-12)))
-    if not confidence:
-        return None, None
-    bins = np.minimum((np.array(confidence) * 10).astype(int), 9)
-    gaps = [
-        abs(np.mean(np.array(confidence)[bins == b]) - np.mean(np.array(correct)[bins == b]))
-        * np.mean(bins == b)
-        for b in np.unique(bins)
+def calibration(
+    rows: Rows,
+) -> tuple[float | None, float | None, tuple[CalibrationBin, ...]]:
+    """Expected calibration error, mean log-loss, and the bins of a reliability plot.
+
+    The bins are ten equal ones of the probability of the chosen answer. Without probabilities the
+    numbers are None and there are no bins.
+    """
+    known = [
+        (one.probabilities[one.choice], one.correct, one.probabilities[one.truth])
+        for row in rows
+        for one in row
+        if one.probabilities is not None and one.choice is not None and isinstance(one.truth, int)
     ]
-    return float(sum(gaps)), float(np.mean(losses))
+    if not known:
+        return None, None, ()
+    chosen, correct, true = np.array(known, dtype=float).T
+    places = np.minimum((chosen * _BINS).astype(int), _BINS - 1)
+    bins = tuple(
+        CalibrationBin(
+            low=k / _BINS,
+            high=(k + 1) / _BINS,
+            probability=float(chosen[places == k].mean()),
+            frequency=float(correct[places == k].mean()),
+            count=int((places == k).sum()),
+        )
+        for k in np.unique(places).tolist()
+    )
+    error = sum(one.count * abs(one.probability - one.frequency) for one in bins) / len(known)
+    return error, float(-np.log(np.maximum(true, 1e-12)).mean()), bins

@@ -78,7 +78,7 @@ def write_report(
         " ".join([PHANTOM] * bool(score.synthetic) + [CLINICAL]),
         f"{score.n_patients} patients; {score.selection or ''}.",
         as_markdown(rows(score, tasks)),
-        "95 % intervals by bootstrap over patients.",
+        f"95 % intervals: {score.notes['ci95']}.",
         *(f"- {one['name']}: {one['text']}" for one in paired),
     ]
     write_text_atomic(
@@ -129,6 +129,8 @@ def _paired(score: Score, boxed: Sequence[Task]) -> list[dict[str, str]]:
 
 def _difference(pair: Difference) -> str:
     """The difference, its interval, and whether it is clear."""
+    if pair.ci95 is None:
+        return f"{pair.delta:+.3f}, too few patients for an interval"
     low, high = pair.ci95.low, pair.ci95.high
     verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
     return f"{pair.delta:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"

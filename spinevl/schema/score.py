@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 
@@ -24,11 +24,11 @@ class Difference:
     """The model's value minus a baseline's, paired over the same resampled patients."""
 
     delta: float
-    ci95: Interval
+    ci95: Interval | None
 
     def to_json(self) -> dict[str, Any]:
         """``{"delta", "ci95"}``"""
-        return {"delta": self.delta, "ci95": self.ci95.to_json()}
+        return {"delta": self.delta, "ci95": self.ci95 and self.ci95.to_json()}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,44 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class FindingScore:
+    """Whether the answers to a closed task tell a finding, such as ``moderate or worse``.
+
+    Attributes:
+        labels: the labels that have the finding.
+        sensitivity: the share of ``positives`` that is answered with one of ``labels``; None
+            where there are no positives.
+        specificity: the share of ``negatives`` that is answered with another label; None where
+            there are no negatives. An unparsed answer counts as wrong in both.
+        positives, negatives: how many questions have the finding as their truth, and how many not.
+    """
+
+    labels: tuple[int, ...]
+    sensitivity: float | None
+    specificity: float | None
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The answers whose probability lies in one of ten equal bins: a dot of a reliability plot.
+
+    Attributes:
+        low, high: the bounds of the bin.
+        probability: the mean probability of the answers that were chosen.
+        frequency: the share of them that is right.
+        count: how many there are.
+    """
+
+    low: float
+    high: float
+    probability: float
+    frequency: float
+    count: int
+
+
+@dataclass(frozen=True)
 class LevelScore:
     """One spine level of a task: ``f1`` and ``accuracy`` of answers, or ``mean_iou`` of boxes."""
 
@@ -70,12 +108,15 @@ class TaskScore:
     Attributes:
         metric: what ``value`` is, and its key.
         value: None for boxes of patients whose true boxes are unknown.
-        accuracy to unparsed_by_class: of the model's answers to a closed task; a baseline has
+        accuracy to findings: of the model's answers to a closed task; a baseline has
             ``levels`` alone, and boxes have ``levels`` and ``unparsed``.
         balanced_accuracy, quadratic_kappa: None where undefined.
         confusion: [truth][answer] counts, labels in the order of ``classes``.
         unparsed: how many answers could not be parsed; they count as wrong.
-        calibration_error, log_loss: where there are probabilities.
+        calibration_error, log_loss, calibration_bins: where there are probabilities; the error is
+            the bins' mean distance of frequency and probability, weighted by their counts. Empty
+            bins are left out.
+        findings: name -> sensitivity and specificity, of a task that names findings.
     """
 
     metric: Literal["f1", "mean_iou"]
@@ -91,6 +132,8 @@ class TaskScore:
     unparsed_by_class: tuple[int, ...] = ()
     calibration_error: float | None = None
     log_loss: float | None = None
+    calibration_bins: tuple[CalibrationBin, ...] = ()
+    findings: Mapping[str, FindingScore] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The task's object in ``metrics.json``."""
@@ -100,6 +143,11 @@ class TaskScore:
             "levels": {name: one.to_json() for name, one in (self.levels or {}).items()},
             "confusion": [list(row) for row in self.confusion],
             "unparsed_by_class": list(self.unparsed_by_class),
+            "calibration_bins": [asdict(one) for one in self.calibration_bins],
+            "findings": {
+                name: {**asdict(one), "labels": list(one.labels)}
+                for name, one in (self.findings or {}).items()
+            },
         }
         content: dict[str, Any] = {self.metric: self.value}
         for one in fields(self)[2:]:
@@ -122,6 +170,14 @@ class TaskScore:
             known["classes"] = tuple(ClassScore(**one) for one in known["classes"])
             known["confusion"] = tuple(map(tuple, known["confusion"]))
             known["unparsed_by_class"] = tuple(known["unparsed_by_class"])
+        if "calibration_bins" in known:
+            bins = known["calibration_bins"]
+            known["calibration_bins"] = tuple(CalibrationBin(**one) for one in bins)
+        if "findings" in known:
+            known["findings"] = {
+                name: FindingScore(**{**one, "labels": tuple(one["labels"])})
+                for name, one in known["findings"].items()
+            }
         return cls(metric, content[metric], **known)
 
 
@@ -189,7 +245,7 @@ class BaselineScore(AnswerScore):
     def from_json(cls, content: Mapping[str, Any]) -> BaselineScore:
         """The inverse of to_json."""
         paired = {
-            key: Difference(one["delta"], Interval(*one["ci95"]))
+            key: Difference(one["delta"], Interval(*one["ci95"]) if one["ci95"] else None)
             for key, one in content["paired"].items()
         }
         return cls(**_totals(content), paired=paired)
@@ -203,6 +259,7 @@ class Score(AnswerScore):
         n_patients: how many patients were scored.
         baselines: name -> score, in the order of reports.
         notes: what ``ci95`` and the baselines are.
+        below_baseline: task or total -> the best baseline, where that scores above the model.
         subset: which patients a job scored, ``dev`` or ``test``; None outside of a job.
         selection: whether these patients also selected the checkpoint.
         synthetic: whether their images are rendered.
@@ -211,6 +268,7 @@ class Score(AnswerScore):
     n_patients: int
     baselines: Mapping[str, BaselineScore]
     notes: Mapping[str, str]
+    below_baseline: Mapping[str, str] = field(default_factory=dict)
     subset: str | None = None
     selection: str | None = None
     synthetic: bool | None = None
@@ -226,6 +284,8 @@ class Score(AnswerScore):
         content["n_patients"] = self.n_patients
         content["controls"] = {name: one.to_json() for name, one in self.baselines.items()}
         content["notes"] = dict(self.notes)
+        if self.below_baseline:
+            content["below_baseline"] = dict(self.below_baseline)
         job = {key: getattr(self, key) for key in ("subset", "selection", "synthetic")}
         return content | {key: value for key, value in job.items() if value is not None}
 
@@ -239,6 +299,7 @@ class Score(AnswerScore):
                 name: BaselineScore.from_json(one) for name, one in content["controls"].items()
             },
             notes=content["notes"],
+            below_baseline=content.get("below_baseline", {}),
             subset=content.get("subset"),
             selection=content.get("selection"),
             synthetic=content.get("synthetic"),

@@ -7,8 +7,8 @@ in the prompt, the answers in the records, the parser, the scorer) reads them fr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 Metric = Literal["macro_f1", "f1", "mean_iou"]
@@ -34,6 +34,9 @@ class Task:
             is 0.
         axial: whether the level's axial image follows the sagittal ones.
         positive: the class whose F1 counts where ``metric`` is ``f1``.
+        findings: what a reader of the answers looks for, by name: the labels that have it, such as
+            ``{"abnormal": [1, 2], "severe": [2]}``. Each is reported with sensitivity and
+            specificity.
         prompt: the question where the prompt file has none for this task.
     """
 
@@ -47,6 +50,7 @@ class Task:
     axial: bool = False
     positive: int | None = None
     prompt: str | None = None
+    findings: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -62,6 +66,13 @@ class Task:
             raise ValueError(f"task {self.name}: needs two or more distinct choices")
         if self.metric == "f1" and self.positive not in range(len(self.choices)):
             raise ValueError(f"task {self.name}: metric f1 needs positive, one of its labels")
+        labels = set(range(len(self.choices)))
+        for name, found in self.findings.items():
+            if not (set(found) and set(found) < labels):
+                raise ValueError(
+                    f"task {self.name}: findings.{name}={list(found)}: expected some of the labels "
+                    f"0 to {len(self.choices) - 1}, not all of them"
+                )
 
     @property
     def closed(self) -> bool:

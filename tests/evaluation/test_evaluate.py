@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 
 from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import read_submission
@@ -18,12 +18,13 @@ from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import Difference, Interval
+from spinevl.schema.score import Difference, FindingScore, Interval, Score
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_labels
 
 TASKS = official_tasks()
 GRADED = {name: task for name, task in TASKS.items() if task.closed}
+SL = {"sl": TASKS["sl"]}
 
 
 def answers(task: str, labels: Mapping[str, int | None] | Sequence[int | None]) -> list[Prediction]:
@@ -72,7 +73,7 @@ def test_paired_interval_of_a_baseline_that_is_the_model_is_zero() -> None:
     score = evaluate(people, given, tasks={"a": task}, baselines=baselines)
     assert score.baselines["same"].paired["score"] == Difference(0.0, Interval(0.0, 0.0))
     assert score.notes == {
-        "ci95": "percentile bootstrap over patients",
+        "ci95": "Bayesian bootstrap over patients",
         "same": "the model again",
     }
     assert score.value is not None
@@ -126,11 +127,81 @@ def test_intervals_equal_a_plain_loop_of_scikit_learn() -> None:
     people = [Patient(str(k), {"a": int(t)}) for k, t in enumerate(truth)]
     given = answers("a", guess.tolist())
     score = evaluate(people, given, tasks={"a": task}, n_resamples=60, seed=3)
-    counts = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=60)
+    # the exponential weights of a Bayesian bootstrap; its first row is left for the sample
+    weights = np.random.default_rng(3).standard_exponential((61, 30))[1:]
     scores = [
-        f1_score(np.repeat(truth, row), np.repeat(guess, row), average="macro", zero_division=0)
-        for row in counts
+        f1_score(truth, guess, average="macro", zero_division=0, sample_weight=row)
+        for row in weights
     ]
     assert score.ci95 is not None
     found = score.ci95.to_json()
     np.testing.assert_allclose(found, np.percentile(scores, [2.5, 97.5]), atol=1e-12)
+
+
+def test_a_rare_class_that_is_always_found_is_not_lost_by_resampling() -> None:
+    people = [Patient(str(k), {"sl": int(k >= 3)}) for k in range(80)]
+    perfect = evaluate(people, answers("sl", [int(k >= 3) for k in range(80)]), tasks=SL)
+    assert perfect.ci95 == Interval(1.0, 1.0)
+    assert "alignment B.abnormal (3)" in perfect.notes["ci95"]
+    missed = evaluate(people, answers("sl", [int(k >= 2) for k in range(80)]), tasks=SL)
+    assert missed.value == pytest.approx(0.8)
+    assert missed.ci95 is not None
+    assert 0.2 < missed.ci95.low < 0.8 < missed.ci95.high < 1
+
+
+@pytest.mark.parametrize(("count", "known"), [(1, False), (9, False), (10, True)])
+def test_few_patients_have_no_interval(count: int, known: bool) -> None:
+    people = [Patient(str(k), {"sl": k % 2}) for k in range(count)]
+    given = answers("sl", [0] * count)
+    score = evaluate(people, given, tasks=SL, baselines=[Given("same", "the model", given)])
+    pair = score.baselines["same"].paired["partial_score"]
+    for one in (score.ci95, score.tasks["sl"].ci95, pair.ci95):
+        assert (one is not None) is known
+    assert known or f"{count} patients" in score.notes["ci95"]
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+
+
+def test_a_task_below_its_best_baseline_is_flagged_and_an_upper_bound_is_none() -> None:
+    truth = [0, 0, 1, 1]
+    people = [Patient(str(k), {"sl": label}) for k, label in enumerate(truth)]
+    good, best, bound = (answers("sl", one) for one in ([0, 1, 1, 0], [0, 0, 1, 0], truth))
+    baselines = [
+        Given("good", "", good),
+        Given("best", "", best),
+        Given("ceiling", "", bound, upper_bound=True),
+    ]
+    score = evaluate(people, answers("sl", [1, 1, 1, 0]), tasks=SL, baselines=baselines)
+    assert score.below_baseline == {"sl": "best", "partial_score": "best"}
+    assert score.to_json()["below_baseline"] == score.below_baseline
+    equal = evaluate(people, best, tasks=SL, baselines=baselines)
+    assert equal.below_baseline == {}
+
+
+def test_findings_equal_scikit_learn_on_answers_some_of_which_are_unparsed() -> None:
+    rng = np.random.default_rng(2)
+    truth, guess = rng.integers(0, 4, (2, 300))
+    unparsed = rng.random(300) < 0.1
+    task = Task(
+        "a",
+        "a",
+        choices=list("wxyz"),
+        findings={"abnormal": [1, 2, 3], "moderate or worse": [2, 3]},
+    )
+    people = [Patient(str(k), {"a": int(label)}) for k, label in enumerate(truth)]
+    given = answers("a", [None if u else int(g) for g, u in zip(guess, unparsed, strict=True)])
+    score = evaluate(people, given, tasks={"a": task}, n_resamples=2).tasks["a"]
+    assert score.findings is not None
+    for name, labels in task.findings.items():
+        has = np.isin(truth, labels)
+        said = np.where(unparsed, ~has, np.isin(guess, labels))
+        one = score.findings[name]
+        assert one.sensitivity == pytest.approx(recall_score(has, said), abs=1e-12)
+        assert one.specificity == pytest.approx(recall_score(~has, ~said), abs=1e-12)
+        assert (one.positives, one.negatives) == (has.sum(), (~has).sum())
+    assert [one.support for one in score.classes] == np.bincount(truth).tolist()
+
+
+def test_a_finding_that_no_patient_has_is_undefined() -> None:
+    people = [Patient(str(k), {"sl": 1}) for k in range(3)]
+    score = evaluate(people, answers("sl", [1, 0, None]), tasks=SL).tasks["sl"]
+    assert score.findings == {"abnormal": FindingScore((0,), None, 1 / 3, 0, 3)}

@@ -122,7 +122,7 @@ def test_both_files_are_written(tmp_path: Path, score: Score) -> None:
     )
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# two patients\n\nNot for clinical use.\n\n2 patients; .\n")
-    assert "- model minus level majority: +0.000 [+0.000, +0.000], not separable" in text
+    assert "- model minus level majority: +0.000, too few patients for an interval" in text
     assert "- model minus level majority, vertebra boxes: " in text
     page = (tmp_path / "report.html").read_text()
     assert "no clinical evidence" not in page

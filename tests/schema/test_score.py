@@ -59,6 +59,18 @@ def test_the_keys_stand_in_the_order_of_the_format() -> None:
         "unparsed_by_class": [0],
         "calibration_error": 0.125,
         "log_loss": 0.5,
+        "calibration_bins": [
+            {"low": 0.5, "high": 0.6, "probability": 0.55, "frequency": 0.5, "count": 4}
+        ],
+        "findings": {
+            "abnormal": {
+                "labels": [1],
+                "sensitivity": 0.5,
+                "specificity": None,
+                "positives": 4,
+                "negatives": 0,
+            }
+        },
     }
     assert list(entry)[:10] == DETAIL
     boxes = {
@@ -87,12 +99,15 @@ def test_the_keys_stand_in_the_order_of_the_format() -> None:
             },
             "swapped_images": {"positioning": boxes, "paired": {}},
         },
-        "notes": {"ci95": "percentile bootstrap over patients"},
+        "notes": {"ci95": "Bayesian bootstrap over patients"},
+        "below_baseline": {"zyzg": "level_majority"},
         "subset": "test",
         "selection": "test patients",
         "synthetic": False,
     }
     assert dumped(Score.from_json(content).to_json()) == dumped(content)
+    old = {key: value for key, value in content.items() if key != "below_baseline"}
+    assert dumped(Score.from_json(old).to_json()) == dumped(old)
     del content["controls"]
     with pytest.raises(KeyError):
         Score.from_json(content)

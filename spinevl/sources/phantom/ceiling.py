@@ -33,6 +33,7 @@ class Ceiling:
     """
 
     name = "ceiling"
+    upper_bound = True
     note = "a classifier on the phantoms' latent geometry, fitted on training patients"
 
     def __init__(self, latents: Path, train: Sequence[Patient], tasks: Mapping[str, Task]) -> None:
