@@ -10,6 +10,7 @@ from spinevl.checkpoints.format import Checkpoint, CheckpointFormat
 from spinevl.checkpoints.hf import LlavaFormat
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import NativeFormat
+from spinevl.io.folders import recovered
 from spinevl.models.source import checkpoint_folder
 
 FORMATS: dict[str, CheckpointFormat] = {
@@ -27,7 +28,7 @@ def load_checkpoint(source: str | Path, *, allowed: Allowed = OURS) -> Checkpoin
     Raises:
         UserError: none there, a damaged one, or one of a format that is only written.
     """
-    folder = checkpoint_folder(source) if isinstance(source, str) else source
+    folder = checkpoint_folder(source) if isinstance(source, str) else recovered(source)
     # what no format recognises is read as our own, which says what is missing
     found = next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
     return found.read(folder, allowed=allowed)

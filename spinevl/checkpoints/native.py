@@ -18,7 +18,7 @@ from spinevl.build.build import build_stored, check_stored
 from spinevl.build.signature import signature_of
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of, no_checkpoint, read_config
 from spinevl.checkpoints.weights import fill, unshared
-from spinevl.io.files import whole_folder
+from spinevl.io.folders import whole_folder
 from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
 from spinevl.models.assemble import assemble
 from spinevl.models.connector.base import Connector

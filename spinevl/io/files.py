@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spinevl.io.temporary import beside, remove
 from spinevl.schema.errors import refused
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(beside).chmod(0o666 & ~_umask())  # mkstemp makes files private
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = beside(path)
+        try:
+            with new.open("xb") as file:
+                file.write(data)
+            new.replace(path)
+        except BaseException:
+            remove(new)
+            raise
 
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8; see write_bytes_atomic."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name ``path`` in an error of the system that names no file, as a full disk's does not.
+
+    Raises:
+        OSError: of the system, or of safetensors, which has an error of its own for the same.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if type(error).__name__ != "SafetensorError" or code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def made_folder(name: str, key: str) -> Path:
@@ -47,37 +67,3 @@ def made_folder(name: str, key: str) -> Path:
         fix = "change its permissions or name another"
         raise refused(f"{key}={name}", "a writable folder", "none", fix)
     return folder
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` to write into, renamed there at the end; an old one is replaced.
-
-    Nothing is left where the writing fails. Files get the rights of any new file, since safetensors
-    makes them private.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    beside.chmod(0o755)
-    try:
-        yield beside
-        for file in beside.rglob("*"):
-            if file.is_file():
-                file.chmod(0o666 & ~_umask())
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            beside.rename(folder)
-            shutil.rmtree(old)
-        else:
-            beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from spinevl.io.folders import whole_folder
 from spinevl.models.llm import HFCausalLM, Template
 from spinevl.schema.errors import UserError, refused
 
@@ -75,10 +75,8 @@ def converted(package: str, home: Path) -> Path:
             if not folder.is_dir():
                 _require_reader(package)
                 log.info("converting %s, once, to %s", file.name, folder)
-                beside = home / f".{folder.name}.partial"
-                shutil.rmtree(beside, ignore_errors=True)  # of a job that was killed
-                _convert(file, beside)
-                beside.rename(folder)
+                with whole_folder(folder) as beside:
+                    _convert(file, beside)
     except OSError as error:
         where, reason = error.filename or home, error.strerror or error
         raise UserError(
@@ -137,8 +135,6 @@ def _convert(file: Path, folder: Path) -> None:
     _split_digits(tokenizer, file)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-    for one in folder.iterdir():
-        one.chmod(0o644)  # safetensors makes its files private, and a cache may be shared
 
 
 def _split_digits(tokenizer: Any, file: Path) -> None:

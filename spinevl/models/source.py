@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spinevl.io.folders import recovered
 from spinevl.io.tensors import pickles_in
 from spinevl.schema.errors import UserError, refused
 
@@ -47,7 +48,7 @@ def checkpoint_folder(name: str) -> Path:
     Raises:
         UserError: neither.
     """
-    folder = Path(name).expanduser()
+    folder = recovered(Path(name).expanduser())
     if folder.is_dir() or not HUB_ID.fullmatch(name):
         return folder  # a folder that is not there is reported by whoever reads it
     from huggingface_hub import snapshot_download

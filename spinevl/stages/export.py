@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
-from spinevl.io.files import whole_folder
+from spinevl.io.folders import whole_folder
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import UserError, refused
 

@@ -149,7 +149,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, *, fails: int = 0) -> list[Path]:
 
     def convert(file: Path, folder: Path) -> None:
         calls.append(folder)
-        folder.mkdir()
+        assert folder.is_dir()
         (folder / "config.json").write_text(file.name)
         if len(calls) <= fails:
             raise RuntimeError("killed")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from spinevl.io.folders import whole_folder
 from spinevl.schema.box import Box
 from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.labels import GRADED
@@ -58,20 +57,11 @@ def rendered_cohort(
             log.debug("no lock on %s", lock)
         if (folder / "spec.json").is_file():
             return folder
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        beside.chmod(0o755)  # mkdtemp makes folders private
-        try:
+        with whole_folder(folder) as beside:
             phantoms = dict(_rendered(cases, beside, seed))
             _write_lists(beside, cases, phantoms)
             (beside / "README.txt").write_text(NOTICE, encoding="utf-8")
             _write_json(beside / "spec.json", spec)
-            try:
-                beside.rename(folder)
-            except OSError:  # without locks another job may have been first
-                if not (folder / "spec.json").is_file():
-                    raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 
