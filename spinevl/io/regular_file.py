@@ -50,9 +50,19 @@ def open_regular(
     return os.fdopen(handle, "rb")
 
 
-def read_regular(path: str | Path, *, expected: str, missing: str = "check the path") -> bytes:
-    """The content of a regular file, see open_regular."""
+def read_regular(
+    path: str | Path,
+    *,
+    expected: str,
+    missing: str = "check the path",
+    max_bytes: int | None = None,
+) -> bytes:
+    """The content of a regular file of ``max_bytes`` at most, see open_regular."""
     with open_regular(path, expected=expected, missing=missing) as file:
+        size = os.fstat(file.fileno()).st_size
+        if max_bytes is not None and size > max_bytes:
+            found = f"{size:,} bytes, more than {max_bytes:,}"
+            raise refused(str(path), expected, found, "check what it holds")
         try:
             return file.read()
         except (OSError, MemoryError) as error:
