@@ -115,8 +115,8 @@ def _ended(status: JobStatus, start: float, *, error: str | None = None) -> JobS
 def _tell(error: BaseException) -> None:
     """A user's mistakes as lines; anything else is ours and shows its stack."""
     if isinstance(error, UserError):
-        for problem in error.problems:
-            print(f"spinevl: {problem}", file=sys.stderr, flush=True)
+        for line in error.lines:
+            print(f"spinevl: {line}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
     log.debug("the job failed", exc_info=error)

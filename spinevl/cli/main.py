@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from spinevl.cli.call_as import call_as
 from spinevl.cli.verbs import VERBS
+from spinevl.schema.errors import as_lines
 
 USAGE = """\
 usage: spinevl VERB [hydra flags] [key=value ...]
@@ -51,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse(problems: Iterable[str]) -> None:
     """Print each problem on a line of its own."""
-    for problem in problems:
-        print(f"spinevl: {problem}", file=sys.stderr)
+    for line in as_lines(list(problems)):
+        print(f"spinevl: {line}", file=sys.stderr)
 
 
 def _run_verb(verb: str, arguments: list[str]) -> int:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problems, refused
+from spinevl.io.json_file import field, read_json_object
+from spinevl.schema.errors import Problems
 from spinevl.schema.task import Task, is_disc
 
 IMAGE = "<image>"
@@ -17,9 +17,9 @@ _NUMBER_WORDS = {1: "", 2: "two", 3: "three"}
 
 def read_templates(path: str | Path) -> dict[str, str]:
     """A user's template file: a JSON object of strings."""
-    content = read_json(path, expected="an object of one template string a task")
-    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
-        raise refused(str(path), "an object of strings", type(content).__name__, "mend the file")
+    content = read_json_object(path)
+    for name in content:
+        field(content, name, str, where=str(path), fix="give a template of text")
     return content
 
 

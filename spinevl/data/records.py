@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevl.io.json_file import read_json_list
+from spinevl.io.json_file import field, kind_of, read_json_list
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Key
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
+
+_REBUILD = "mend it or build again"
 
 
 def records_text(examples: Sequence[Example], *, with_answer_turn: bool) -> str:
@@ -68,10 +72,11 @@ def read_records(path: Path, *, task: Task, layout: StudyLayout) -> list[Example
     for number, entry in enumerate(read_json_list(path, expected="a list of records"), start=1):
         where = f"{path}: record {number}"
         try:
-            found = _example(entry, task, layout)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            problems.add(where, "a record as build writes it", repr(error), "rebuild it")
+            found = _example(entry, task, layout, where)
+        except UserError as error:
+            problems.extend(error.problems)
             continue
+        where = f"{where} (id {found.key.patient})"
         answer = found.truth
         if found.key.task != task.name:
             problems.add(where, f"task {task.name}", repr(found.key.task), "rebuild it")
@@ -88,22 +93,28 @@ def read_records(path: Path, *, task: Task, layout: StudyLayout) -> list[Example
     return examples
 
 
-def _example(entry: Any, task: Task, layout: StudyLayout) -> Example:
-    images = [(path, layout.identify(path)) for path in entry["image"]]
-    if unknown := [path for path, image in images if image is None]:
-        raise ValueError(f"{unknown[0]} is named neither {layout.sagittal} nor {layout.axial}")
-    answer, level, patient = entry["answer"], entry["object"], entry["id"]
-    question = entry["conversations"][0]["value"]
-    known = answer is not None
-    if not all(isinstance(one, str) for one in (patient, question, answer if known else "")):
-        raise TypeError("id, question and answer must be text")
+def _example(entry: Any, task: Task, layout: StudyLayout, where: str) -> Example:
+    """The example of a record. Raises UserError for a shape that build does not write."""
+    if not isinstance(entry, dict):
+        raise refused(where, "an object", kind_of(entry), _REBUILD)
+    patient = field(entry, "id", str, where=where, fix=_REBUILD)
+    where = f"{where} (id {patient})"
+    told = functools.partial(field, entry, where=where, fix=_REBUILD)
+    level, answer, files = told("object", str), told("answer", str, type(None)), told("image", list)
+    images = [_image(one, layout, patient, where) for one in files]
+    if not images:
+        raise refused(f"{where}: image", "one image at least", "none", _REBUILD)
     if level not in task.objects:
-        raise ValueError(f"object {level!r} is none of {task.name}")
-    if not images or any(image.patient != patient for _, image in images if image):
-        raise ValueError("expected images of the record's patient alone, one at least")
+        wanted = f"one of {', '.join(map(repr, task.objects))}"
+        raise refused(f"{where}: object", wanted, repr(level), _REBUILD)
+    turns = told("conversations", list)
+    if not turns or not isinstance(turns[0], dict):
+        raise refused(f"{where}: conversations", "a list of turns", repr(turns), _REBUILD)
+    question = field(turns[0], "value", str, where=f"{where}: turn 1", fix=_REBUILD)
+    known = answer is not None
     return Example(
-        key=Key(patient, entry["task"], level),
-        images=tuple(image for _, image in images if image is not None),
+        key=Key(patient, told("task", str), level),
+        images=tuple(images),
         rounds=((question, answer),),
         kind="option" if task.closed else "box",
         options=tuple(task.choices),
@@ -111,3 +122,14 @@ def _example(entry: Any, task: Task, layout: StudyLayout) -> Example:
         box=Box.parse_answer(answer, level) if known and not task.closed else None,
         truth=answer,
     )
+
+
+def _image(path: Any, layout: StudyLayout, patient: str, where: str) -> ImageRef:
+    """What an image's file shows; its name says so."""
+    image = layout.identify(path) if isinstance(path, str) and path.isprintable() else None
+    if image is None:
+        wanted = f"a file like {layout.sagittal} or {layout.axial}"
+        raise refused(f"{where}: image", wanted, repr(path), _REBUILD)
+    if image.patient != patient:
+        raise refused(f"{where}: image", f"images of {patient} alone", path, _REBUILD)
+    return image

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spinevl.build.roles import role
 from spinevl.config.check import validate
 from spinevl.config.keys import key
-from spinevl.io.json_file import read_json
-from spinevl.schema.errors import Problem, UserError
+from spinevl.io.json_file import kind_of, read_json, read_text
+from spinevl.schema.errors import Problem, UserError, refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
 
@@ -218,11 +217,11 @@ def _sides(patients: Sequence[Patient], train: set[int], dev: set[int]) -> Split
 def _read_ids(path: str) -> list[str]:
     if path.endswith(".json"):
         content = read_json(path, expected="a list of ids")
-        if not isinstance(content, list) or not all(isinstance(one, str) for one in content):
-            raise UserError(Problem(path, "a list of ids", type(content).__name__, "mend it"))
+        if not isinstance(content, list):
+            raise refused(path, "a list of ids", kind_of(content), "mend it")
+        for number, one in enumerate(content, start=1):
+            if not isinstance(one, str):
+                raise refused(f"{path}: entry {number}", "an id", kind_of(one), "mend it")
         return content
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(Problem(path, "a file of ids", str(error), "check the path")) from error
+    lines = read_text(path, expected="a file of ids, one a line").split("\n")
     return [line.strip() for line in lines if line.strip()]

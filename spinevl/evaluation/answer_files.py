@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 from spinevl.evaluation.join import by_patient
 from spinevl.io.files import write_text_atomic
-from spinevl.io.json_file import read_json_list
+from spinevl.io.json_file import field, read_json_lines, read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
+
+_AGAIN = "mend the line or predict again"
+_NONE = type(None)
 
 
 def read_submission(
@@ -133,71 +137,79 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
     """Read ``predictions.jsonl``. Raises UserError naming each bad line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise refused(str(path), "a predictions.jsonl", str(error), "check the path") from error
     problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
-    # not splitlines, which also breaks at characters that an answer may hold
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        try:
-            entry = json.loads(line)
-            if entry["task"] not in tasks:
+    lines = read_json_lines(path, expected="a prediction", fix=_AGAIN, problems=problems)
+    for where, entry in lines:
+        with problems.collected():
+            if field(entry, "task", str, where=where, fix=_AGAIN) not in tasks:
                 continue  # a task that is not scored
-            one = _prediction(entry, tasks)
+            one = _prediction(entry, tasks, where)
             if one.question in seen:
-                raise ValueError("this question has been answered on an earlier line")
+                found = "one that has been answered on an earlier line"
+                raise refused(where, "a question of its own", found, "drop one of them")
             seen.add(one.question)
             result.append(one)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            found = f"{type(error).__name__}: {error}"
-            problems.add(f"{path}: line {number}", "a prediction", found, "predict again")
     problems.raise_any()
     return result
 
 
-def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task]) -> Prediction:
-    task = tasks[entry["task"]]
-    choice, box = entry["choice"], entry["box"]
-    if entry["object"] not in task.objects:
-        raise ValueError(f"object {entry['object']!r} is none of {task.name}")
-    if choice is not None and (type(choice) is not int or not 0 <= choice < len(task.choices)):
-        raise ValueError(f"choice {choice!r} is no label of {task.name}")
-    table = entry["probabilities"]
-    probabilities = None if table is None else {int(k): float(v) for k, v in table.items()}
-    if probabilities is not None:
-        if set(probabilities) != set(range(len(task.choices))):
-            raise ValueError(f"probabilities are not one for each of {len(task.choices)} labels")
-        if not all(0 <= p <= 1 for p in probabilities.values()):
-            raise ValueError("a probability is not between 0 and 1")
-        if abs(sum(probabilities.values()) - 1) > 1e-6:
-            raise ValueError("probabilities do not sum to 1")
-    if box is not None and (
-        len(box) != 4
-        or any(type(v) is not int for v in box)
-        or box[0] >= box[2]
-        or box[1] >= box[3]
-    ):
-        raise ValueError(f"box {box!r} is not [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
-    if not isinstance(entry["id"], str):
-        raise ValueError("id is no string")
-    slices = entry["slices"]
-    if not isinstance(slices, list) or any(type(one) is not int or one < 0 for one in slices):
-        raise ValueError(f"slices {slices!r} is no list of slice numbers")
+def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task], where: str) -> Prediction:
+    """The prediction of a line of a known task. Raises UserError for what write_predictions does
+    not write."""
+    patient = field(entry, "id", str, where=where, fix=_AGAIN)
+    where = f"{where} (id {patient})"
+    told = functools.partial(field, entry, where=where, fix=_AGAIN)
+    task, level = tasks[entry["task"]], told("object", str)
+    choice, box, slices = told("choice", int, _NONE), told("box", list, _NONE), told("slices", list)
+    highest = len(task.choices) - 1
+    if level not in task.objects:
+        wanted = f"one of {', '.join(map(repr, task.objects))}"
+        raise refused(f"{where}: object", wanted, repr(level), _AGAIN)
+    if choice is not None and not 0 <= choice <= highest:
+        wanted = f"a label of {task.name}, 0 to {highest}, or null" if task.closed else "null"
+        raise refused(f"{where}: choice", wanted, repr(choice), _AGAIN)
+    if any(type(one) is not int or one < 0 for one in slices):
+        raise refused(f"{where}: slices", "slice numbers", repr(slices), _AGAIN)
     if not task.closed and len(slices) != 1:
-        raise ValueError(f"slices {slices!r}: a box lies in one slice")
+        raise refused(f"{where}: slices", "one, the slice of the box", repr(slices), _AGAIN)
+    if box is not None and not _is_box(box):
+        wanted = "[x1, y1, x2, y2] with x1 < x2 and y1 < y2"
+        raise refused(f"{where}: box", wanted, repr(box), _AGAIN)
     return Prediction(
-        id=entry["id"],
+        id=patient,
         task=task.name,
-        object=entry["object"],
+        object=level,
         slices=tuple(slices),
         choice=choice,
-        probabilities=probabilities,
-        text=str(entry["text"]),
+        probabilities=_probabilities(told("probabilities", dict, _NONE), len(task.choices), where),
+        text=told("text", str),
         box=None if box is None else Box(*box),
     )
+
+
+def _is_box(box: list[Any]) -> bool:
+    whole = len(box) == 4 and all(type(one) is int and one >= 0 for one in box)
+    return whole and box[0] < box[2] and box[1] < box[3]
+
+
+def _probabilities(
+    table: Mapping[str, Any] | None, n_labels: int, where: str
+) -> dict[int, float] | None:
+    """Label -> probability of a line's table: one for each label, summing to 1."""
+    if table is None:
+        return None
+    values = list(table.values())
+    if set(table) != {str(label) for label in range(n_labels)}:
+        wanted, found = f"one for each label, 0 to {n_labels - 1}", f"labels {', '.join(table)}"
+    elif not all(type(one) in (int, float) and 0 <= one <= 1 for one in values):
+        wanted, found = "numbers between 0 and 1", repr(values)
+    elif abs(sum(values) - 1) > 1e-6:
+        wanted, found = "numbers that sum to 1", f"a sum of {sum(values):g}"
+    else:
+        return {int(label): float(one) for label, one in table.items()}
+    raise refused(f"{where}: probabilities", wanted, found, _AGAIN)
 
 
 def read_answered(

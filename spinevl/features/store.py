@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from spinevl.features.encode import encoded_in_parts
 from spinevl.features.key import encoder_key, image_key
 from spinevl.io.files import write_text_atomic
+from spinevl.io.json_file import read_json_object
 from spinevl.models.encoder.base import Encoder
 from spinevl.schema.errors import UserError
 
@@ -168,12 +169,12 @@ def _read(home: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
     for file in sorted(home.glob("*.npy"), key=_stat):
         wanted = False
         try:
-            index = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+            index = read_json_object(file.with_suffix(".json"))
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             entries = list(zip(index["images"], index["crc32"], strict=True))
             if array.shape != (len(entries), *shape) or array.dtype != np.float32:
                 raise ValueError(f"an array of {array.dtype} {array.shape}")
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, UserError) as error:
             log.warning("%s is damaged (%s); its images are encoded again", file, error)
             _remove(file)
             continue

@@ -13,14 +13,15 @@ from spinevl.config.options import Packing, PredictOptions
 from spinevl.inference.predictor import Answer
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import stamp
+from spinevl.io.json_file import resume_json_lines
 from spinevl.schema.example import Example
 
 
 class Progress:
     """The file of answers that a job has so far, a line each.
 
-    Lines whose example, checkpoint and settings are the same as now are kept; all others, and a
-    line cut short, are asked again.
+    Lines whose example, checkpoint and settings are the same as now are kept; all others, and
+    lines that are cut short or damaged, are asked again.
 
     Args:
         file: JSON lines of index, key and answer.
@@ -33,7 +34,11 @@ class Progress:
     def __init__(self, file: Path, keys: Sequence[str]) -> None:
         self.file = file
         self.keys = keys
-        self.done: dict[int, Answer] = dict(_kept(file, keys))
+        self.done: dict[int, Answer] = {
+            index: answer
+            for index, key, answer in resume_json_lines(file, _entry)
+            if 0 <= index < len(keys) and keys[index] == key
+        }
 
     def record(self, answers: Iterable[tuple[int, Answer]]) -> dict[int, Answer]:
         """Write every answer as it comes; returns all that are known in the end."""
@@ -53,20 +58,15 @@ class Progress:
         return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
-def _kept(file: Path, keys: Sequence[str]) -> Iterable[tuple[int, Answer]]:
-    if not file.is_file():
-        return
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            entry = json.loads(line)
-            index, key = entry["index"], entry["key"]
-            rounds = tuple((question, answer) for question, answer in entry["rounds"])
-            logprobs = entry.get("logprobs")
-            table = None if logprobs is None else {int(k): v for k, v in logprobs.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        if isinstance(index, int) and 0 <= index < len(keys) and keys[index] == key:
-            yield index, Answer(rounds, table)
+def _entry(entry: Mapping[str, Any]) -> tuple[int, str, Answer]:
+    """(index, key, answer) of a line. Raises where it is of another shape."""
+    index, key, rounds = entry["index"], entry["key"], entry["rounds"]
+    pairs = tuple((question, answer) for question, answer in rounds)
+    if type(index) is not int or not all(type(text) is str for pair in pairs for text in pair):
+        raise TypeError("no progress of ours")
+    table = entry.get("logprobs")
+    logprobs = None if table is None else {int(k): float(v) for k, v in table.items()}
+    return index, key, Answer(pairs, logprobs)
 
 
 def answer_keys(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spinevl.config.check import from_plain
 from spinevl.io.files import write_text_atomic
-from spinevl.io.json_file import read_json
+from spinevl.io.json_file import read_json_object
 from spinevl.schema.errors import UserError
 
 JOB_FILE = "job.json"
@@ -42,7 +42,7 @@ def write_status(out: Path, status: JobStatus) -> None:
 def read_status(folder: Path) -> JobStatus | None:
     """The status in a job's folder; None where ``job.json`` is absent or not ours."""
     try:
-        content = read_json(folder / JOB_FILE, expected="the status of a job")
+        content = read_json_object(folder / JOB_FILE)
         one = from_plain(JobStatus, content)
     except UserError:
         return None

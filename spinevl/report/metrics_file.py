@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spinevl.io.files import write_text_atomic
-from spinevl.io.json_file import read_json
+from spinevl.io.json_file import read_json_object
 from spinevl.report.markdown import as_text, rows
 from spinevl.schema.errors import UserError
 from spinevl.schema.score import Score
@@ -33,7 +33,7 @@ def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> floa
 def read_metrics(folder: Path) -> Score | None:
     """The score in a job's folder; None where ``metrics.json`` is absent or not ours."""
     try:
-        score = Score.from_json(read_json(folder / METRICS_FILE, expected="scores"))
+        score = Score.from_json(read_json_object(folder / METRICS_FILE))
         values = [score.value, *(one.value for one in score.tasks.values())]
         return score if all(one is None or math.isfinite(one) for one in values) else None
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OverflowError):

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+MOST_LINES = 20
+_LONGEST_LINE = 2000
+_LONGEST_VALUE = 200
+
+
+def escaped(text: str, *, longest: int = _LONGEST_LINE) -> str:
+    r"""Text of unknown origin as one line that a terminal or a log shows as it is.
+
+    Control characters, line breaks, marks that turn the writing direction and halves of characters
+    become ``\n``, ``\x1b``, ``\u202e``; the middle of a text that is too long is left out.
+    """
+    if not text.isprintable():
+        text = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        )
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end]} ... {text[-end:]}"
+
+
+def as_lines(problems: Sequence[str]) -> list[str]:
+    """The lines that people are shown of some problems: the first ones, and how many more."""
+    lines = [escaped(one) for one in problems[:MOST_LINES]]
+    if more := len(problems) - len(lines):
+        lines.append(f"... and {more:,} more")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -24,21 +52,31 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}; {self.fix}"
+        found = escaped(self.found, longest=_LONGEST_VALUE)
+        return f"{self.where}: expected {self.expected}, found {found}; {self.fix}"
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints its problems, one line each.
+    """A mistake that the user can mend; the command line prints ``lines``.
 
     Args:
         problems: a ready sentence, one Problem, or all the problems that a check found.
+
+    Attributes:
+        problems: every problem, each one line.
+        lines: what is printed of them, see as_lines.
     """
 
     def __init__(self, problems: str | Problem | Iterable[str | Problem]) -> None:
         if isinstance(problems, (str, Problem)):
             problems = (problems,)
-        self.problems: tuple[str, ...] = tuple(str(problem) for problem in problems)
-        super().__init__("\n".join(self.problems))
+        self.problems: tuple[str, ...] = tuple(escaped(str(problem)) for problem in problems)
+        self.lines = as_lines(self.problems)
+        super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[str, ...]]]:
+        """To cross a process as it is, not as its text."""
+        return type(self), (self.problems,)
 
 
 def refused(where: str, expected: str, found: str, fix: str) -> UserError:

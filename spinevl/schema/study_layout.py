@@ -85,5 +85,5 @@ def _match(pattern: str, path: str) -> dict[str, str] | None:
     for name, form in _FIELDS.items():
         field = re.escape(f"{{{name}}}")
         text = text.replace(field, f"(?P<{name}>{form})", 1).replace(field, f"(?P={name})")
-    found = re.search(f"(?:^|/){text}$", path)
+    found = re.search(f"(?:^|/){text}\\Z", path)
     return found.groupdict() if found else None

@@ -11,7 +11,7 @@ import numpy as np
 from spinevl.build.roles import role
 from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_rgb
-from spinevl.io.json_file import read_json_list
+from spinevl.io.json_file import field, kind_of, read_json_list
 from spinevl.io.volume_file import load_volume
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -96,9 +96,11 @@ class ConversationSource:
     def _example(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Example:
         where = f"{path}: record {number}"
         if not isinstance(record, dict):
-            raise refused(where, "an object", type(record).__name__, "mend it")
-        one = str(record.get("id", number))
+            raise refused(where, "an object", kind_of(record), "mend it")
+        named = {"id": number, "task": None, **record}
+        one = str(field(named, "id", str, int, where=where, fix="mend it"))
         where = f"{where} (id {one})"
+        task = field(named, "task", str, type(None), where=where, fix="mend it")
         rounds = _rounds(record.get("conversations"), where)
         truth = rounds[-1][1]
         if not answered:
@@ -108,7 +110,7 @@ class ConversationSource:
                 raise refused(where, f"an answer to question {k + 1}", "none", "add it")
         text = " ".join(part for turn in rounds for part in turn if part)
         images = self._images(record, text, root, where)
-        key = Key(one, str(record.get("task") or ""))
+        key = Key(one, task or "")
         return Example(key, images, tuple(rounds), truth=truth, source=where)
 
     def _images(
@@ -136,7 +138,7 @@ class ConversationSource:
             path = (root / name).resolve()
             known = path.is_file()
         except (OSError, ValueError) as error:  # too long, or with characters no path has
-            raise refused(where, "a path", repr(name[:80]), "mend it") from error
+            raise refused(where, "a path", repr(name), "mend it") from error
         if self.images is not None and not path.is_relative_to(root.resolve()):
             raise refused(where, f"files under data.images={root}", name, "move or drop it")
         if not known:
@@ -159,7 +161,7 @@ def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:
     for number, turn in enumerate(turns):
         here = f"{where}: turn {number + 1}"
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise refused(here, '{"from": ..., "value": text}', repr(turn)[:80], "mend it")
+            raise refused(here, '{"from": ..., "value": text}', repr(turn), "mend it")
         wanted = "gpt" if number % 2 else "human"
         if turn.get("from") != wanted:
             found = repr(turn.get("from"))

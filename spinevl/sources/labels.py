@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spinevl.io.json_file import read_json_list
+from spinevl.io.json_file import kind_of, read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Label, Patient
@@ -114,7 +114,7 @@ def read_boxes(path: str | Path, *, layout: StudyLayout = _CERVAI) -> dict[str, 
 def check_id(value: Any) -> str | None:
     """What is wrong with a patient id, None where nothing is: it becomes a folder name."""
     if not isinstance(value, str):
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     if not value.strip() or value != value.strip():
         return "an empty id or one with outer spaces"
     if value.startswith(".") or re.search(r"[/\\:]", value) or not value.isprintable():
@@ -133,7 +133,7 @@ def _entries(
     for number, entry in enumerate(read_json_list(path, expected=expected), start=1):
         where = f"{path}: record {number}"
         if not isinstance(entry, dict):
-            problems.add(where, "an object", type(entry).__name__, "mend the record")
+            problems.add(where, "an object", kind_of(entry), "mend the record")
             continue
         identity = entry.get("id")
         wrong = check_id(identity)

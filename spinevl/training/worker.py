@@ -246,8 +246,8 @@ def main(words: Sequence[str]) -> int:
         serve(trust, [near for one in folders for near in (one, one.parent)])
         train(asked.out, trust=trust)
     except UserError as error:
-        for problem in error.problems:
-            print(f"spinevl: {problem}", file=sys.stderr)
+        for line in error.lines:
+            print(f"spinevl: {line}", file=sys.stderr)
         return 1
     return 0
 

@@ -65,14 +65,25 @@ def test_a_submission_is_written_as_it_was_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"choice": 7}, "no label of qd"),
-        ({"probabilities": {"0": 0.5, "1": 0.5}}, "one for each of 3"),
+        ({"choice": 7}, "choice: expected a label of qd, 0 to 2"),
+        (
+            {"probabilities": {"0": 0.5, "1": 0.5}},
+            "probabilities: expected one for each label, 0 to 2",
+        ),
         ({"probabilities": {"0": 1.5, "1": -0.5, "2": 0.0}}, "between 0 and 1"),
-        ({"object": "C9"}, "'C9' is none of qd"),
-        ({"id": 3}, "id is no string"),
-        ({"probabilities": [0.5, 0.5]}, "AttributeError"),
-        ({"slices": 6}, "no list of slice numbers"),
-        ({"slices": [6.0]}, "no list of slice numbers"),
+        ({"object": "C9"}, "found 'C9'"),
+        ({"id": 3}, "id: expected a string, found an integer, 3"),
+        (
+            {"probabilities": [0.5, 0.5]},
+            "probabilities: expected an object or null, found a list, [0.5, 0.5]",
+        ),
+        ({"slices": 6}, "slices: expected a list, found an integer, 6"),
+        ({"slices": [6.0]}, "found [6.0]"),
+        ({"text": None}, "text: expected a string, found null"),
+        ({"choice": True}, "choice: expected an integer or null, found a truth value"),
+        ({"box": [1, 2, 3]}, "box: expected [x1, y1, x2, y2]"),
+        ({"box": {"x1": 1}}, "box: expected a list or null, found an object"),
+        ({"task": ["qd"]}, "task: expected a string, found a list"),
     ],
 )
 def test_a_bad_prediction_names_its_line(

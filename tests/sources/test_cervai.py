@@ -50,7 +50,7 @@ def problems(tmp_path: Path, content: Any) -> tuple[str, ...]:
         ({"zjppt": [0, 0, 0, 9, 0]}, "zjppt C5-C6: expected an integer 0 to 3, found 9"),
         ({"zyzg": [0] * 10}, "zyzg: expected a list of 11 labels, found 10 values"),
         ({"id": "../a"}, "no plain folder name"),
-        ({"id": 7}, "found a int"),
+        ({"id": 7}, "found an integer"),
         ({"id": ""}, "empty id"),
     ],
 )
@@ -157,7 +157,7 @@ def test_templates_are_checked() -> None:
     ("content", "said"),
     [
         ('[{"id": "a", "qd": 0, "qd": 1}]', "key 'qd' of id 'a' stands twice"),
-        ('[{"id": "\\ud800"}]', "no plain folder name"),
+        ('[{"id": "\\ud800"}]', "surrogate"),
         (json.dumps([{"id": "x" * 300}]), "too long"),
         ("[" * 100_000, "no JSON"),
     ],
@@ -329,7 +329,5 @@ def test_record_files_of_another_hospital_give_their_examples_back(tmp_path: Pat
     file = tmp_path / "records.json"
     file.write_text(records_text(examples, with_answer_turn=True))
     assert read_records(file, task=TASKS["zjppt"], layout=cohort.layout) == examples
-    with pytest.raises(
-        UserError, match=r"records\.json: record 1: .*p1_sag_3\.png is named neither"
-    ):
+    with pytest.raises(UserError, match=r"records\.json: record 1 .*found .*p1_sag_3\.png"):
         read_records(file, task=TASKS["zjppt"], layout=StudyLayout())

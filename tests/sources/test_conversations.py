@@ -81,7 +81,13 @@ def test_what_a_model_is_asked_for_is_not_shown_to_it(folder: Path) -> None:
         ),
         ({"conversations": []}, "conversations: expected a list of turns, found []"),
         ({"conversations": [{"from": "human"}]}, "turn 1: expected {"),
-        ("text", "record 0: expected an object, found str"),
+        ("text", "record 0: expected an object, found a string"),
+        ({"id": ["p7"], "conversations": turns("Q?", "A")}, "id: expected a string or an integer"),
+        ({"task": 3, "conversations": turns("Q?", "A")}, "(id 0): task: expected a string or null"),
+        (
+            {"conversations": turns("<image>?", "A"), "image": "\0"},
+            "expected a path, found '\\x00'",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named(folder: Path, record: Any, message: str) -> None:

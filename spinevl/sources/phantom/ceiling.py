@@ -7,7 +7,6 @@ the most probable class, classes weighted by frequency^-1/2. It is no clinical e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from spinevl.io.json_file import read_json_object
 from spinevl.schema.errors import refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
@@ -67,7 +67,7 @@ class Ceiling:
 
         A test patient may bear the id of a training patient, so the two sides are kept apart.
         """
-        sides = json.loads(self.latents.read_text(encoding="utf-8"))
+        sides = read_json_object(self.latents)
         train = [one.id for one in self.train]
         on_dev = set(ids) <= set(sides["train"]) and not set(ids) <= set(train)
         answered = sides["train" if on_dev else "test"]
