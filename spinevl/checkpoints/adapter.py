@@ -7,6 +7,12 @@ from typing import Any
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.format import Checkpoint, only_written
+from spinevl.checkpoints.interchange import (
+    end_of_answers,
+    write_config,
+    write_generation_config,
+    write_tokenizer,
+)
 from spinevl.checkpoints.weights import unshared
 from spinevl.io.tensors import write_tensors
 from spinevl.models.merge import drop_adapters
@@ -32,9 +38,10 @@ class AdapterFormat:
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of the LLM's adapter.
 
-        What else was trained (the connector, an encoder's weights or adapter) goes into
-        ``rest.safetensors`` under our names, since an adapter alone is not the model. The config
-        names the LLM that was adapted; one that is not published is written beside the adapter.
+        An adapter alone is not the model: the connector, an encoder's adapter, and the weights of
+        an encoder that are not those that its path names go into ``rest.safetensors`` under our
+        names. The config names the LLM that was adapted; one that is found nowhere else, as after
+        an earlier training, is written beside the adapter.
 
         Raises:
             UserError: the LLM has no adapter.
@@ -44,8 +51,7 @@ class AdapterFormat:
         adapter = {key: tensor for key, tensor in state.items() if _is_adapter(key, "llm.")}
         if not adapter:
             raise UserError("format=peft: the LLM has no LoRA adapter; train with tuning.llm=lora")
-        # trained from a checkpoint, the LLM is no longer the one that its path names
-        base = None if checkpoint.parent else parts["llm"].get("path")
+        base = _as_found("llm", checkpoint)
         config: Any = model.llm.model.peft_config["default"]
         config.task_type = "CAUSAL_LM"
         config.base_model_name_or_path = base or BASE
@@ -57,18 +63,33 @@ class AdapterFormat:
         }
         write_tensors(folder / "adapter_model.safetensors", named)
         trained = parts["tuning"]["encoder"] == "full"
+        changed = [p for p in ("encoder", "encoder3d") if trained or not _as_found(p, checkpoint)]
+        whole = tuple(f"{part}." for part in ("connector", "connector3d", *changed))
         rest = {
             key: tensor
             for key, tensor in state.items()
-            if key.startswith("connector")
-            or (key.startswith("encoder") and (trained or _is_adapter(key, "encoder")))
+            if key.startswith(whole) or _is_adapter(key, "encoder")
         }
         write_tensors(folder / "rest.safetensors", rest)
-        model.llm.tokenizer.save_pretrained(folder)
+        write_generation_config(folder, model)
+        write_tokenizer(folder, model.llm.tokenizer)
         if base is None:
             drop_adapters(model.llm)
             model.llm.model.save_pretrained(folder / BASE)
-            model.llm.tokenizer.save_pretrained(folder / BASE)
+            end = end_of_answers(model)
+            write_config(folder / BASE, model.llm.model.config, eos_token_id=end)
+            write_generation_config(folder / BASE, model)
+            write_tokenizer(folder / BASE, model.llm.tokenizer)
+
+
+def _as_found(part: str, checkpoint: Checkpoint) -> str | None:
+    """The path or id whose weights a part has, but for what this training did to it.
+
+    None where its weights are nowhere else: it began at random, or an earlier training, whose
+    checkpoint this one started from, has changed them.
+    """
+    node = checkpoint.parts.get(part) or {}
+    return node.get("path") if node.get("pretrained", True) and not checkpoint.parent else None
 
 
 def _is_adapter(key: str, part: str) -> bool:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.format import Checkpoint, config_of, only_written
+from spinevl.checkpoints.interchange import (
+    end_of_answers,
+    write_config,
+    write_generation_config,
+    write_image_processor,
+    write_json,
+    write_tokenizer,
+)
+from spinevl.checkpoints.weights import unshared
+from spinevl.io.tensors import WEIGHTS, write_tensors
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.merge import merge_adapters
@@ -37,77 +47,121 @@ class LlavaFormat:
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write a directory that ``LlavaForConditionalGeneration.from_pretrained`` loads.
 
-        The tokenizer gets ``<image>`` as a token of its own, which stands once for every visual
-        token (``image_seq_length`` times for an image) in the model's input.
+        Its layout is that of the LLaVA checkpoints on the Hugging Face hub, which transformers 4,
+        transformers 5 and vLLM read. The tokenizer gets ``<image>`` as a token of its own, which
+        stands once for every visual token (``image_seq_length`` times for an image) in the
+        model's input.
 
         Raises:
             UserError: a part that LLaVA does not have, before anything is written.
         """
-        from transformers import LlavaProcessor
-
         model = checkpoint.model
         merge_adapters(model)
         _require_llava(model)
-        encoder: Any = model.encoder
-        tokenizer = model.llm.tokenizer
+        end = end_of_answers(model)
+        tokenizer, llm = model.llm.tokenizer, model.llm.model
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-        llava = _llava(model, image_id=int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)))
-        llava.save_pretrained(folder)
-        if model.llm.conversation == "medmvl":
-            tokenizer.chat_template = _medmvl_template(model.llm.end_token or tokenizer.eos_token)
-        LlavaProcessor(
-            image_processor=encoder.processor,
-            tokenizer=tokenizer,
-            patch_size=encoder.vision.config.patch_size,
-            vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
-            num_additional_image_tokens=encoder.dropped,
-            chat_template=tokenizer.chat_template,
-        ).save_pretrained(folder)
+        image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        if image_id >= llm.config.vocab_size:
+            llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
+        tensors = {_hub_name(key): tensor for key, tensor in unshared(model).items()}
+        write_tensors(folder / WEIGHTS, tensors)
+        _write_config(folder, model, image_id=image_id, end=end)
+        write_generation_config(folder, model)
+        tokenizer.chat_template = _chat_template(model)
+        write_tokenizer(folder, tokenizer)
+        _write_processor(folder, model)
 
 
-def _llava(model: VLM, *, image_id: int) -> Any:
-    """The same modules as a ``LlavaForConditionalGeneration``, with an embedding of ``<image>``."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+# our prefixes of weights -> those of the hub's LLaVA checkpoints
+_HUB_PREFIXES = {
+    "encoder.vision.vision_model.": "vision_tower.vision_model.",
+    "encoder.vision.": "vision_tower.vision_model.",
+    "connector.connector.0.": "multi_modal_projector.linear_1.",
+    "connector.connector.2.": "multi_modal_projector.linear_2.",
+    "llm.model.": "language_model.",
+}
+
+
+def _hub_name(key: str) -> str:
+    """The name that a weight of ours has in a LLaVA checkpoint on the hub."""
+    ours = next(one for one in _HUB_PREFIXES if key.startswith(one))
+    return _HUB_PREFIXES[ours] + key[len(ours) :]
+
+
+def _write_config(folder: Path, model: VLM, *, image_id: int, end: int) -> None:
+    from transformers import LlavaConfig
 
     encoder: Any = model.encoder
-    llm = model.llm.model
-    if image_id >= llm.config.vocab_size:
-        llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
+    text = model.llm.model.config
+    text.eos_token_id = end
     config = LlavaConfig(
         vision_config=encoder.vision.config,
-        text_config=llm.config,
+        text_config=text,
         image_token_index=image_id,
         image_seq_length=encoder.tokens,
         projector_hidden_act="gelu",
         vision_feature_layer=encoder.select_layer,
         vision_feature_select_strategy="default" if encoder.dropped else "full",
-        tie_word_embeddings=llm.config.tie_word_embeddings,
+        tie_word_embeddings=text.tie_word_embeddings,
     )
-    with torch.device("meta"):
-        llava = LlavaForConditionalGeneration(config)
-    projector: Any = model.connector.connector
-    llava.model.vision_tower = encoder.vision
-    llava.model.multi_modal_projector.linear_1 = projector[0]
-    llava.model.multi_modal_projector.linear_2 = projector[2]
-    llava.model.language_model = llm.base_model
-    llava.lm_head = llm.get_output_embeddings()
-    return llava
+    write_config(
+        folder,
+        config,
+        architectures=["LlavaForConditionalGeneration"],
+        dtype="float32",
+        eos_token_id=end,
+        ignore_index=-100,
+    )
+
+
+def _write_processor(folder: Path, model: VLM) -> None:
+    """Write how images and text are prepared, in the files that the hub's checkpoints have."""
+    encoder: Any = model.encoder
+    write_image_processor(folder, encoder.processor)
+    told = {
+        "processor_class": "LlavaProcessor",
+        "image_token": IMAGE_TOKEN,
+        "patch_size": encoder.vision.config.patch_size,
+        # tokens of the tower that are no patches, before any is dropped
+        "num_additional_image_tokens": encoder.tokens + encoder.dropped - math.prod(encoder.grid),
+        "vision_feature_select_strategy": "default" if encoder.dropped else "full",
+    }
+    write_json(folder / "processor_config.json", told)
+    if template := model.llm.tokenizer.chat_template:
+        write_json(folder / "chat_template.json", {"chat_template": template})
+
+
+# a message's content may be a text, or a list of parts; TRL sends lists
+_TEXTS_OF_PARTS = (
+    "{% set told = namespace(messages=[]) %}{% for m in messages %}"
+    "{% if m['content'] is string or m['content'] is not iterable %}"
+    "{% set told.messages = told.messages + [m] %}"
+    "{% else %}{% set text = namespace(all='') %}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}{% set text.all = text.all + '<image>\\n' %}"
+    "{% else %}{% set text.all = text.all + part['text'] %}{% endif %}{% endfor %}"
+    "{% set told.messages = told.messages + [dict(m, content=text.all)] %}"
+    "{% endif %}{% endfor %}{% set messages = told.messages %}"
+)
+
+
+def _chat_template(model: VLM) -> str | None:
+    """The template that the model was trained with; contents may be lists of parts."""
+    llm = model.llm
+    own = llm.tokenizer.chat_template
+    if llm.conversation == "medmvl":
+        own = _medmvl_template(llm.end_token or llm.tokenizer.eos_token)
+    return _TEXTS_OF_PARTS + own if isinstance(own, str) else None
 
 
 def _medmvl_template(end_token: str) -> str:
     """MedM-VL's conversation as a chat template; the system's sentence comes first."""
-    content = (
-        "{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}"
-        "{% for part in m['content'] %}"
-        "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] | trim }}{% endif %}"
-        "{% endfor %}{% endif %}"
-    )
     return (
         f"{{{{ {json.dumps(MEDMVL_SYSTEM)} }}}}"
         "{% for m in messages %}{% if m['role'] == 'user' %}"
-        f"USER: {content} ASSISTANT:"
+        "USER: {{ m['content'] | trim }} ASSISTANT:"
         "{% else %}"
-        f" {content}{{{{ {json.dumps(end_token)} }}}}"
+        f" {{{{ m['content'] | trim }}}}{{{{ {json.dumps(end_token)} }}}}"
         "{% endif %}{% endfor %}"
     )
 

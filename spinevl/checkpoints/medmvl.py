@@ -6,7 +6,6 @@ Source: https://github.com/MSIIP/MedM-VL.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,14 @@ from torch import nn
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of
+from spinevl.checkpoints.interchange import (
+    end_of_answers,
+    write_config,
+    write_generation_config,
+    write_image_processor,
+    write_json,
+    write_tokenizer,
+)
 from spinevl.checkpoints.medmvl_config import config_from, parts_from, sides_of
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
@@ -70,11 +77,23 @@ class MedMVLFormat:
         tensors = {_renamed(key, back): tensor for key, tensor in unshared(model).items()}
         tensors.setdefault("llm.lm_head.weight", tensors["llm.model.embed_tokens.weight"].clone())
         write_tensors(folder / WEIGHTS, tensors)
-        model.llm.save_description(folder / "llm")
-        model.llm.tokenizer.save_pretrained(folder)
+        end = end_of_answers(model)
+        write_config(folder / "llm", model.llm.model.config, eos_token_id=end)
+        write_json(folder / CONFIG, {**config, "eos_token_id": end})
+        for place in (folder, folder / "llm"):
+            write_generation_config(place, model)
+            write_tokenizer(place, model.llm.tokenizer)
         for side, branch in sides_of(model).items():
-            branch.encoder.save_description(folder / f"encoder_{side}")
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            _describe(branch.encoder, folder / f"encoder_{side}")
+
+
+def _describe(encoder: Any, folder: Path) -> None:
+    """Write the base directory of an encoder."""
+    if not hasattr(encoder, "vision"):
+        encoder.save_description(folder)
+        return
+    write_config(folder, encoder.vision.config)
+    write_image_processor(folder, encoder.processor)
 
 
 def _under_our_names(

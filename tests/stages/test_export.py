@@ -142,9 +142,9 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
 
 def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
+    rewrite(tmp_path / "checkpoint", pretrained=True)
     folder = run(tmp_path / "checkpoint", tmp_path, "format=peft")
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     base = load_checkpoint(shared / "goldens/clip_mlp_qwen2/checkpoint").model.llm.model
@@ -154,16 +154,42 @@ def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None
         theirs = PeftModel.from_pretrained(base, folder).eval()(ids).logits
     assert (wanted - plain).abs().max() > 0.01
     torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=0)
-    # trained from a checkpoint, the adapter brings the LLM that it belongs to
-    config = json.loads((tmp_path / "checkpoint/config.json").read_text())
-    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config | {"parent": "there"}))
-    whole = run(tmp_path / "checkpoint", tmp_path / "child", "format=peft")
-    own = AutoModelForCausalLM.from_pretrained(whole / "base_model")
-    with torch.inference_mode():
-        torch.testing.assert_close(own.eval()(ids).logits, plain, atol=1e-5, rtol=0)
-    assert "| started from | there |" in (whole / "README.md").read_text()
+    # the encoder and the LLM are where their paths say
+    assert not (folder / "base_model").exists()
     rest = load_file(folder / "rest.safetensors")
     assert set(rest) == {name for name in model.state_dict() if name.startswith("connector")}
+
+
+@pytest.mark.parametrize(
+    "change", [{"parent": "there", "pretrained": True}, {"pretrained": False}], ids=str
+)
+def test_peft_brings_whatever_is_found_nowhere_else(
+    shared: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """A part that an earlier training changed, or that began at random, would be lost."""
+    from transformers import AutoModelForCausalLM
+
+    model = adapted(shared, "clip_mlp_qwen2", tmp_path / "checkpoint")
+    rewrite(tmp_path / "checkpoint", **change)
+    folder = run(tmp_path / "checkpoint", tmp_path / "out", "format=peft")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base_model").eval().state_dict()
+    golden = load_checkpoint(shared / "goldens/clip_mlp_qwen2/checkpoint").model
+    for name, tensor in golden.llm.model.state_dict().items():
+        assert torch.equal(base[name], tensor), name
+    rest = load_file(folder / "rest.safetensors")
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("llm.")}
+    assert set(rest) == set(own)
+    assert all(torch.equal(rest[name], tensor) for name, tensor in own.items())
+    if "parent" in change:
+        assert "| started from | there |" in (folder / "README.md").read_text()
+
+
+def rewrite(folder: Path, *, pretrained: bool, **fields: Any) -> None:
+    """Say in a checkpoint's config where its encoder and LLM came from."""
+    config = json.loads((folder / "config.json").read_text())
+    for part in ("encoder", "llm"):
+        config["parts"][part]["pretrained"] = pretrained
+    (folder / "config.json").write_text(json.dumps(config | fields))
 
 
 def test_merging_a_checkpoint_changes_no_answer(shared: Path, tmp_path: Path) -> None:

@@ -131,9 +131,12 @@ class HFVisionEncoder(Encoder):
         hidden = tower.embeddings(pixel_values)
         if hasattr(tower, "pre_layrnorm"):  # CLIP's; transformers spells it so
             hidden = tower.pre_layrnorm(hidden)
-        layers = tower.encoder.layer if self.kind == "dinov2" else tower.encoder.layers
+        dinov2 = self.kind == "dinov2"
+        layers = tower.encoder.layer if dinov2 else tower.encoder.layers
+        # DINOv2's layers took no mask in the first versions of transformers 5
+        mask: dict[str, Any] = {} if dinov2 else {"attention_mask": None}
         for layer in layers[: self.depth]:  # layers above the selected one add nothing
-            hidden = layer(hidden, attention_mask=None)
+            hidden = layer(hidden, **mask)
         return hidden[:, self.dropped :]
 
     def identity(self) -> str:
