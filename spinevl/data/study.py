@@ -263,7 +263,7 @@ def open_study(
         known = ", ".join(map(str, source.layout.slices))
         raise UserError(f"sag_image has no slice {', '.join(unknown)}; choose from {known}")
     known_tasks = {**official_tasks(), **tasks}
-    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder())
+    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder)
     cohort = source.load(request)
     split = None
     if labelled and not spec.records:

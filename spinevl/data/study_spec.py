@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config.check import from_plain
-from spinevl.io.files import made_folder
+from spinevl.io.files import expanded, made_folder
 from spinevl.schema.errors import UserError
 
 # keys of a data or split node that name files
@@ -84,7 +84,7 @@ class StudySpec:
             "split_train": split.get("train"),
             "split_dev": split.get("dev"),
         }
-        return {name: Path(path).expanduser() for name, path in named.items() if path}
+        return {name: expanded(path) for name, path in named.items() if path}
 
     def cache_folder(self) -> Path:
         """The cache folder, made if need be; absolute. Raises UserError where it cannot be."""
@@ -94,6 +94,6 @@ class StudySpec:
 def with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
     """A data or split node whose files are found from any working directory."""
     return {
-        key: str(Path(value).expanduser().absolute()) if key in _PATHS and value else value
+        key: str(expanded(value, key).absolute()) if key in _PATHS and value else value
         for key, value in node.items()
     }

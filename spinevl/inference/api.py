@@ -75,7 +75,7 @@ class SpineModel:
             raise UserError(f"predict: two folders are called {twice[0]}; predict them apart")
         for root, names in folders:
             source = CervAISource(test_images=str(root), **vars(layout))
-            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path())
+            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path)
             cohort = source.load(request, only=names)
             asked = PatientStudy(
                 spec, source, cohort, ("test",), None, self.tasks, study["templates"]

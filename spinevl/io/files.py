@@ -51,13 +51,32 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
+def expanded(path: str | Path, key: str | None = None) -> Path:
+    """A path with its ``~`` as the home directory.
+
+    Args:
+        path: as the user wrote it.
+        key: the config key that holds it, for the message.
+
+    Raises:
+        UserError: there is no home directory, as in a container whose user has no entry.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        variables = "SPINEVL_CACHE_DIR or HOME" if key == "cache_dir" else "HOME"
+        fix = f"set {variables}, or write the whole path"
+        where = f"{key}={path}" if key else str(path)
+        raise refused(where, "a home directory for ~", "none", fix) from error
+
+
 def made_folder(name: str, key: str) -> Path:
     """The folder that a config key names, made if need be; absolute.
 
     Raises:
         UserError: it cannot be made, or not be written.
     """
-    folder = Path(name).expanduser().absolute()
+    folder = expanded(name, key).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from spinevl.io.files import expanded
 from spinevl.io.folders import whole_folder
 from spinevl.models.llm import HFCausalLM, Template
 from spinevl.schema.errors import UserError, refused
@@ -54,7 +55,7 @@ class GGUFCausalLM(HFCausalLM):
         max_length: int | None = None,
     ) -> None:
         super().__init__(
-            path=path or str(converted(package, Path(cache_dir).expanduser() / "llm")),
+            path=path or str(converted(package, expanded(cache_dir, "cache_dir") / "llm")),
             conversation=conversation,
             pretrained=pretrained,
             end_token=end_token,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spinevl.io.files import expanded
 from spinevl.io.folders import recovered
 from spinevl.io.tensors import pickles_in
 from spinevl.schema.errors import UserError, refused
@@ -48,7 +49,8 @@ def checkpoint_folder(name: str) -> Path:
     Raises:
         UserError: neither.
     """
-    folder = recovered(Path(name).expanduser())
+    folder = recovered(expanded(name, "checkpoint"))
+    folder = expanded(name, "checkpoint")
     if folder.is_dir() or not HUB_ID.fullmatch(name):
         return folder  # a folder that is not there is reported by whoever reads it
     from huggingface_hub import snapshot_download

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -53,14 +53,23 @@ class StudyRequest:
         known_tasks: tasks whose labels are checked where a record has them.
         sag_image: the sagittal slices shown.
         subsets: which of ``train``, ``dev``, ``test`` will be used.
-        cache_dir: where a source may keep what it makes, shared between jobs.
+        make_cache: makes the folder of ``cache_dir``; a source that keeps nothing needs none.
     """
 
     tasks: Mapping[str, Task]
     known_tasks: Mapping[str, Task]
     sag_image: Sequence[int]
     subsets: Collection[str]
-    cache_dir: Path
+    make_cache: Callable[[], Path]
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where a source may keep what it makes, shared between jobs.
+
+        Raises:
+            UserError: there is no such folder and it cannot be made.
+        """
+        return self.make_cache()
 
     @property
     def labelled(self) -> bool:

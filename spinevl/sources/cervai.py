@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from spinevl.config.keys import Positive
+from spinevl.io.files import expanded
 from spinevl.io.image_file import load_image
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
@@ -199,7 +200,7 @@ class CervAISource:
             raise UserError(
                 f"data.{key} is not set: give the folder that holds {{id}}/sag and {{id}}/tra"
             )
-        return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - keeps links
+        return Path(os.path.abspath(expanded(path, f"data.{key}")))  # noqa: PTH100 - keeps links
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:

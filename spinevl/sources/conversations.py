@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spinevl.build.roles import role
+from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import field, kind_of, read_json_list
@@ -48,7 +49,7 @@ class ConversationSource:
         if window is not None and not _is_window(window):
             raise ValueError(f"data.window={window}: expected two numbers [low, high], low < high")
         self.files = {"train": train, "dev": dev, "test": test}
-        self.images = Path(images).expanduser().absolute() if images else None
+        self.images = expanded(images, "data.images").absolute() if images else None
         self.window = None if window is None else (float(window[0]), float(window[1]))
         if ratios is not None and not isinstance(ratios, Mapping):
             raise ValueError(f"data.ratios={ratios}: expected {{task: number}}")
@@ -71,7 +72,7 @@ class ConversationSource:
         file = self.files[subset]
         if not file:
             raise UserError(f"data.{subset} is not set: name a JSON file, {EXPECTED}")
-        path = Path(file).expanduser()
+        path = expanded(file)
         root = self.images or path.absolute().parent
         problems = Problems()
         result = []
@@ -89,9 +90,7 @@ class ConversationSource:
 
     def sha256(self) -> dict[str, str]:
         """The sha256 of each file that is named, by subset."""
-        return {
-            subset: sha256(Path(file).expanduser()) for subset, file in self.files.items() if file
-        }
+        return {subset: sha256(expanded(file)) for subset, file in self.files.items() if file}
 
     def _example(self, record: Any, number: int, path: Path, root: Path, answered: bool) -> Example:
         where = f"{path}: record {number}"

@@ -41,7 +41,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
-    for line in check(spec, open_for_training(spec, None, trust=trust), trust=trust):
+    study = open_for_training(spec, None, trust=trust, tell=lambda line: print(f"ok  {line}"))
+    for line in check(spec, study, trust=trust):
         print(line)
 
 

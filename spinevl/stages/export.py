@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
+from spinevl.io.files import expanded
 from spinevl.io.folders import whole_folder
 from spinevl.io.json_file import read_json
 from spinevl.schema.errors import UserError, refused
@@ -27,7 +28,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     from spinevl.report.metrics_file import read_metrics
 
     form = config["format"]
-    folder = Path(config["output_dir"]).expanduser() if config["output_dir"] else out / form
+    folder = expanded(config["output_dir"], "output_dir") if config["output_dir"] else out / form
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise refused(
             f"output_dir={folder}", "a new or empty folder", "files in it", "name another"

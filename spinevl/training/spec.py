@@ -15,6 +15,7 @@ from spinevl.config.options import (
     FeatureCacheOptions,
     ImbalanceOptions,
     LoggerOptions,
+    Mode,
     OptimOptions,
     TrainerOptions,
     TuningOptions,
@@ -67,6 +68,11 @@ class TrainSpec:
             "config": config,
         }
         return from_plain(cls, {one.name: whole[one.name] for one in fields(cls)})
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the features of a frozen encoder are kept in ``cache_dir``."""
+        return self.feature_cache.enabled and self.tuning.encoder == Mode.frozen
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from spinevl.config.options import PRECISIONS, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.training.loggers import close_loggers
 from spinevl.training.module import TrainingModule
 
@@ -57,6 +57,23 @@ def run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) ->
     finally:
         close_loggers()
         torch.use_deterministic_algorithms(False)
+
+
+def check_device(options: TrainerOptions) -> None:
+    """Refuse an accelerator that this machine does not have, before anything is read.
+
+    Raises:
+        UserError: there is none that torch can use.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = any(there.values())
+    if not there.get(options.accelerator, True):
+        raise refused(
+            f"trainer.accelerator={options.accelerator}",
+            "a device that torch can use on this machine",
+            "none",
+            "write trainer.accelerator=auto or cpu",
+        )
 
 
 def precision_of(name: str, accelerator: str) -> Any:

@@ -13,7 +13,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from spinevl.build.user_modules import serve
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
-from spinevl.config.options import Mode
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.images import ImageStore
@@ -48,7 +47,7 @@ from spinevl.training.dev_score import dev_score
 from spinevl.training.loggers import check_logger, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
-from spinevl.training.trainer import make_trainer, on_gpu, precision_of, quiet, run
+from spinevl.training.trainer import check_device, make_trainer, on_gpu, precision_of, quiet, run
 
 log = logging.getLogger(__name__)
 
@@ -111,20 +110,29 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
 
 
 def open_for_training(
-    spec: TrainSpec, subsets: Sequence[str] | None, *, trust: Trust = NOTHING
+    spec: TrainSpec,
+    subsets: Sequence[str] | None,
+    *,
+    trust: Trust = NOTHING,
+    tell: Callable[[str], None] = log.warning,
 ) -> Study:
-    """The study, once the parts are seen to be compatible with each other and with the data.
+    """The study, once device, logger and parts are seen to be what this machine and the data take.
 
     Args:
         spec: the training; the parts of a checkpoint have been compatible before.
         subsets: see open_study.
         trust: what the command line trusts.
+        tell: takes a line that says what will be done another way than asked.
 
     Raises:
-        UserError: a logger that cannot start or parts that are not compatible, before any data
-            are read; or bad data.
+        UserError: a device that is not there, a logger that cannot start or parts that are not
+            compatible, before any data are read; or bad data.
     """
-    check_logger(spec.logger)
+    check_device(spec.trainer)
+    if note := check_logger(spec.logger):
+        tell(note)
+    if spec.keeps_features:
+        spec.study.cache_folder()  # refused here rather than after the data
     if not spec.checkpoint:
         check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
     return open_study(spec.study, subsets, trust=trust)
@@ -179,7 +187,7 @@ def _encode_once(
     """Let the image inputs read kept features where the encoder is frozen; check images else."""
     shown = [image for one in (*data.train, *data.dev) for image in one.images]
     features: list[Features] = []
-    if spec.feature_cache.enabled and spec.tuning.encoder == Mode.frozen:
+    if spec.keeps_features:
         device = torch.device("cuda" if on_gpu(spec.trainer.accelerator) else "cpu")
         for branch in model.vision_branches().values():
             branch.encoder.to(device).eval()

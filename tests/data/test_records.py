@@ -44,7 +44,7 @@ def texts(shared: Path, args: dict[str, str]) -> dict[str, str]:
         missing_images="ignore",
     )
     cohort = source.load(
-        StudyRequest(tasks, every, json.loads(args["sag_image"]), {"train", "dev", "test"}, Path())
+        StudyRequest(tasks, every, json.loads(args["sag_image"]), {"train", "dev", "test"}, Path)
     )
     split = HeadSplit(n_train=320).split(cohort.patients, every)
     sides = {"train": split.train, "dev": split.dev, "test": cohort.test}

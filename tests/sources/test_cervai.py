@@ -106,7 +106,7 @@ def load(tmp_path: Path, **options: Any) -> Any:
     labels.write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
     source = CervAISource(labels=str(labels), train_images=str(tmp_path / "images"), **options)
     tasks = {name: TASKS[name] for name in ("qd", "zjppt")}
-    return source.load(StudyRequest(tasks, TASKS, [6], {"train"}, tmp_path))
+    return source.load(StudyRequest(tasks, TASKS, [6], {"train"}, lambda: tmp_path))
 
 
 def test_missing_and_truncated_images_are_named_or_skipped(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: 
 
     def load_test(**options: Any) -> Any:
         return CervAISource(test_images=str(tmp_path / "images"), **options).load(
-            StudyRequest({"qd": TASKS["qd"]}, TASKS, [6], {"test"}, tmp_path)
+            StudyRequest({"qd": TASKS["qd"]}, TASKS, [6], {"test"}, lambda: tmp_path)
         )
 
     assert [one.id for one in load_test().test] == ["case-2", "case-10"]
@@ -230,7 +230,9 @@ def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path:
 
     def load_with(*names: str) -> Any:
         return source.load(
-            StudyRequest({name: TASKS[name] for name in names}, TASKS, [6], {"train"}, tmp_path)
+            StudyRequest(
+                {name: TASKS[name] for name in names}, TASKS, [6], {"train"}, lambda: tmp_path
+            )
         )
 
     with pytest.raises(UserError) as caught:
@@ -317,7 +319,7 @@ def test_another_hospitals_study_is_read_into_examples(tmp_path: Path) -> None:
 def test_record_files_of_another_hospital_give_their_examples_back(tmp_path: Path) -> None:
     source = CervAISource(**write_other_hospital(tmp_path))
     tasks = {"zjppt": TASKS["zjppt"]}
-    cohort = source.load(StudyRequest(tasks, TASKS, [3, 4], {"train"}, tmp_path))
+    cohort = source.load(StudyRequest(tasks, TASKS, [3, 4], {"train"}, lambda: tmp_path))
     examples = patient_examples(
         cohort.patients,
         task=TASKS["zjppt"],

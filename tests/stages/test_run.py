@@ -276,7 +276,7 @@ def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
         (["predict", "checkpoint=nowhere"], "nowhere"),
         (["predict", "checkpoint=nowhere", "data.n_test=3"], "data=cervai|conversations|phantom"),
         (["run", "data=cervai", "data.labels=missing.json"], "missing.json"),
-        (["run", *SMALL, "trainer.accelerator=gpu"], "trainer: "),
+        (["run", *SMALL, "trainer.accelerator=gpu"], "trainer.accelerator=gpu: "),
         (["run", "cache_dir=/proc/nowhere"], "cache_dir=/proc/nowhere"),
         (["run", "sag_image=6"], "'sag_image=[6]'"),
         (["run", "logger.offline=true"], "logger=csv|tensorboard|wandb"),

@@ -1,7 +1,10 @@
-"""Loggers that could not start are refused before a training begins."""
+"""Loggers that cannot start as asked: refused, or offline, before a training begins."""
 
 from __future__ import annotations
 
+import http.server
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,17 +33,64 @@ def test_tensorboard_writes_into_the_jobs_folder(tmp_path: Path) -> None:
     assert Path(logger.log_dir).is_relative_to(tmp_path / "tensorboard")
 
 
-def test_wandb_online_needs_a_key(no_wandb_key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_without_a_key_or_a_network_is_offline_and_says_so(
+    no_wandb_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb")
     online = LoggerOptions(kind=LoggerKind.wandb)
-    with pytest.raises(UserError, match=r"no W&B API key; .*logger.offline=true"):
-        check_logger(online)
-    check_logger(LoggerOptions(kind=LoggerKind.wandb, offline=True))
-    (no_wandb_key / ".netrc").write_text("machine api.wandb.ai login user password key\n")
-    check_logger(online)
-    (no_wandb_key / ".netrc").unlink()
+    note = check_logger(online)
+    assert note is not None
+    assert all(word in note for word in ("logger=wandb", "WANDB_API_KEY", "offline", "wandb sync"))
+    assert check_logger(LoggerOptions(kind=LoggerKind.wandb, offline=True)) is None
+
+    with socket.socket() as free:  # a port at which nothing answers
+        free.bind(("127.0.0.1", 0))
+        silent = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("WANDB_BASE_URL", silent)
+    (no_wandb_key / ".netrc").write_text("machine 127.0.0.1 login user password key\n")
+    note = check_logger(online)
+    assert note is not None
+    assert silent in note
     monkeypatch.setenv("WANDB_MODE", "offline")
-    check_logger(online)
+    assert check_logger(online) is None
+
+
+def test_a_server_that_answers_at_all_is_there(
+    no_wandb_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    pytest.importorskip("wandb")
+    with http.server.HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        assert check_logger(LoggerOptions(kind=LoggerKind.wandb)) is None
+
+
+def test_what_wandb_refuses_is_logged_offline(
+    no_wandb_key: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = pytest.importorskip("wandb.errors")
+    asked = []
+
+    def start(options: LoggerOptions, folder: Path, told: object, *, offline: bool) -> str:
+        asked.append(offline)
+        if not offline:
+            raise errors.AuthenticationError("the key\nis unknown")
+        return "logger"
+
+    monkeypatch.setattr("spinevl.training.loggers._why_offline", lambda options: None)
+    monkeypatch.setattr("spinevl.training.loggers._wandb_logger", start)
+    options = LoggerOptions(kind=LoggerKind.wandb)
+    assert make_logger(options, out=no_wandb_key, hyperparameters={}) == "logger"
+    assert asked == [False, True]
+    assert "the key is unknown; the run is logged offline" in caplog.text
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def load(cache: Path, tasks: Mapping[str, Task] = TASKS, **options: object) -> C
             known_tasks=TASKS,
             sag_image=[6],
             subsets={"train", "test"},
-            cache_dir=cache,
+            make_cache=lambda: cache,
         )
     )
 

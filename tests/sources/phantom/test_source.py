@@ -31,7 +31,7 @@ def load(cache: Path, **options: object) -> Cohort:
             known_tasks=TASKS,
             sag_image=[6],
             subsets={"train", "test"},
-            cache_dir=cache,
+            make_cache=lambda: cache,
         )
     )
 
@@ -109,6 +109,10 @@ def test_a_task_without_labels_is_refused(cache: Path) -> None:
     with pytest.raises(UserError, match="no labels for task mine"):
         PhantomSource().load(
             StudyRequest(
-                tasks=tasks, known_tasks=TASKS, sag_image=[6], subsets={"train"}, cache_dir=cache
+                tasks=tasks,
+                known_tasks=TASKS,
+                sag_image=[6],
+                subsets={"train"},
+                make_cache=lambda: cache,
             )
         )
