@@ -121,6 +121,10 @@ class PatientStudy:
         assert self.split is not None
         return self.split.train if subset == "train" else self.split.dev
 
+    def has_truth(self, subset: str) -> bool:
+        """Whether the labels of ``patients(subset)`` are true, and no template's."""
+        return subset != "test" or self.cohort.test_has_truth
+
     @property
     def name(self) -> str:
         """What reports call it."""

@@ -11,6 +11,7 @@ from typing import Any
 from spinevl.evaluation.join import by_patient
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import field, read_json_lines, read_json_list
+from spinevl.schema.asked import compare
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.prediction import Prediction
@@ -53,14 +54,13 @@ def read_submission(
         else:
             found[identity] = _entry(path, entry, tasks, missing == "upstream", problems)
     known = set(ids)
+    absent, surplus = compare(ids, found)
     if missing != "upstream":
-        for one in ids:
-            if one not in found:
-                problems.add(f"{path}: patient {one}", "an answer", "none", "add the patient")
-        for one in found:
-            if one not in known:
-                wanted = "only labelled patients"
-                problems.add(f"{path}: patient {one}", wanted, "a surplus one", "drop it")
+        for one in absent:
+            problems.add(f"{path}: patient {one}", "an answer", "none", "add the patient")
+        for one in surplus:
+            wanted = "only labelled patients"
+            problems.add(f"{path}: patient {one}", wanted, "a surplus one", "drop it")
     problems.raise_any()
     return [one for identity, answers in found.items() if identity in known for one in answers]
 
@@ -109,14 +109,7 @@ def write_submission(
             integer, and none is guessed.
     """
     rows = by_patient(predictions, ids, tasks)
-    unparsed = [
-        f"patient {one.id} {one.task} {one.object}".rstrip()
-        for answers in zip(*rows.values(), strict=True)
-        for row in answers
-        for one in row
-        if one.choice is None
-    ]
-    if unparsed:
+    if unparsed := unparsed_answers(predictions, tasks):
         raise UserError(
             f"{path} is not written: {len(unparsed)} answers could not be parsed, first "
             f"{unparsed[0]}; use predict.mode=choice, which always answers"
@@ -129,6 +122,15 @@ def write_submission(
     write_text_atomic(path, json.dumps(content, indent=4, ensure_ascii=False))
 
 
+def unparsed_answers(predictions: Sequence[Prediction], tasks: Mapping[str, Task]) -> list[str]:
+    """The questions of ``tasks`` whose answers could not be parsed, in words."""
+    return [
+        f"patient {one.id} {one.task} {one.object}".rstrip()
+        for one in predictions
+        if one.choice is None and one.task in tasks
+    ]
+
+
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write ``predictions.jsonl``, a line a question."""
     lines = (json.dumps(one.to_json(), ensure_ascii=False) for one in predictions)
@@ -136,7 +138,11 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
-    """Read ``predictions.jsonl``. Raises UserError naming each bad line."""
+    """Read ``predictions.jsonl``; what it says of the truth is passed over.
+
+    Raises:
+        UserError: naming each bad line.
+    """
     problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
@@ -244,9 +250,7 @@ def read_answered(
             )
         answered = {one.id for one in submitted}
         return submitted + [one for one in predicted if one.id in answered or not closed]
-    answered = {one.id for one in predicted if one.task in (closed or tasks)}
-    absent = [one for one in ids if one not in answered]
-    surplus = sorted(answered - set(ids))
+    absent, surplus = compare(ids, (one.id for one in predicted if one.task in (closed or tasks)))
     if (absent or surplus) and missing == "error":
         raise UserError(
             [f"{predictions}: patient {one}: no prediction; predict it" for one in absent]

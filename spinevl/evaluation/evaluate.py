@@ -8,7 +8,7 @@ import numpy as np
 
 from spinevl.evaluation.baselines import Baseline
 from spinevl.evaluation.bootstrap import MIN_PATIENTS, Bootstrap, difference, interval
-from spinevl.evaluation.join import Rows, join
+from spinevl.evaluation.join import Rows, join, missing_boxes
 from spinevl.evaluation.metrics import Confusion, combine, task_f1
 from spinevl.evaluation.task_scores import answers_score, boxes_score, patients_by_label
 from spinevl.schema.errors import UserError
@@ -44,7 +44,8 @@ def evaluate(
         n_resamples, seed: of the bootstrap over patients.
 
     Raises:
-        UserError: no labelled patient has an answer, or one has answers to some questions only.
+        UserError: no labelled patient has an answer, or one has answers to some questions of a
+            closed task only. A true box without a prediction counts as an IoU of 0.
     """
     ordered = dict(sorted(tasks.items(), key=lambda item: not item[1].closed))
     closed = {name: task for name, task in ordered.items() if task.closed}
@@ -53,8 +54,12 @@ def evaluate(
     if not scored:
         raise UserError("no labelled patient has an answer: labels and answers share no id")
     bootstrap = Bootstrap(len(scored), n_resamples=n_resamples, seed=seed)
+    missing = missing_boxes(predictions, scored, ordered)
+    predictions = [*predictions, *missing]
     asked = join(predictions, scored, ordered)
-    own, distributions = _score(asked, ordered, bootstrap, graded=closed, detailed=True)
+    own, distributions = _score(
+        asked, ordered, bootstrap, graded=closed, missing=missing, detailed=True
+    )
     compared: dict[str, BaselineScore] = {}
     for baseline in baselines:
         given = baseline.predict(predictions)
@@ -62,7 +67,7 @@ def evaluate(
         theirs = {key: task for key, task in ordered.items() if key in whole}
         if theirs:
             rows = join(given, scored, theirs)
-            score, other = _score(rows, theirs, bootstrap, graded=closed, detailed=False)
+            score, other = _score(rows, theirs, bootstrap, graded=closed)
             common = [key for key in distributions if key in other]
             common.sort(key=lambda key: key in tasks.keys() - closed.keys())  # boxes last
             paired = {key: difference(distributions[key], other[key]) for key in common}
@@ -142,11 +147,13 @@ def _score(
     bootstrap: Bootstrap,
     *,
     graded: Mapping[str, Task],
-    detailed: bool,
+    missing: Sequence[Prediction] = (),
+    detailed: bool = False,
 ) -> tuple[AnswerScore, Distributions]:
     """The scores of ``tasks``, and the distribution of each and of the total.
 
     The total is that of the ``graded`` tasks; there is none where ``tasks`` lacks one of them.
+    ``missing`` are those of the predictions that missing_boxes made.
     """
     scores: dict[str, TaskScore] = {}
     distributions: Distributions = {}
@@ -156,7 +163,8 @@ def _score(
         if task.closed:
             scores[name], values = answers_score(rows[name], task, bootstrap, detailed=detailed)
         else:
-            scores[name], values = boxes_score(rows[name], task, bootstrap)
+            n_missing = sum(one.task == name for one in missing)
+            scores[name], values = boxes_score(rows[name], task, bootstrap, missing=n_missing)
         if values is not None:
             distributions[name] = values
     if graded.keys() <= tasks.keys():

@@ -49,6 +49,40 @@ def _truth(one: Prediction, patient: Patient, task: Task) -> int | Box | None:
     return boxes[one.slices[0]]
 
 
+def missing_boxes(
+    predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
+) -> list[Prediction]:
+    """A prediction without a box for each true box that has none.
+
+    Asked is every vertebra of a patient with true boxes, in each slice that any prediction of the
+    task lies in.
+
+    Raises:
+        UserError: a task has no predictions at all.
+    """
+    missing = []
+    for task in tasks.values():
+        if task.closed:
+            continue
+        boxed = {one.id: one.boxes for one in patients if one.boxes is not None}
+        given = {
+            (one.id, one.object, one.slices[0]) for one in predictions if one.task == task.name
+        }
+        if boxed and not given:
+            raise refused(
+                f"predictions: task {task.name}", "boxes", "none", "predict it, or leave it out"
+            )
+        slices = sorted({number for *_, number in given})
+        missing += [
+            Prediction(identity, task.name, level, (number,), None, None, "")
+            for identity, boxes in boxed.items()
+            for level in task.levels
+            for number in slices
+            if number in boxes[level] and (identity, level, number) not in given
+        ]
+    return missing
+
+
 def join(
     predictions: Sequence[Prediction], patients: Sequence[Patient], tasks: Mapping[str, Task]
 ) -> dict[str, Rows]:

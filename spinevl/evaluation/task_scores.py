@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spinevl.evaluation.bootstrap import Bootstrap, interval
+from spinevl.evaluation.bootstrap import MIN_PATIENTS, Bootstrap, interval
 from spinevl.evaluation.join import Rows
 from spinevl.evaluation.metrics import (
     Confusion,
@@ -17,7 +17,6 @@ from spinevl.evaluation.metrics import (
     quadratic_kappa,
     task_f1,
 )
-from spinevl.schema.errors import UserError
 from spinevl.schema.score import ClassScore, LevelScore, TaskScore
 from spinevl.schema.task import Task
 
@@ -93,31 +92,31 @@ def patients_by_label(rows: Rows, task: Task) -> list[int]:
 
 
 def boxes_score(
-    rows: Rows, task: Task, bootstrap: Bootstrap
+    rows: Rows, task: Task, bootstrap: Bootstrap, *, missing: int
 ) -> tuple[TaskScore, np.ndarray | None]:
     """A task of boxes: mean IoU and its distribution; None where no true box is known.
 
-    Raises:
-        UserError: a patient and slice has some boxes and lacks others.
+    Args:
+        rows: a prediction for each true box, see missing_boxes, joined with the truth.
+        task: the task.
+        bootstrap: of the patients of ``rows``; those without true boxes are counted and left out.
+        missing: how many of the predictions are missing_boxes.
     """
     sums, numbers, levels = box_overlaps(rows, task)
-    if not numbers.any():
+    boxed = int((numbers > 0).sum())
+    if not boxed:
         return TaskScore("mean_iou", None), None
-    given = [one for row in rows for one in row]
-    slices = {(one.id, one.slices) for one in given}
-    missing = len(slices) * len(task.levels) - int(numbers.sum())
-    if missing > 0:
-        raise UserError(
-            f"predictions: {missing} boxes of {task.name} are missing for patients and slices that "
-            "have others; predict again"
-        )
     totals = bootstrap.sums(numbers)
     means = np.divide(bootstrap.sums(sums), totals, out=np.zeros(len(totals)), where=totals > 0)
+    if boxed < MIN_PATIENTS:
+        means = means[:1]
     score = TaskScore(
         "mean_iou",
         float(means[0]),
         interval(means),
         levels={name: LevelScore(mean_iou=value) for name, value in levels.items()},
-        unparsed=sum(one.box is None for one in given),
+        unparsed=sum(one.box is None for row in rows for one in row) - missing,
+        missing=missing or None,
+        without_truth=len(rows) - boxed or None,
     )
     return score, means

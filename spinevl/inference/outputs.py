@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinevl.data.study import ConversationStudy, PatientStudy
-from spinevl.evaluation.answer_files import write_predictions, write_submission
+from spinevl.evaluation.answer_files import (
+    unparsed_answers,
+    write_predictions,
+    write_submission,
+)
+from spinevl.evaluation.join import with_truth
 from spinevl.evaluation.metrics import combine
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.progress import Progress, answer_keys
@@ -70,8 +75,13 @@ def _recorded(progress: Progress, predictor: Predictor, examples: Sequence[Examp
 def write_outputs(
     study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
 ) -> None:
-    """``predictions.jsonl``, and ``answers.json`` where all graded tasks are answered."""
-    write_predictions(out / "predictions.jsonl", answered)
+    """``predictions.jsonl``, with the truth where it is known, and ``answers.json``.
+
+    The latter needs a parsed answer to every question of all graded tasks. Without it the job is
+    complete all the same, and a line says why it is left out.
+    """
+    known = study.patients(subset) if study.has_truth(subset) else ()
+    write_predictions(out / "predictions.jsonl", with_truth(answered, known, study.tasks))
     _write_submission(study, subset, answered, out=out)
     for progress in out.glob(".predictions.*.jsonl"):
         progress.unlink()
@@ -80,14 +90,24 @@ def write_outputs(
 def _write_submission(
     study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
 ) -> None:
+    path = out / "answers.json"
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     _, complete = combine(dict.fromkeys(closed, 0.0), closed)
     if not complete:
-        (out / "answers.json").unlink(missing_ok=True)  # of an earlier job in this folder
+        path.unlink(missing_ok=True)  # of an earlier job in this folder
         found = sum(task.weight for task in closed.values())
         log.info("no answers.json: the weights of a submission's tasks sum to 1, not to %g", found)
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
+    if unparsed := unparsed_answers(answered, official):
+        path.unlink(missing_ok=True)
+        log.warning(
+            "no answers.json: %d answers could not be parsed, first %s; they count as wrong. Use "
+            "predict.mode=choice, which always answers",
+            len(unparsed),
+            unparsed[0],
+        )
+        return
     ids = [patient.id for patient in study.patients(subset)]
-    write_submission(out / "answers.json", answered, ids=ids, tasks=official)
-    log.info("answers for %d patients in %s", len(ids), out / "answers.json")
+    write_submission(path, answered, ids=ids, tasks=official)
+    log.info("answers for %d patients in %s", len(ids), path)

@@ -44,9 +44,9 @@ class Prediction:
         return self.choice == self.truth if isinstance(self.truth, int) else None
 
     def to_json(self) -> dict[str, Any]:
-        """The line of ``predictions.jsonl``."""
+        """The line of ``predictions.jsonl``; ``truth`` and ``correct`` stand there where known."""
         probabilities = self.probabilities
-        return {
+        line: dict[str, Any] = {
             "id": self.id,
             "task": self.task,
             "object": self.object,
@@ -58,3 +58,8 @@ class Prediction:
             "text": self.text,
             "box": None if self.box is None else self.box.as_list(),
         }
+        if self.truth is not None:
+            line["truth"] = self.truth.as_list() if isinstance(self.truth, Box) else self.truth
+        if self.correct is not None:
+            line["correct"] = self.correct
+        return line

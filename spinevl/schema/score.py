@@ -109,7 +109,7 @@ class TaskScore:
         metric: what ``value`` is, and its key.
         value: None for boxes of patients whose true boxes are unknown.
         accuracy to findings: of the model's answers to a closed task; a baseline has
-            ``levels`` alone, and boxes have ``levels`` and ``unparsed``.
+            ``levels`` alone; boxes have ``levels``, ``unparsed`` and the last two.
         balanced_accuracy, quadratic_kappa: None where undefined.
         confusion: [truth][answer] counts, labels in the order of ``classes``.
         unparsed: how many answers could not be parsed; they count as wrong.
@@ -117,6 +117,8 @@ class TaskScore:
             the bins' mean distance of frequency and probability, weighted by their counts. Empty
             bins are left out.
         findings: name -> sensitivity and specificity, of a task that names findings.
+        missing: how many true boxes have no prediction; they count as an IoU of 0.
+        without_truth: how many patients have no true boxes; they are left out.
     """
 
     metric: Literal["f1", "mean_iou"]
@@ -134,6 +136,8 @@ class TaskScore:
     log_loss: float | None = None
     calibration_bins: tuple[CalibrationBin, ...] = ()
     findings: Mapping[str, FindingScore] | None = None
+    missing: int | None = None
+    without_truth: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The task's object in ``metrics.json``."""

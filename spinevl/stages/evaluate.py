@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from spinevl.evaluation.answer_files import read_answered
 from spinevl.evaluation.baselines import BASELINES, Baseline
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.report.metrics_file import write_metrics
+from spinevl.schema.asked import compare
 from spinevl.schema.errors import UserError
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels
+
+log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
@@ -38,6 +42,12 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
     if boxes:
         layout = StudyLayout(tuple(config["slices"]), side_px=config["side_px"])
         found = read_boxes(boxes, layout=layout)
+        absent, _ = compare((one.id for one in truth), found)
+        if absent:
+            log.warning(
+                "%s: no boxes of %d of the %d patients, first %s; their boxes are not scored",
+                *(boxes, len(absent), len(truth), absent[0]),
+            )
         truth = tuple(replace(one, boxes=found.get(one.id)) for one in truth)
     predictions = read_answered(
         answers=answers,

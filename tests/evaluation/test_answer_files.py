@@ -14,7 +14,10 @@ from spinevl.evaluation.answer_files import (
     write_predictions,
     write_submission,
 )
+from spinevl.evaluation.evaluate import evaluate
 from spinevl.schema.errors import UserError
+from spinevl.schema.patient import Patient
+from spinevl.schema.prediction import Prediction
 from spinevl.sources.labels import read_labels
 
 GRADED = {name: task for name, task in official_tasks().items() if task.closed}
@@ -118,3 +121,17 @@ def test_a_bad_prediction_names_its_line(
     file.write_text(json.dumps(good) + "\n")
     write_predictions(tmp_path / "copy.jsonl", read_predictions(file, tasks=GRADED))
     assert (tmp_path / "copy.jsonl").read_bytes() == file.read_bytes()
+
+
+def test_the_truth_in_a_file_of_predictions_is_never_scored(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    tasks = {"qd": GRADED["qd"]}
+    given = [Prediction("a", "qd", "", (6,), 2, None, "C.reverse curvature", truth=2)]
+    write_predictions(file, given)
+    line = json.loads(file.read_text())
+    assert (line["truth"], line["correct"]) == (2, True)
+    (read,) = read_predictions(file, tasks=tasks)
+    assert (read.truth, read.correct) == (None, None)
+    assert evaluate([Patient("a", {"qd": 1})], [read], tasks=tasks).value == 0
+    with pytest.raises(UserError, match="no labelled patient"):
+        evaluate([Patient("b", {"qd": 1})], [read], tasks=tasks)

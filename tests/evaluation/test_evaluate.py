@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import read_submission
-from spinevl.evaluation.baselines import Given
+from spinevl.evaluation.baselines import Given, LevelMajority
 from spinevl.evaluation.evaluate import evaluate, point_score
 from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
@@ -20,7 +20,7 @@ from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import Difference, FindingScore, Interval, Score
 from spinevl.schema.task import Task
-from spinevl.sources.labels import read_labels
+from spinevl.sources.labels import VERTEBRAE, read_labels
 
 TASKS = official_tasks()
 GRADED = {name: task for name, task in TASKS.items() if task.closed}
@@ -93,7 +93,7 @@ def test_without_all_graded_tasks_the_score_is_partial() -> None:
         point_score(people, given[:5], tasks={"qd": GRADED["qd"]})
 
 
-def test_boxes_are_scored_beside_answers_and_must_be_complete() -> None:
+def test_boxes_are_scored_beside_answers_and_a_missing_one_counts_zero() -> None:
     box = Box(0, 0, 10, 10)
     people = [
         Patient(one, {"qd": 0}, {v: {6: box} for v in TASKS["positioning"].levels}) for one in "ab"
@@ -115,8 +115,40 @@ def test_boxes_are_scored_beside_answers_and_must_be_complete() -> None:
     assert own.levels["C2"].mean_iou == 0.5
     assert score.baselines["boxes"].paired["positioning"].delta == -0.5
     assert list(score.baselines["boxes"].to_json()) == ["positioning", "paired"]
-    with pytest.raises(UserError, match="1 boxes of positioning are missing"):
-        evaluate(people, given[1:], tasks=tasks, n_resamples=2)
+    assert (own.missing, own.without_truth) == (None, None)
+    less = evaluate(people, given[1:], tasks=tasks, baselines=[boxed]).tasks["positioning"]
+    assert (less.value, less.missing, less.unparsed) == (pytest.approx(5 / 12), 1, 6)
+
+
+def test_patients_without_true_boxes_are_counted_and_those_without_predicted_ones_score_zero() -> (
+    None
+):
+    task = {"positioning": TASKS["positioning"]}
+    box = Box(0, 0, 10, 10)
+    people = [Patient(one, {}, {v: {5: box, 6: box} for v in VERTEBRAE}) for one in "ab"]
+    people.append(Patient("c"))
+    given = [
+        Prediction(one, "positioning", vertebra, (6,), None, None, "", box)
+        for one in "ac"
+        for vertebra in VERTEBRAE
+    ]
+    constant = LevelMajority(people, task)
+    score = evaluate(people, given, tasks=task, baselines=[constant])
+    own = score.tasks["positioning"]
+    # a is right in the one slice that was predicted, b was not answered, c has no truth
+    assert (own.value, own.missing, own.unparsed, own.without_truth) == (0.5, 6, 0, 1)
+    assert score.baselines["level_majority"].tasks["positioning"].value == 1.0
+    assert score.below_baseline == {"positioning": "level_majority"}
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+    with pytest.raises(UserError, match="positioning"):
+        evaluate(people, [], tasks=task)
+    many = [Patient(str(k), {}, people[0].boxes if k < 9 else None) for k in range(30)]
+    boxes = [
+        Prediction(str(k), "positioning", vertebra, (6,), None, None, "", box)
+        for k in range(9)
+        for vertebra in VERTEBRAE
+    ]
+    assert evaluate(many, boxes, tasks=task).tasks["positioning"].ci95 is None  # of 9 patients
 
 
 def test_intervals_equal_a_plain_loop_of_scikit_learn() -> None:

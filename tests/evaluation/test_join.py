@@ -51,7 +51,10 @@ def test_the_truth_is_a_label_a_box_or_unknown() -> None:
     joined = with_truth(given, patients, TASKS)
     assert [one.truth for one in joined] == [1, 2, box, None, None, None]
     assert [one.correct for one in joined] == [True, False, None, None, None, None]
-    assert [one.to_json() for one in joined] == [one.to_json() for one in given]
+    lines = [one.to_json() for one in joined]
+    assert [line.get("truth") for line in lines] == [1, 2, [1, 2, 3, 4], None, None, None]
+    assert [line.get("correct") for line in lines] == [True, False, None, None, None, None]
+    assert [set(line) & {"truth", "correct"} for line in lines[3:]] == [set()] * 3
     assert len(with_truth(given, patients, {"qd": TASKS["qd"]})) == 3
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,9 @@ PROGRESS = ".predictions.test.jsonl"
 def study(*names: str) -> Any:
     """As much of a study as is asked: its tasks and one patient."""
     return SimpleNamespace(
-        tasks={name: TASKS[name] for name in names}, patients=lambda subset: (Patient("a"),)
+        tasks={name: TASKS[name] for name in names},
+        patients=lambda subset: (Patient("a", {"qd": 0}),),
+        has_truth=lambda subset: subset == "dev",
     )
 
 
@@ -45,7 +49,28 @@ def test_progress_is_kept_until_all_is_written(tmp_path: Path) -> None:
     graded = ("qd", "sl", "zjppt", "zyzg")
     (tmp_path / PROGRESS).write_text("{}")
     with pytest.raises(UserError):
-        write_outputs(study(*graded), "test", answers(*graded, choice=None), out=tmp_path)
+        write_outputs(study(*graded), "test", answers(*graded)[:-1], out=tmp_path)
     assert (tmp_path / PROGRESS).is_file()
     write_outputs(study(*graded), "test", answers(*graded), out=tmp_path)
     assert not (tmp_path / PROGRESS).exists()
+
+
+def test_an_unparsed_answer_leaves_the_submission_out_and_a_line_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graded = ("qd", "sl", "zjppt", "zyzg")
+    write_outputs(study(*graded), "test", answers(*graded), out=tmp_path)
+    some = [replace(answers("qd")[0], choice=None), *answers(*graded[1:])]
+    write_outputs(study(*graded), "test", some, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
+    (line,) = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert "no answers.json: 1 answer" in line
+    assert "patient a qd" in line
+    assert "predict.mode=choice" in line
+
+
+def test_predictions_hold_the_truth_but_not_a_templates_labels(tmp_path: Path) -> None:
+    for subset, truth in (("dev", {"truth": 0, "correct": True}), ("test", {})):
+        write_outputs(study("qd"), subset, answers("qd"), out=tmp_path)
+        line = json.loads((tmp_path / "predictions.jsonl").read_text())
+        assert {key: line[key] for key in line if key in ("truth", "correct")} == truth
