@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-llm test bench lint types clean
+.PHONY: setup demo demo-llm test bench fuzz chaos lint types clean
 
 setup: .venv/.ready
 
@@ -29,6 +29,13 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench
+
+# bad inputs, each of which must end in clear lines; jobs that are killed and run again
+fuzz: setup
+	$(BIN)/python tests/robustness/fuzz.py --cases 1000 --processes 50
+
+chaos: setup
+	$(BIN)/python tests/robustness/chaos.py --kills 50
 
 lint: setup
 	$(BIN)/ruff check .
