@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from spinevl.io.finite import is_finite
 from spinevl.models.encoder.base import FIXED_BATCH, Encoder, encode_in_fixed_batches
+from spinevl.schema.errors import refused
 
 
 @torch.inference_mode()
@@ -29,8 +31,21 @@ def encoded_in_parts(
     load: Callable[[Any], np.ndarray],
     autocast: torch.dtype | None,
 ) -> Iterator[np.ndarray]:
-    """The features of many images, a few at a time: float32 [n, tokens, dim] each."""
+    """The features of many images, a few at a time: float32 [n, tokens, dim] each.
+
+    Raises:
+        UserError: features that are not finite.
+    """
     together = 4 * FIXED_BATCH[encoder.modality]
     for start in range(0, len(images), together):
-        pixels = [load(image) for image in images[start : start + together]]
-        yield encode(encoder, pixels, autocast=autocast)
+        shown = images[start : start + together]
+        features = encode(encoder, [load(image) for image in shown], autocast=autocast)
+        for image, one in zip(shown, features, strict=True):
+            if not is_finite(torch.from_numpy(one)):
+                raise refused(
+                    str(getattr(image, "path", image)),
+                    "finite features from the encoder",
+                    "NaN or infinity",
+                    "check the image and the encoder's weights, or set trainer.precision=32-true",
+                )
+        yield features

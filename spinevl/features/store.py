@@ -88,7 +88,7 @@ class FeatureCache:
             The features; None where they are more than the cache may hold.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or features are not finite.
         """
         keys = {image: image_key(load(image)) for image in dict.fromkeys(images)}
         first_of = {key: image for image, key in reversed(keys.items())}
@@ -181,7 +181,7 @@ def _read(home: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
         for number, (key, crc) in enumerate(entries):
             if key not in keys:
                 continue
-            if zlib.crc32(array[number]) == crc:
+            if zlib.crc32(array[number]) == crc and np.isfinite(array[number]).all():
                 rows[key] = array[number]
                 wanted = True
             else:

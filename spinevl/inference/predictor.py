@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from spinevl.inference.options import choose, merge_slices, option_logprobs, par
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Rounds
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
@@ -143,11 +144,22 @@ class Predictor:
 
     @torch.inference_mode()
     def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
-        """The log-probability of every option of closed questions."""
+        """The log-probability of every option of closed questions.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
         batch = self.collate(groups).to(next(self.model.parameters()).device)
-        logprobs = sequence_logprobs(self.model(batch), batch).double().tolist()
+        logprobs = sequence_logprobs(self.model(batch), batch).tolist()
+        if len(groups) > 1 and not all(map(math.isfinite, logprobs)):
+            # a NaN reaches all that share its row, masked or not: alone, the right one is named
+            for group in groups:
+                yield from self.score([group])
+            return
         examples = dict(pair for group in groups for pair in group)
         for index, options in option_logprobs(batch, logprobs).items():
+            if not all(map(math.isfinite, options.values())):
+                raise _not_finite(examples[index], "log-probabilities")
             rounds = examples[index].rounds
             text = examples[index].options[max(options, key=options.__getitem__)]
             yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
@@ -205,7 +217,9 @@ class Predictor:
             for (example, _), tokens in zip(waiting, answers, strict=True)
         ]
 
-    def _decoded(self, example: Example, tokens: Sequence[int]) -> str:
+    def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
+        if tokens is None:
+            raise _not_finite(example, "logits")
         free = example.kind == "text"  # a strict answer is not made to fit by leaving tokens out
         text = self.model.llm.tokenizer.decode(tokens, skip_special_tokens=free)
         return text.strip(" \n") if free else text
@@ -217,23 +231,35 @@ def load_predictor(
     *,
     options: PredictOptions,
     feature_cache: FeatureCacheOptions,
+    device: str | None = None,
     allowed: Allowed = OURS,
 ) -> Predictor:
-    """The model of a checkpoint on the device that is there, ready to answer a study's examples.
+    """The model of a checkpoint, ready to answer a study's examples.
 
     Args:
         checkpoint: the folder.
         study: decodes the images, and says where features may be kept.
         options: how to answer.
         feature_cache: whether, and how many, features of a frozen encoder are kept.
+        device: where it runs; by default on the GPU where there is one.
         allowed: the classes that may be built.
     """
     loaded = load_checkpoint(checkpoint, allowed=allowed)
-    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)
     return Predictor(loaded.model, study.decode, options=options, cache=cache)
+
+
+def _not_finite(example: Example, numbers: str) -> UserError:
+    """The error for a model that computes no answer to an example."""
+    return refused(
+        example.where,
+        f"finite {numbers} of its answer",
+        "NaN or infinity",
+        "check its images; if all fail, the checkpoint's weights are too large to compute with",
+    )
 
 
 def predictions(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Prediction]:

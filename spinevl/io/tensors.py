@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spinevl.io.finite import require_finite_weights
 from spinevl.io.json_file import read_json_object
 from spinevl.schema.errors import UserError, refused
 
@@ -26,7 +27,8 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a folder by name, from one safetensors file or several with an index.
 
     Raises:
-        UserError: no weights there, only a pickle, a shard missing, or a file that is cut short.
+        UserError: no weights there, only a pickle, a shard missing, a file that is cut short, or
+            numbers that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -47,11 +49,13 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             fix = "save it as safetensors" if pickles else "copy it again"
             raise refused(str(file), "safetensors weights", found, fix)
         try:
-            tensors.update(load_file(file))
+            stored = load_file(file)
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{file}: not a whole safetensors file ({error}); copy it again"
             ) from error
+        require_finite_weights(stored, where=str(file))
+        tensors.update(stored)
     return tensors
 
 

@@ -38,8 +38,8 @@ class AuxiliaryHeads(nn.Module):
 
     def forward(self, visual_tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The weighted cross-entropy of the batch's auxiliary targets, summed to a scalar."""
-        pooled = functional.adaptive_avg_pool1d(visual_tokens.transpose(1, 2), self.groups)
-        features = self.norm(pooled.transpose(1, 2)).flatten(1)  # [U, groups * D]
+        pooled = mean_in_groups(visual_tokens, self.groups)
+        features = self.norm(pooled).flatten(1)  # [U, groups * D]
         logits = self.heads(features).float().unflatten(1, (-1, self.classes))
         chosen = logits[batch.auxiliary_image, batch.auxiliary_head]  # [A, classes]
         chosen = chosen.masked_fill(
@@ -47,3 +47,13 @@ class AuxiliaryHeads(nn.Module):
         )
         losses = functional.cross_entropy(chosen, batch.auxiliary_label, reduction="none")
         return (losses * batch.auxiliary_weight).sum()
+
+
+def mean_in_groups(tokens: torch.Tensor, groups: int) -> torch.Tensor:
+    """tokens [U, N, D] -> [U, groups, D], means of stretches of tokens as equal as can be.
+
+    The numbers are those of ``adaptive_avg_pool1d``, whose backward is not deterministic on CUDA.
+    """
+    count = tokens.shape[1]
+    spans = [(k * count // groups, -(-(k + 1) * count // groups)) for k in range(groups)]
+    return torch.stack([tokens[:, start:stop].mean(1) for start, stop in spans], dim=1)

@@ -20,7 +20,7 @@ def greedy(
     end_id: int,
     max_new_tokens: int,
     repetition_penalty: float = 1.0,
-) -> list[list[int]]:
+) -> list[list[int] | None]:
     """The most probable next token, again and again, until the end token.
 
     The base model's own sampling settings are not applied.
@@ -36,12 +36,14 @@ def greedy(
             answer already has (Keskar et al. 2019, arXiv 1909.05858).
 
     Returns:
-        The tokens of the answers without the end token; cut where ``max_new_tokens`` ran out.
+        The tokens of the answers without the end token; cut where ``max_new_tokens`` ran out, None
+        where logits were not finite.
     """
     embeddings, mask = _left_padded(model, prompts, visual_rows)
     position = mask.cumsum(1).clamp(min=1) - 1
     cache = None
     done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    finite = ~done
     produced: list[torch.Tensor] = []
     for _ in range(max_new_tokens):
         output = model.llm.model.base_model(
@@ -53,6 +55,7 @@ def greedy(
         )
         cache = output.past_key_values
         logits = model.llm.logits(output.last_hidden_state[:, -1])
+        finite &= done | logits.isfinite().all(-1)
         if repetition_penalty != 1 and produced:
             said = torch.stack(produced, dim=1)
             known = logits.gather(1, said)
@@ -60,14 +63,15 @@ def greedy(
             logits = logits.scatter(1, said, known * factor)
         token = torch.where(done, end_id, logits.argmax(-1))
         produced.append(token)
-        done |= token == end_id
+        done |= (token == end_id) | ~finite
         if bool(done.all()):
             break
         embeddings = model.llm.embed(token[:, None])
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         position = position[:, -1:] + 1
     tokens = torch.stack(produced, dim=1).tolist()
-    return [row[: row.index(end_id)] if end_id in row else row for row in tokens]
+    cut = [row[: row.index(end_id)] if end_id in row else row for row in tokens]
+    return [row if known else None for row, known in zip(cut, finite.tolist(), strict=True)]
 
 
 def _left_padded(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.io.files import expanded
+from spinevl.io.finite import require_finite_weights
 from spinevl.io.folders import recovered
 from spinevl.io.tensors import pickles_in
 from spinevl.schema.errors import UserError, refused
@@ -69,7 +70,8 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
         options: others of ``from_pretrained``.
 
     Raises:
-        UserError: only a pickle, a damaged file, or weights missing or of another shape.
+        UserError: only a pickle, a damaged file, or weights missing, of another shape or not
+            finite.
     """
     import torch
     from safetensors import SafetensorError
@@ -93,7 +95,9 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
             f"{where}: not a whole safetensors file ({error}); copy it again"
         ) from error
     wrong = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    require_all_weights(where, f"weights of {len(model.state_dict())} names", wrong)
+    state = model.state_dict()
+    require_all_weights(where, f"weights of {len(state)} names", wrong)
+    require_finite_weights(state, where=where)
     return model
 
 

@@ -42,6 +42,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     from spinevl.report.page import write_report
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
+    from spinevl.training.trainer import device_of
     from spinevl.training.worker import open_for_training
 
     write_config(out, plain(cfg))
@@ -56,7 +57,12 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     options = from_plain(PredictOptions, config["predict"], at="predict")
     folder = out / "checkpoint"
     predictor = load_predictor(
-        folder, study, options=options, feature_cache=spec.feature_cache, allowed=trust.allowed
+        folder,
+        study,
+        options=options,
+        feature_cache=spec.feature_cache,
+        device=device_of(spec.trainer.accelerator),
+        allowed=trust.allowed,
     )
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)

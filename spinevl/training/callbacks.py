@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import csv
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 
+from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
+from spinevl.training.divergence import diverged, require_finite, require_finite_weights
+
+if TYPE_CHECKING:
+    from spinevl.training.module import TrainingModule
+
+log = logging.getLogger(__name__)
+
+
+def dev_epochs(max_epochs: int, *, checks: int, after: float = 0.0) -> set[int]:
+    """The epochs, counted from 1, at whose end dev is scored: evenly spread, the last among them.
+
+    Args:
+        max_epochs: of the training.
+        checks: how many of them; as many as there are where that is fewer.
+        after: where the warm-up ends, in epochs. What ends earlier has not trained the LLM.
+    """
+    possible = max_epochs - int(after)
+    count = min(checks, possible)
+    return {max_epochs - k * possible // count for k in range(count)}
+
+
+class DevEpochs(pl.Callback):
+    """Has the trainer score dev at the end of some epochs; it knows every n-th alone.
+
+    Args:
+        epochs: counted from 1.
+    """
+
+    def __init__(self, epochs: Collection[int]) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say whether dev is scored after this epoch."""
+        epoch = trainer.current_epoch + 1
+        trainer.check_val_every_n_epoch = epoch if epoch in self.epochs else epoch + 1
 
 
 class BestCheckpoint(pl.Callback):
-    """Takes the score on dev and keeps the weights of the best one.
+    """Takes the score on dev and keeps the weights of the best one, of equal ones the latest.
 
     Our own, for Lightning's ModelCheckpoint writes another format than a checkpoint of ours.
 
@@ -51,78 +88,113 @@ class BestCheckpoint(pl.Callback):
         self._batches.append(batch.without_inputs().to("cpu"))
         self._logprobs.append(outputs.detach().cpu())
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Score dev, and keep the weights where it is the best so far."""
-        value = self.measure(self._batches, self._logprobs)
-        self._batches, self._logprobs = [], []
-        self.history.append((trainer.global_step, value))
-        pl_module.log("dev/score", value, prog_bar=True)
-        if self.score is None or value > self.score:
-            self.score, self.step = value, trainer.global_step
-            self.save()
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        """Score dev, and keep the weights where it is the best so far.
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        Raises:
+            UserError: the score is not finite, which is never the best.
+        """
+        step, parts = trainer.global_step, pl_module.parts()
+        if not all(map(is_finite, self._logprobs)):
+            raise diverged("log-probabilities on dev are not finite", step=step, parts=parts)
+        value = self.measure(self._batches, self._logprobs)
+        require_finite({"dev/score": value}, step=step, parts=parts)
+        self._batches, self._logprobs = [], []
+        self.history.append((step, value))
+        pl_module.log("dev/score", value, prog_bar=True)
+        if self.score is None or value >= self.score:
+            self._keep(pl_module, step)
+            self.score = value
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Without a closed question on dev nothing was scored: keep the last weights."""
         if self.score is None:
-            self.step = trainer.global_step
-            self.save()
+            self._keep(pl_module, trainer.global_step)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Say what a training that stopped has left."""
+        if self.score is not None:
+            log.info("checkpoint/ holds the weights of step %d, %.3f on dev", self.step, self.score)
+
+    def _keep(self, module: TrainingModule, step: int) -> None:
+        require_finite_weights(module.parts(), step=step)
+        self.save()
+        self.step = step
 
 
 class MetricsFile(pl.Callback):
-    """Appends a row to ``metrics.csv`` every ``every`` steps and after each dev score.
+    """Writes ``metrics.csv``: a row for the first, the last and every ``every``-th optimizer step.
 
-    Our own, for Lightning's CSVLogger deletes an existing file, its LearningRateMonitor refuses two
-    groups of one part, and its ThroughputMonitor does not know how many tokens a packed row shares.
+    A step after which dev is scored has a row too, with the score in it. A row is written when the
+    next step is done. Our own, for Lightning's CSVLogger deletes an existing file, its
+    LearningRateMonitor refuses two groups of one part, and its ThroughputMonitor does not know how
+    many tokens a packed row shares.
+
+    Args:
+        path: the file.
+        clock: tells the speed; it stands before this callback.
+        every: steps from row to row.
     """
 
-    FIELDS = (
-        "step",
-        "epoch",
-        "loss",
-        "loss/answer",
-        "loss/auxiliary",
-        "lr",
-        "dev/score",
-        "tokens_per_second",
-        "padding_share",
-        "seconds",
-    )
-
-    def __init__(self, path: Path, *, every: int = 10) -> None:
+    def __init__(self, path: Path, clock: Clock, *, every: int = 10) -> None:
         self.path = path
+        self.clock = clock
         self.every = every
-        self._start = time.monotonic()
+        self._fields: list[str] = []
+        self._row: dict[str, Any] = {}
+        self._due = False
+        self._start = 0.0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the header."""
         self._start = time.monotonic()
+        parts = dict.fromkeys(group["name"] for group in trainer.optimizers[0].param_groups)
+        self._fields = ["step", "epoch", "loss", "loss/answer", "loss/auxiliary", "grad_norm"]
+        self._fields += [f"lr/{part}" for part in parts]
+        self._fields += ["dev/score", "tokens_per_second", "padding_share", "seconds"]
         with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(self.FIELDS)
+            csv.writer(file).writerow(self._fields)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
-        """A row of losses now and then."""
-        if trainer.global_step % self.every == 0:
-            self._write(trainer, scores=False)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A row for the dev score."""
-        self._write(trainer, scores=True)
-
-    def _write(self, trainer: pl.Trainer, *, scores: bool) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not scores:
-            metrics.pop("dev/score", None)
-        row = {
-            **{name: f"{value:.6g}" for name, value in metrics.items() if name in self.FIELDS},
-            "step": trainer.global_step,
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: TrainingModule, *_: Any) -> None:  # type: ignore[override]
+        """Take down an optimizer step; a batch that was only accumulated is none."""
+        step = trainer.global_step
+        if step == self._row.get("step", 0):
+            return
+        self._write()
+        speed = self.clock.report()
+        self._due = not self._row or step % self.every == 0
+        self._row = {
+            "step": step,
             "epoch": trainer.current_epoch,
-            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
+            **{name: f"{value:.6g}" for name, value in pl_module.step_values.items()},
+            "tokens_per_second": f"{speed['tokens_per_second']:.6g}",
+            "padding_share": f"{speed['padding_share']:.6g}",
             "seconds": f"{time.monotonic() - self._start:.1f}",
         }
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.FIELDS).writerow(row)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the dev score to its step."""
+        self._row["dev/score"] = f"{float(trainer.callback_metrics['dev/score']):.6g}"
+        self._due = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the last step."""
+        self._due = True
+        self._write()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write the last step that was done."""
+        self.on_train_end(trainer, pl_module)
+
+    def _write(self) -> None:
+        if self._row and self._due:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._fields).writerow(self._row)
+        self._due = False
 
 
 class Clock(pl.Callback):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from spinevl.config.options import AugmentOptions, OptimOptions, WarmupOptions
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
+from spinevl.training.divergence import require_finite
 from spinevl.training.normalise import mean_over_ranks
 from spinevl.training.optim import adamw, parameter_groups
 
@@ -29,6 +32,10 @@ class TrainingModule(pl.LightningModule):
         optim: AdamW and its schedule.
         total_steps: optimizer steps of the whole run.
         seed: of the augmentation.
+
+    Attributes:
+        warmup_steps: optimizer steps on the auxiliary loss alone.
+        step_values: the last optimizer step's losses, gradient norm and learning rates.
     """
 
     def __init__(
@@ -49,8 +56,17 @@ class TrainingModule(pl.LightningModule):
         self.augment = augment
         self.optim = optim
         self.total_steps = total_steps
-        self.warmup_steps = round(warmup.fraction * total_steps) if heads else 0
+        # the last step trains on answers, however short the training
+        warmup_steps = min(round(warmup.fraction * total_steps), total_steps - 1)
+        self.warmup_steps = warmup_steps if heads else 0
         self.augmentation = torch.Generator().manual_seed(seed)
+        self.step_values: dict[str, float] = {}
+        self._losses: list[dict[str, torch.Tensor]] = []
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts of the model, and the auxiliary heads."""
+        heads = {} if self.heads is None else {"heads": self.heads}
+        return {**dict(self.model.named_children()), **heads}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch; answers are averaged over their tokens."""
@@ -65,27 +81,55 @@ class TrainingModule(pl.LightningModule):
                 generator=self.augmentation,
             )
         visual_tokens = self.model.encode_images(replace(batch, pixel_values=pixels))
-        auxiliary = None
+        losses: dict[str, torch.Tensor] = {}
         if self.heads is not None:
             auxiliary = self.heads(visual_tokens[0], batch)
             auxiliary = auxiliary / mean_over_ranks(batch.loss_targets, like=auxiliary)
-            self.log("loss/auxiliary", auxiliary)
-        if auxiliary is not None and self.global_step < self.warmup_steps:
-            loss = auxiliary
-        else:
-            loss = self._answer_loss(batch, visual_tokens)
-            self.log("loss/answer", loss)
-            if auxiliary is not None:
+            losses["loss/auxiliary"] = loss = auxiliary
+        if self.global_step >= self.warmup_steps:
+            losses["loss/answer"] = loss = self._answer_loss(batch, visual_tokens)
+            if self.heads is not None:
                 loss = loss + self.warmup.weight * auxiliary
         if not loss.requires_grad:  # a batch of text alone, where only vision branches learn
             loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        self.log("loss", loss, prog_bar=True)
+        self._losses.append({name: one.detach() for name, one in (*losses.items(), ("loss", loss))})
         return loss
 
     def _answer_loss(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
         weights = batch.sequence_weight[batch.target_sequence]
         return -(logprobs * weights).sum() / mean_over_ranks(batch.loss_tokens, like=logprobs)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of a step, and log it.
+
+        Raises:
+            UserError: a loss or the gradients' norm is not finite. Under ``16-mixed`` the gradients
+                may overflow: the scaler then skips the step and lowers its scale, down to 1.
+        """
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        losses = torch.stack([torch.stack(list(one.values())) for one in self._losses]).sum(0)
+        losses = losses / self.trainer.accumulate_grad_batches  # as the trainer divides them
+        names = [*self._losses[0], "grad_norm"]
+        self._losses = []
+        # the one transfer of a step from the device
+        values = dict(zip(names, torch.cat([losses, norm.to(losses)[None]]).tolist(), strict=True))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if not math.isfinite(values["grad_norm"]) and scaler and scaler.get_scale() > 1:
+            del values["grad_norm"]
+        require_finite(values, step=self.global_step + 1, parts=self.parts())
+        rates = {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
+        self.step_values = {**values, **rates}
+        self.log("loss", values["loss"], prog_bar=True)
+        self.log_dict({name: one for name, one in self.step_values.items() if name != "loss"})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The log-probability of every option of every question, [S]."""
@@ -94,16 +138,10 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over what learns, a rate each for the parts and the auxiliary heads."""
         optim = self.optim
-        parts = dict(self.model.named_children())
+        parts = self.parts()
         # a branch of volumes learns at the rate of its kind
         lr = {part: getattr(optim.lr, part.removesuffix("3d")) for part in parts}
         groups = parameter_groups(parts, lr=lr, weight_decay=optim.weight_decay)
-        if self.heads is not None:
-            groups += parameter_groups(
-                {"heads": self.heads},
-                lr={"heads": optim.lr.heads},
-                weight_decay=optim.weight_decay,
-            )
         optimizer, scheduler = adamw(
             groups,
             betas=optim.betas,

@@ -30,7 +30,6 @@ def make_trainer(
             max_epochs=options.max_epochs,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_norm,
-            check_val_every_n_epoch=max(1, options.max_epochs // options.dev_checks),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             deterministic=True,
@@ -79,14 +78,21 @@ def check_device(options: TrainerOptions) -> None:
 def precision_of(name: str, accelerator: str) -> Any:
     """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
     if name == "auto":
-        half = on_gpu(accelerator) and torch.cuda.is_bf16_supported()
+        # a GPU that only emulates bfloat16 is slower with it
+        half = device_of(accelerator) == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
         return "bf16-mixed" if half else "32-true"
     return PRECISIONS.get(name, name)
 
 
-def on_gpu(accelerator: str) -> bool:
-    """Whether a training with this ``trainer.accelerator`` runs on a GPU of this machine."""
-    return torch.cuda.is_available() and accelerator != "cpu"
+def device_of(accelerator: str) -> str:
+    """Where a training with this ``trainer.accelerator`` runs: ``cuda``, ``mps`` or ``cpu``."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def quiet() -> None:

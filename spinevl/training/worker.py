@@ -42,12 +42,12 @@ from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
-from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile
+from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
 from spinevl.training.loggers import check_logger, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
-from spinevl.training.trainer import check_device, make_trainer, on_gpu, precision_of, quiet, run
+from spinevl.training.trainer import check_device, device_of, make_trainer, precision_of, quiet, run
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,14 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     clock = Clock()
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    module = _module(spec, model, heads, data.train_batches)
-    callbacks = [clock, best, MetricsFile(out / "metrics.csv")]
+    steps = -(-data.train_batches // spec.trainer.accumulate)  # an epoch
+    module = _module(spec, model, heads, max(1, spec.trainer.max_epochs * steps))
+    epochs = dev_epochs(
+        spec.trainer.max_epochs,
+        checks=spec.trainer.dev_checks,
+        after=module.warmup_steps / max(1, steps),
+    )
+    callbacks = [clock, DevEpochs(epochs), best, MetricsFile(out / "metrics.csv", clock)]
     logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
     log_every = min(10, data.train_batches)
     trainer = make_trainer(spec.trainer, callbacks, logger=logger, log_every=log_every)
@@ -103,7 +109,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    write_text_atomic(out / "train.json", json.dumps(report, indent=2))
+    write_text_atomic(out / "train.json", json.dumps(report, indent=2, allow_nan=False))
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score
@@ -188,9 +194,8 @@ def _encode_once(
     shown = [image for one in (*data.train, *data.dev) for image in one.images]
     features: list[Features] = []
     if spec.keeps_features:
-        device = torch.device("cuda" if on_gpu(spec.trainer.accelerator) else "cpu")
         for branch in model.vision_branches().values():
-            branch.encoder.to(device).eval()
+            branch.encoder.to(device_of(spec.trainer.accelerator)).eval()
         halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
@@ -201,19 +206,20 @@ def _encode_once(
     return features
 
 
-def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int], batches: int) -> TrainingModule:
+def _module(
+    spec: TrainSpec, model: VLM, heads: Mapping[str, int], total_steps: int
+) -> TrainingModule:
     """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
     auxiliary = None
     if heads:
         auxiliary = AuxiliaryHeads(heads, tokens=model.connector.tokens, dim=model.llm.dim)
-    steps = -(-batches // spec.trainer.accumulate)
     module = TrainingModule(
         model,
         auxiliary,
         warmup=spec.warmup,
         augment=spec.augment,
         optim=spec.optim,
-        total_steps=max(1, spec.trainer.max_epochs * steps),
+        total_steps=total_steps,
         seed=spec.seed,
     )
     if spec.trainer.compile:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,32 @@ def test_features_depend_on_the_code_that_their_encoder_uses() -> None:
     package = "spinevl.models.encoder"
     used = {f"{package}.{name}" for name in ("base", "medmclip", "resize", "tower")}
     assert set(source_modules(MedMClipEncoder)) == used
+
+
+def test_features_that_are_not_finite_are_neither_kept_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TinyEncoder.forward
+
+    def overflows(self: TinyEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        features = forward(self, pixels)
+        bad = (pixels == encoder().transform(load("p3"))).flatten(1).all(1)
+        features[bad, 0, 0] = torch.inf
+        return features
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyEncoder, "forward", overflows)
+        with pytest.raises(UserError, match="p3"):
+            table(tmp_path)
+    assert table(tmp_path).encoded == 6
+    # as an earlier version would have kept it
+    (array,) = tmp_path.glob("*/*.npy")
+    stored = np.load(array)
+    stored[2, 1, 1] = np.nan
+    np.save(array, stored)
+    index = json.loads(array.with_suffix(".json").read_text())
+    index["crc32"][2] = zlib.crc32(stored[2])
+    array.with_suffix(".json").write_text(json.dumps(index))
+    again = table(tmp_path)
+    assert (again.encoded, again.found) == (1, 5)
+    assert torch.isfinite(again(PATHS)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -201,3 +202,22 @@ def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) 
     volume = replace(long, images=(ImageRef("v", modality="image3d"),))
     with pytest.raises(UserError, match=r"record 3 \(id 7\): .*<image3d>"):
         predictor(model).answers([volume])
+
+
+@pytest.mark.parametrize("mode", list(PredictMode))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_patient_is_named_whose_answer_is_not_finite(
+    model: VLM, monkeypatch: pytest.MonkeyPatch, mode: PredictMode, value: float
+) -> None:
+    bad = decode(EXAMPLES[2].images[0])
+    transform = TinyEncoder.transform
+
+    def overflows(self: TinyEncoder, image: np.ndarray) -> torch.Tensor:
+        pixels = transform(self, image)
+        return torch.full_like(pixels, value) if np.array_equal(image, bad) else pixels
+
+    monkeypatch.setattr(TinyEncoder, "transform", overflows)
+    with pytest.raises(UserError, match="record b qd"):
+        dict(predictor(model, mode=mode).answers(EXAMPLES))
+    fine = [EXAMPLES[index] for index in (0, 1, 4)]
+    assert len(dict(predictor(model, mode=mode).answers(fine))) == 3

@@ -79,3 +79,15 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
         assert answer == tokens
         said.add(tuple(answer))
     assert len(said) == 3  # three different answers, so that a mix-up would show
+
+
+def test_a_prompt_whose_logits_are_not_finite_has_no_answer_and_the_others_have_theirs() -> None:
+    vlm = model()
+    end_id = int(vlm.llm.tokenizer.eos_token_id)
+    prompts = [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)]
+    rows = torch.randn(12, 32)
+    options = {"prompts": prompts, "end_id": end_id, "max_new_tokens": 5}
+    whole = greedy(vlm, visual_rows=rows, **options)  # type: ignore[arg-type]
+    rows[9, 3] = torch.nan  # of image 2, which the first prompt shows
+    told = greedy(vlm, visual_rows=rows, **options)  # type: ignore[arg-type]
+    assert told == [None, *whole[1:]]

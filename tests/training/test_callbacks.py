@@ -1,0 +1,109 @@
+"""When dev is scored, which weights are kept, and the rows of metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from spinevl.config.compose import compose
+from spinevl.config.plain import plain
+from spinevl.training.callbacks import BestCheckpoint, dev_epochs
+from spinevl.training.fit import fit
+from spinevl.training.spec import TrainSpec
+
+
+@pytest.mark.parametrize(
+    ("epochs", "checks", "after", "expected"),
+    [
+        (20, 6, 0, {4, 7, 10, 14, 17, 20}),
+        (7, 2, 0, {4, 7}),
+        (3, 6, 0, {1, 2, 3}),
+        (1, 6, 0, {1}),
+        (12, 1, 0, {12}),
+        (6, 3, 1.8, {3, 5, 6}),
+        (6, 6, 2.0, {3, 4, 5, 6}),  # the second epoch ends with the warm-up
+        (10, 2, 9.5, {10}),
+    ],
+)
+def test_dev_checks_are_spread_over_what_follows_the_warmup_and_end_with_it(
+    epochs: int, checks: int, after: float, expected: set[int]
+) -> None:
+    assert dev_epochs(epochs, checks=checks, after=after) == expected
+
+
+@pytest.mark.parametrize("epochs", range(1, 30))
+@pytest.mark.parametrize("checks", [1, 2, 5, 6, 29])
+def test_there_are_as_many_dev_checks_as_asked_and_their_distances_are_alike(
+    epochs: int, checks: int
+) -> None:
+    found = sorted(dev_epochs(epochs, checks=checks))
+    assert len(found) == min(checks, epochs)
+    assert found[-1] == epochs
+    gaps = {b - a for a, b in zip([0, *found], found, strict=False)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_of_equal_scores_the_latest_weights_are_kept() -> None:
+    scores = iter([0.4, 0.5, 0.5, 0.4])
+    saved = []
+    best = BestCheckpoint(lambda *_: next(scores), lambda: saved.append(trainer.global_step))
+    module: Any = SimpleNamespace(parts=lambda: {"llm": nn.Linear(1, 1)}, log=lambda *_, **__: None)
+    for step in (10, 20, 30, 40):
+        trainer: Any = SimpleNamespace(global_step=step)
+        best.on_validation_epoch_end(trainer, module)
+    assert saved == [10, 20, 30]
+    assert (best.step, best.score) == (30, 0.5)
+
+
+def trained(folder: Path, *overrides: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    config = compose(
+        "train",
+        [
+            *("data.n_train=5", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
+            *("trainer.progress_bar=false", "trainer.batch_patients=1"),
+            *("encoder.dim=16", "llm.width=32", f"cache_dir={folder}/cache", *overrides),
+        ],
+    )
+    (folder / "out").mkdir()
+    fit(TrainSpec.from_config(plain(config)), folder / "out")
+    with (folder / "out/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return rows, json.loads((folder / "out/train.json").read_text())
+
+
+def test_a_row_is_an_optimizer_step_and_the_first_and_last_have_one(tmp_path: Path) -> None:
+    overrides = ["trainer.max_epochs=4", "trainer.accumulate=2", "trainer.dev_checks=2"]
+    rows, told = trained(tmp_path, *overrides, "optim.lr.llm=2e-4", "optim.warmup_ratio=0")
+    assert told["steps"] == 12  # three an epoch: two, two and one batch
+    assert [int(row["step"]) for row in rows] == [1, 9, 10, 12]
+    # the warm-up of four steps trains on the auxiliary loss alone
+    assert [bool(row["loss/answer"]) for row in rows] == [False, True, True, True]
+    assert [bool(row["dev/score"]) for row in rows] == [False, True, False, True]
+    assert [step for step, _ in told["dev_history"]] == [9, 12]
+    assert all(float(row["grad_norm"]) > 0 for row in rows)
+    assert (float(rows[0]["lr/encoder"]), float(rows[0]["lr/llm"])) == (1e-3, 2e-4)
+    for row in rows[1:]:
+        total = float(row["loss/answer"]) + float(row["loss/auxiliary"])
+        assert float(row["loss"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_short_training_has_rows_and_a_frozen_part_no_rate(tmp_path: Path) -> None:
+    overrides = ["trainer.max_epochs=1", "trainer.batch_patients=4", "tuning=connector"]
+    rows, told = trained(tmp_path, *overrides, "warmup=none", "trainer.num_workers=0")
+    assert [int(row["step"]) for row in rows] == [1, 2]
+    assert [name for name in rows[0] if name.startswith("lr/")] == ["lr/connector"]
+    assert rows[-1]["dev/score"]
+    assert told["dev_score_step"] == 2
+
+
+def test_the_llm_is_trained_however_short_the_training(tmp_path: Path) -> None:
+    overrides = ["trainer.max_epochs=1", "trainer.batch_patients=8", "warmup.fraction=0.95"]
+    rows, told = trained(tmp_path, *overrides)
+    assert [bool(row["loss/answer"]) for row in rows] == [True]
+    assert len(told["dev_history"]) == 1
