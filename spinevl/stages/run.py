@@ -31,6 +31,7 @@ from spinevl.schema.score import Score
 
 if TYPE_CHECKING:
     from spinevl.inference.predictor import Predictor
+    from spinevl.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,9 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
     from spinevl.inference.outputs import answer_patients, write_outputs
-    from spinevl.inference.predictor import load_predictor
     from spinevl.report.page import write_report
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
-    from spinevl.training.trainer import device_of
     from spinevl.training.worker import open_for_training
 
     write_config(out, plain(cfg))
@@ -54,16 +53,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     told = provenance(config, fingerprint)
     _write_records(study, config, out=out, told=told)
     fit(spec, out, trust=trust, study=study)
-    options = from_plain(PredictOptions, config["predict"], at="predict")
     folder = out / "checkpoint"
-    predictor = load_predictor(
-        folder,
-        study,
-        options=options,
-        feature_cache=spec.feature_cache,
-        device=device_of(spec.trainer.accelerator),
-        allowed=trust.allowed,
-    )
+    predictor = _predictor(spec, study, folder, config["predict"], trust)
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)
     score = _evaluate(study, scored, predictions, predictor)
@@ -104,6 +95,23 @@ def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:
     if asked not in ("both", *study.subsets):
         raise UserError(f"type_dataset={asked}: the data name no test patients")
     return study.subsets if asked == "both" else (asked,)
+
+
+def _predictor(
+    spec: TrainSpec, study: PatientStudy, folder: Path, predict: Mapping[str, Any], trust: Trust
+) -> Predictor:
+    """The trained model on the device that it was trained on."""
+    from spinevl.inference.predictor import load_predictor
+    from spinevl.training.trainer import device_of
+
+    return load_predictor(
+        folder,
+        study,
+        options=from_plain(PredictOptions, predict, at="predict"),
+        feature_cache=spec.feature_cache,
+        device=device_of(spec.trainer.accelerator),
+        allowed=trust.allowed,
+    )
 
 
 def _evaluate(
