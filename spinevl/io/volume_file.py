@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
+from spinevl.io.nifti_file import read_nifti
+from spinevl.io.regular_file import open_regular
 from spinevl.schema.errors import UserError, refused
 
 Window = tuple[float, float]
-_EXPECTED = "a volume [D, H, W] as .npy or NIfTI"
-_READING_ERRORS = (OSError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
 
-# the anatomical axis of the slices -> where slices, rows and columns run to, as they are read on a
-# screen: axial and coronal with the patient's right on the left, sagittal with the face on the left
-_RUNS_TO = {"x": ("L", "I", "P"), "y": ("P", "I", "L"), "z": ("S", "P", "L")}
-_THICK = 1.5
+MAX_VOXELS = 2**29
+"""The largest volume that is read: 2048 slices of 512 x 512. The header is asked before."""
+
+_EXPECTED = "a volume [D, H, W] as .npy or NIfTI"
 
 
 def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) -> np.ndarray:
@@ -29,24 +29,26 @@ def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) 
     times as coarse as both others, else axial; they run from right to left, front to back, or feet
     to head. Rows run from head to feet (axial: front to back), columns from right to left
     (sagittal: front to back). So no body is ever mirrored, and a file that does not say which side
-    is left is refused.
+    is left, or says it in two ways, is refused.
 
     Args:
         path: a ``.npy`` file [D, H, W] or [1, D, H, W], a ``.nii`` or a ``.nii.gz`` file.
-        window: (low, high), low < high, clipped to and scaled to [0, 255]; None where the values
-            lie in [0, 255] already.
+        window: (low, high), finite and low < high, clipped to and scaled to [0, 255]; None where
+            the values lie in [0, 255] already.
 
     Raises:
         UserError: missing, damaged, of another shape, not finite, without orientation, or outside
             [0, 255] without a window.
     """
-    volume = _nifti(path) if str(path).endswith((".nii", ".nii.gz")) else _npy(path)
+    nifti = str(path).endswith((".nii", ".nii.gz"))
+    volume = read_nifti(path, max_voxels=MAX_VOXELS) if nifti else _npy(path)
     if volume.ndim == 4 and volume.shape[0] == 1:
         volume = volume[0]
     if volume.ndim != 3 or 0 in volume.shape:
         raise _refused(path, f"shape {list(volume.shape)}", "cut it to one volume")
-    if not np.isfinite(volume).all():
-        raise _refused(path, "values that are not finite", "export it again")
+    if wrong := volume.size - np.count_nonzero(np.isfinite(volume)):
+        found = f"{wrong:,} of {volume.size:,} values that are not finite"
+        raise _refused(path, found, "export it again")
     low, high = (0.0, 255.0) if window is None else window
     if window is None and (volume.min() < 0 or volume.max() > 255):
         found = f"values from {volume.min():g} to {volume.max():g}"
@@ -58,64 +60,29 @@ def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) 
 
 
 def _npy(path: str | Path) -> np.ndarray:
+    """An array whose header is held against the bytes that are there, before any is made."""
     if not str(path).endswith(".npy"):
         raise _refused(path, f"a {Path(path).suffix or 'nameless'} file", "convert it")
-    try:
-        volume = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise _refused(path, "no such file", "add it") from None
-    except _READING_ERRORS as error:
-        reason = str(error).splitlines()[0]
-        if "pickle" in reason:  # numpy goes on to say how to load it all the same
-            reason = "pickled objects or no array at all"
-        raise _refused(path, f"no whole array ({reason})", "export it again") from error
-    if not isinstance(volume, np.ndarray) or volume.dtype.kind not in "iuf":
-        raise _refused(path, f"an array of {getattr(volume, 'dtype', 'arrays')}", "export numbers")
-    return volume
-
-
-def _nifti(path: str | Path) -> np.ndarray:
-    try:
-        import nibabel
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path}: reading NIfTI needs nibabel; pip install 'spinevl[nifti]'"
-        ) from error
-    if not Path(path).is_file():
-        raise _refused(path, "no such file", "add it")
-    try:
-        image: Any = nibabel.load(path)
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (*_READING_ERRORS, nibabel.filebasedimages.ImageFileError) as error:
-        reason = str(error).splitlines()[0]
-        raise _refused(path, f"no whole NIfTI file ({reason})", "export it again") from error
-    if volume.ndim == 4 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
-    return _oriented(path, image, volume) if volume.ndim == 3 else volume
-
-
-def _oriented(path: str | Path, image: Any, volume: np.ndarray) -> np.ndarray:
-    """Voxels [i, j, k] of a NIfTI image -> [D, H, W], see load_volume."""
-    from nibabel import orientations
-
-    header = image.header
-    known = bool(np.isfinite(image.affine).all())
-    stored = orientations.io_orientation(image.affine if known else np.zeros((4, 4)))
-    # without a code nibabel would guess, and guess a side
-    if not (header["sform_code"] or header["qform_code"]) or np.isnan(stored).any():
-        raise _refused(
-            path,
-            "no orientation (sform_code and qform_code are 0, or its matrix is flat)",
-            "convert it from DICOM again",
-            "a NIfTI file that says which side is left",
-        )
-    spacing_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
-    thick = int(spacing_mm.argmax())
-    alone = (np.delete(spacing_mm, thick) * _THICK < spacing_mm[thick]).all()
-    across = "xyz"[int(stored[thick, 0])] if alone else "z"
-    wanted = orientations.axcodes2ornt(_RUNS_TO[across])
-    turned = orientations.apply_orientation(volume, orientations.ornt_transform(stored, wanted))
-    return np.ascontiguousarray(turned)
+    with open_regular(path, expected=_EXPECTED, missing="add it") as file:
+        try:
+            if (version := npy.read_magic(file)) > (2, 0):
+                raise ValueError("an array of named fields")
+            header = npy.read_array_header_1_0 if version < (2, 0) else npy.read_array_header_2_0
+            shape, _, kind = header(file)
+        except Exception as error:  # a damaged header is Python that raises anything
+            reason = str(error).partition("\n")[0]
+            raise _refused(path, f"no whole array ({reason})", "export it again") from error
+        if kind.kind not in "iuf":
+            raise _refused(path, f"an array of {kind}", "export numbers")
+        if math.prod(shape) > MAX_VOXELS or min(shape, default=0) < 0:
+            found = f"shape {list(shape)}, of {MAX_VOXELS:,} voxels at most"
+            raise _refused(path, found, "cut it to one volume")
+        there = os.fstat(file.fileno()).st_size - file.tell()
+        if there != (needed := math.prod(shape) * kind.itemsize):
+            found = f"no whole array ({there:,} bytes for a shape of {needed:,})"
+            raise _refused(path, found, "export it again, one array a file")
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
 
 
 def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:
