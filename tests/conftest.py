@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+# What the reference data consists of; where the folder is there, a part that is missing is a failure.
+PARTS = (
+    *("cervai", "realcase", "goldens/build", "goldens/data", "goldens/evaluate", "goldens/models"),
+    *("goldens/recipe", "goldens/templates", "goldens/clip_mlp_qwen2", "goldens/clipfull_mlp_phi"),
+    *("goldens/clip_mlp_qwen2_tied", "goldens/medmclip_spatial_qwen2"),
+    *("goldens/siglip_mlp_llama3", "goldens/siglip_slices_attn_qwen2"),
+)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data beside the repository; tests that need it skip without it."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
-    if not folder.is_dir():
+    """The folder of reference data: ``SPINEVL_REFERENCE_DATA``, or the one beside the repository.
+
+    Tests that need it are skipped where nobody has it, and fail where it was named or is there and
+    lacks a part.
+    """
+    named = os.environ.get("SPINEVL_REFERENCE_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir() and not named:
         pytest.skip(f"the reference data folder {folder.name}/ is not beside the repository")
+    missing = [part for part in PARTS if not any((folder / part).glob("*"))]
+    if missing:
+        pytest.fail(f"the reference data in {folder} lack {', '.join(missing)}")
     return folder
