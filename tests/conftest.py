@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# What the reference data consists of; where the folder is there, a part that is missing is a failure.
+# The parts of the reference data. Where the folder is there, a part that is missing is a failure.
 PARTS = (
     *("cervai", "realcase", "goldens/build", "goldens/data", "goldens/evaluate", "goldens/models"),
     *("goldens/recipe", "goldens/templates", "goldens/clip_mlp_qwen2", "goldens/clipfull_mlp_phi"),
