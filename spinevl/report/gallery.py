@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Pictures = Mapping[str, Sequence[ImageRef]]
+
+ORDER = (
+    "The patient with the worst wrong answer comes first. An answer is worse the more grades lie "
+    "between it and the truth, and the more probable the model held it; many wrong answers count "
+    "a little. The answers of a patient stand in the same order."
+)
+_LONGEST_SIDE = 512
 
 
 def gallery(
@@ -19,6 +32,7 @@ def gallery(
     tasks: Mapping[str, Task],
     *,
     pictures: Pictures,
+    load: Callable[[ImageRef], np.ndarray],
     n_patients: int = 12,
 ) -> list[dict[str, Any]]:
     """The patients with the most confident errors, the last two of them with the fewest.
@@ -27,6 +41,7 @@ def gallery(
         predictions: joined with the truth; those without are left out, and boxes too.
         tasks: their tasks.
         pictures: patient -> the images shown, sagittal ones in the order asked, then axial ones.
+        load: an image -> the pixels that the model was shown.
         n_patients: how many patients.
     """
     by_patient: dict[str, list[dict[str, Any]]] = {}
@@ -38,14 +53,13 @@ def gallery(
     cards = []
     for key in shown:
         answers = sorted(by_patient[key], key=lambda one: -one["badness"])
-        level = next((one["axial"] for one in answers if one["axial"]), None)
+        level = next((one["level"] for one in answers if one["axial"]), None)
         cards.append(
             {
                 "id": key,
                 "pictures": [
-                    (name, uri)
-                    for name, path in _chosen(pictures.get(key, ()), level)
-                    if (uri := data_uri(Path(path)))
+                    (name, _data_uri(image, load))
+                    for name, image in _chosen(pictures.get(key, ()), level)
                 ],
                 "answers": answers,
                 "errors": sum(one["wrong"] for one in answers),
@@ -54,20 +68,26 @@ def gallery(
     return cards
 
 
-def _chosen(images: Sequence[ImageRef], level: str | None) -> list[tuple[str, str]]:
-    """Name and file of the middle sagittal image, and of the axial one of ``level``."""
-    sagittal = [one.path for one in images if one.plane == "sagittal"]
-    chosen = [("sagittal", sagittal[len(sagittal) // 2])] if sagittal else []
-    axial = [one.path for one in images if one.plane == "axial" and one.level == level]
-    return chosen + [(f"axial {level}", path) for path in axial[:1]]
+def _chosen(images: Sequence[ImageRef], level: str | None) -> list[tuple[str, ImageRef]]:
+    """Name and image of the middle sagittal slice, and of the axial one of ``level``."""
+    sagittal = [one for one in images if one.plane == "sagittal"]
+    middle = sagittal[len(sagittal) // 2 :][:1]
+    axial = [one for one in images if one.plane == "axial" and one.level == level]
+    return [(f"sagittal slice {one.slice}", one) for one in middle] + [
+        (f"axial slice at {level}", one) for one in axial[:1]
+    ]
 
 
-def data_uri(path: Path) -> str | None:
-    """A PNG as a data URI; None where the file is gone."""
+def _data_uri(image: ImageRef, load: Callable[[ImageRef], np.ndarray]) -> str | None:
+    """The pixels as a PNG in a data URI; None where they can no longer be read."""
     try:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    except OSError:
+        picture = Image.fromarray(load(image))
+    except UserError:
         return None
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _answer(one: Prediction, task: Task, label: int) -> dict[str, Any]:
@@ -76,12 +96,15 @@ def _answer(one: Prediction, task: Task, label: int) -> dict[str, Any]:
         probability = one.probabilities[one.choice]
     steps = abs(one.choice - label) if one.choice is not None else len(task.choices)
     return {
-        "question": f"{task.title} {one.object}".strip(),
+        "task": task.name,
+        "title": task.title,
+        "level": one.object,
         "truth": task.choices[label].partition(".")[2] or task.choices[label],
         "answer": one.text.partition(".")[2] or one.text,
+        "unparsed": one.choice is None,
         "probability": probability,
         "wrong": wrong,
-        "axial": one.object if task.axial else None,
+        "axial": task.axial,
         "badness": steps * (probability if probability is not None else 1.0) if wrong else 0.0,
     }
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from spinevl.schema.score import AnswerScore, Score, TaskScore
 from spinevl.schema.task import Task
 
 _NAMES = {"model": "this model", "ceiling": "ceiling (latent geometry)"}
+
+
+class Markdown(str):
+    """Text that is Markdown already, and is written as it is."""
+
+    __slots__ = ()
+
+
+def as_literal(text: str) -> Markdown:
+    """Text from a file or a command as one line of Markdown that shows just this text.
+
+    No formatting, link, HTML, formula or column of a table starts in it.
+    """
+    if isinstance(text, Markdown):
+        return text
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    line = re.sub(r"([\\`*|~$])", r"\\\1", line)
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # inside a word it formats nothing
+    line = re.sub(r"\](?=[(\[:])", r"\\]", line)  # the middle of a link
+    return Markdown(re.sub(r"^(?=[#>])", r"\\", line))
+
+
+def as_code(text: str) -> Markdown:
+    """Text in the typeface of code, as long as it has no characters that end or break it."""
+    return as_literal(text) if set(text) & set("`\\|\n\r") else Markdown(f"`{text}`")
+
+
+def as_markdown(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; cells that are not Markdown yet are shown literally."""
+    lines = ["| " + " | ".join(map(as_literal, row)) + " |" for row in table]
+    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])
 
 
 def shown_name(key: str) -> str:
@@ -41,9 +74,3 @@ def as_text(table: list[list[str]]) -> str:
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     )
-
-
-def as_markdown(table: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])

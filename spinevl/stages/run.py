@@ -16,6 +16,7 @@ from spinevl.config.check import from_plain
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
 from spinevl.data.examples import pictures, swapped
+from spinevl.data.images import ImageStore
 from spinevl.data.record_files import write_records
 from spinevl.data.study import PatientStudy, require_patients
 from spinevl.evaluation.baselines import BASELINES, Given
@@ -70,8 +71,9 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         predictions=with_truth(predictions, study.patients(scored), study.tasks),
         tasks=study.tasks,
         pictures=pictures(study.examples(scored)),
+        load=ImageStore(study.decode).load,
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        fingerprint={**fingerprint, "versions": told["versions"]},
+        provenance={**told, "fingerprint": fingerprint},
         cohort=study.cohort.name,
         curve=out / "metrics.csv",
     )

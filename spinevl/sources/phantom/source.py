@@ -20,7 +20,7 @@ from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.cervai import CervAISource
 from spinevl.sources.labels import read_boxes, read_labels, read_template
-from spinevl.sources.phantom import GENERATOR_VERSION
+from spinevl.sources.phantom import DRAWN, GENERATOR_VERSION
 from spinevl.sources.phantom.labels import GRADED
 from spinevl.sources.phantom.render import Case
 from spinevl.sources.phantom.store import rendered_cohort
@@ -121,11 +121,11 @@ class PhantomSource:
             train = self._given(known_tasks)
         else:
             count = self.n_train + self.n_dev
-            train = [Case("train", k, f"phantom-{k:05d}") for k in range(count)]
+            train = [Case("train", k, f"{DRAWN}{k:05d}") for k in range(count)]
         if self.test_labels:
             ids = [one.id for one in read_template(self.test_labels, tasks=known_tasks)]
         else:
-            ids = [f"phantom-test-{k:05d}" for k in range(self.n_test)]
+            ids = [f"{DRAWN}test-{k:05d}" for k in range(self.n_test)]
         return train + [Case("test", k, identity) for k, identity in enumerate(ids)]
 
     def _given(self, known_tasks: Mapping[str, Task]) -> list[Case]:
