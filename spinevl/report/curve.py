@@ -49,14 +49,15 @@ def charts(path: Path) -> list[Chart]:
     rates = {name: points for name, points in columns.items() if name.split("/")[0] == "lr"}
     if len(rates) > 1:
         rates.pop("lr", None)  # the same rate as that of the first part
-    losses = {name: columns[name] for name in ("loss/answer", "loss/auxiliary") if name in columns}
-    if not losses and "loss" in columns:
-        losses = {"loss": columns["loss"]}
-    shown = [
-        ("Dev score", {name: columns[name] for name in ("dev/score",) if name in columns}),
-        ("Training loss", losses),
+
+    def named(*names: str) -> dict[str, Points]:
+        return {name: columns[name] for name in names if name in columns}
+
+    shown: list[tuple[str, Mapping[str, Points]]] = [
+        ("Dev score", named("dev/score")),
+        ("Training loss", named("loss/answer", "loss/auxiliary") or named("loss")),
         ("Learning rate", rates),
-        ("Gradient norm", {name: columns[name] for name in ("grad_norm",) if name in columns}),
+        ("Gradient norm", named("grad_norm")),
     ]
     return [_chart(title, lines, last, warmup) for title, lines in shown if lines]
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from spinevl.report.markdown import Markdown, as_code, as_literal, as_markdown, one_line
 from spinevl.schema.score import Score
 
 
@@ -55,19 +56,14 @@ class Row:
         return {name: one.value for name, one in self.score.tasks.items()} if self.score else {}
 
 
-def _cell(text: str) -> str:
-    """Text as a cell of a Markdown table, without HTML of its own."""
-    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """A row a job, best first."""
     tasks = _task_names(rows)
     common = _common(rows)
     header = ["rank", _value_name(rows), "95 %", "over seeds", *tasks, "overrides", "job", "status"]
-    lines = [header, ["---"] * len(header)]
+    lines = [header]
     for rank, row in enumerate(rows, 1):
-        status = row.status if not row.error else f"{row.status}: {row.error}"
+        status = as_literal(row.status if not row.error else f"{row.status}: {row.error}")
         value = _number(row.value) + (" (partial)" if row.partial and row.value is not None else "")
         spread = f" ± {row.sd:.3f}" if row.sd is not None else ""
         over = f"{_number(row.mean)}{spread} (n={row.repeats})" if row.repeats else ""
@@ -78,18 +74,17 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{ci95.low:.3f} to {ci95.high:.3f}" if ci95 else "",
             over,
             *[_number(row.tasks.get(task)) for task in tasks],
-            " ".join(f"`{one.replace('`', '')}`" for one in row.overrides if one not in common),
+            Markdown(" ".join(as_code(one) for one in row.overrides if one not in common)),
             row.folder,
-            status if row.status != "failed" else f"**{status}**",
+            status if row.status != "failed" else Markdown(f"**{status}**"),
         ]
-        lines.append([_cell(cell) for cell in cells])
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append(cells)
     done = sum(row.status == "done" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
     count = f"{done} jobs done, {failed} failed, {len(rows) - done - failed} running."
-    shared = f" All with {' '.join(f'`{one}`' for one in common)}." if common else ""
+    shared = f" All with {' '.join(map(as_code, common))}." if common else ""
     note = "Over seeds: mean ± standard deviation."
-    return f"# Leaderboard\n\n{count} {note}{shared}\n\n{body}\n"
+    return f"# Leaderboard\n\n{count} {note}{shared}\n\n{as_markdown(lines)}\n"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -119,7 +114,7 @@ def plot(rows: Sequence[Row]) -> bytes:
     for row in rows:
         settings[row.setting].append(row)
     common = _common(rows)
-    names = [" ".join(o for o in setting if o not in common) for setting in settings]
+    names = [one_line(" ".join(o for o in setting if o not in common)) for setting in settings]
     names = [name or "(defaults)" for name in names]
     names = [name if len(name) <= 60 else name[:57] + "..." for name in names]
     figure = Figure(figsize=(8, 1.2 + 0.4 * max(1, len(names))), layout="constrained")
@@ -133,7 +128,7 @@ def plot(rows: Sequence[Row]) -> bytes:
         if failed := sum(row.status == "failed" for row in group):
             axes.annotate(f"{failed} failed", (0, place), (4, 0), textcoords="offset points",
                           va="center", color="#b23a48")  # fmt: skip
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{_value_name(rows)} (dots: seeds)")

@@ -24,17 +24,25 @@ def as_literal(text: str) -> Markdown:
     """
     if isinstance(text, Markdown):
         return text
-    line = " ".join(text.split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"([\\`*|~$])", r"\\\1", line)
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # inside a word it formats nothing
     line = re.sub(r"\](?=[(\[:])", r"\\]", line)  # the middle of a link
     return Markdown(re.sub(r"^(?=[#>])", r"\\", line))
 
 
+def one_line(text: str) -> str:
+    """Text on one line, with what cannot be printed as its code, such as ``\\x1b``."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in " ".join(text.split())
+    )
+
+
 def as_code(text: str) -> Markdown:
     """Text in the typeface of code, as long as it has no characters that end or break it."""
-    return as_literal(text) if set(text) & set("`\\|\n\r") else Markdown(f"`{text}`")
+    line = one_line(text)
+    return as_literal(line) if not line or set("`\\|") & set(line) else Markdown(f"`{line}`")
 
 
 def as_markdown(table: Sequence[Sequence[str]]) -> str:

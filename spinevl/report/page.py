@@ -60,28 +60,32 @@ def write_report(
     warnings = _warnings(score, [card["id"] for card in cards])
     paired = differences(score, boxed)
     total = "Score" if score.complete else "Partial score"
-    page = _environment().get_template("report.html.j2").render(
-        score=score,
-        cohort=cohort,
-        warnings=warnings,
-        panels=[panel(score, None, total)]
-        + [panel(score, task, f"{task.title} · {metric_of(task)}") for task in closed],
-        paired=paired,
-        confusions=[confusion(score.tasks[task.name], task) for task in closed],
-        levels=[levels(score, task) for task in closed if task.levels],
-        positioning=[
-            (task, score.tasks[task.name], panel(score, task, f"{task.title} · mean IoU"))
-            for task in boxed
-            if score.tasks[task.name].value is not None
-        ],
-        gallery=cards,
-        order=ORDER,
-        tasks=closed,
-        filter_levels=dict.fromkeys(level for task in closed for level in task.levels),
-        charts=charts(curve) if curve is not None and curve.is_file() else [],
-        config=config,
-        data=_data(provenance["fingerprint"]),
-        provenance=provenance,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            score=score,
+            cohort=cohort,
+            warnings=warnings,
+            panels=[panel(score, None, total)]
+            + [panel(score, task, f"{task.title} · {metric_of(task)}") for task in closed],
+            paired=paired,
+            confusions=[confusion(score.tasks[task.name], task) for task in closed],
+            levels=[levels(score, task) for task in closed if task.levels],
+            positioning=[
+                (task, score.tasks[task.name], panel(score, task, f"{task.title} · mean IoU"))
+                for task in boxed
+                if score.tasks[task.name].value is not None
+            ],
+            gallery=cards,
+            order=ORDER,
+            tasks=closed,
+            filter_levels=dict.fromkeys(level for task in closed for level in task.levels),
+            charts=charts(curve) if curve is not None and curve.is_file() else [],
+            config=config,
+            data=_data(provenance["fingerprint"]),
+            provenance=provenance,
+        )
     )
     write_text_atomic(out / "report.html", page)
     parts = [

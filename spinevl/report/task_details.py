@@ -71,7 +71,11 @@ def confusion(score: TaskScore, task: Task) -> dict[str, Any]:
     for label, counts in enumerate(score.confusion[: len(task.choices)]):
         one = score.classes[label]
         cells = [
-            {"count": count, "share": count / one.support if one.support else 0.0, "hit": k == label}
+            {
+                "count": count,
+                "share": count / one.support if one.support else 0.0,
+                "hit": k == label,
+            }
             for k, count in enumerate(counts[: len(task.choices)])
         ]
         table.append(

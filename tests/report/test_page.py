@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.baselines import Given
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.evaluation.join import with_truth
-from spinevl.report.gallery import gallery
 from spinevl.report.markdown import as_markdown, rows
 from spinevl.report.metrics_file import read_metrics, write_metrics
-from spinevl.report.page import write_report
+from spinevl.report.page import CLINICAL, IDS, PHANTOM, PRIVACY, write_report
 from spinevl.schema.box import Box
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
@@ -58,77 +62,182 @@ def score() -> Score:
     )
 
 
-def pictures(folder: Path) -> dict[str, list[ImageRef]]:
-    """Files whose names say nothing: what they show stands in their ImageRef alone."""
-    result: dict[str, list[ImageRef]] = {}
-    for name in "ab":
-        images = [ImageRef("", patient=name, plane="sagittal", slice=k) for k in (7, 5, 6)]
-        images += [ImageRef("", patient=name, plane="axial", level=level) for level in DISCS]
-        for number, image in enumerate(images):
-            file = folder / f"{name}{number}.png"
-            file.write_bytes(f"{name} {image.plane} {image.slice or image.level}".encode())
-            result.setdefault(name, []).append(
-                ImageRef(
-                    str(file),
-                    patient=name,
-                    plane=image.plane,
-                    slice=image.slice,
-                    level=image.level,
-                )
-            )
-    return result
+VOID = {"meta", "img", "link", "br"}
+PROVENANCE = {
+    "git_commit": "0123abc",
+    "versions": {"spinevl": "0.2", "peft": None},
+    "fingerprint": {"cohort": "two", "n_labelled": 2, "skipped": [], "inputs": {"labels": "fee1"}},
+}
 
 
-def shown(uri: str) -> str:
-    import base64
+class Page(HTMLParser):
+    """An HTML page: every element with its attributes and the text within."""
 
-    return base64.b64decode(uri.rpartition(",")[2]).decode()
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(text)
+        assert not self._open, "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        texts: list[str] = []
+        self.elements.append((tag, dict(attrs), texts))
+        if tag not in VOID:
+            self._open.append((tag, texts))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_data(self, data: str) -> None:
+        for _, texts in self._open:
+            texts.append(data)
+
+    def find(self, tag: str, **attributes: str) -> list[str]:
+        """The text of the elements with these attributes."""
+        return [
+            " ".join(" ".join(texts).split())
+            for name, found, texts in self.elements
+            if name == tag and all(value in (found.get(k) or "") for k, value in attributes.items())
+        ]
 
 
-def test_the_gallery_shows_the_middle_slice_and_the_level_of_the_worst_answer(
-    tmp_path: Path,
+def report(out: Path, score: Score, **changed: Any) -> Page:
+    """The page of a report on the two patients."""
+    given = {
+        "predictions": predictions("C4-C5"),
+        "tasks": TASKS,
+        "pictures": {
+            name: [ImageRef(name, patient=name, plane="sagittal", slice=6)] for name in "ab"
+        },
+        "load": lambda _image: np.zeros((4, 4), np.uint8),
+        "config": "seed: 0",
+        "provenance": PROVENANCE,
+        "cohort": "two patients",
+    }
+    write_report(out, score=score, **given | changed)
+    return Page((out / "report.html").read_text("utf-8"))
+
+
+def test_the_page_has_scores_classes_levels_data_and_versions(tmp_path: Path, score: Score) -> None:
+    page = report(tmp_path, score)
+    assert page.find("h1") == ["two patients"]
+    assert "level majority: the model itself." in page.find("li")
+    # classes: n, F1, recall, precision; of ten discs one is wrong
+    assert "normal 10 0.95 0.90 1.00" in page.find("tr")
+    assert "straight curvature 2 1.00 1.00 1.00" in page.find("tr")
+    assert "normal curvature 0 – – –" in page.find("tr")
+    assert "normal 90 % 9 0 % 0 0 % 0 10 % 1 10" in page.find("tr")
+    assert "C4-C5 0.33" in page.find("div", **{"class": "level"})
+    rows = page.find("tr")
+    assert {"commit 0123abc", "spinevl 0.2", "peft not installed"} <= set(rows)
+    assert {"cohort two", "labelled patients 2", "sha256 of labels fee1"} <= set(rows)
+    assert page.find("pre") == ["seed: 0"]
+
+
+def test_the_gallery_can_be_filtered_and_enlarged(tmp_path: Path, score: Score) -> None:
+    page = report(tmp_path, score)
+    rows = [found for tag, found, _ in page.elements if tag == "tr" and "data-task" in found]
+    assert len(rows) == 2 * 6
+    assert rows[0] == {"data-task": "zjppt", "data-level": "C4-C5", "data-answer": "wrong"}
+    assert sum(one["data-answer"] == "right" for one in rows) == 11
+    values = [found.get("value", "") for tag, found, _ in page.elements if tag == "option"]
+    assert {"qd", "zjppt", "wrong", "right", "unparsed"} <= set(values)
+    assert {*DISCS} <= set(page.find("option"))
+    buttons = [found["aria-label"] for tag, found, _ in page.elements if tag == "button"]
+    assert buttons == ["b, sagittal slice 6", "a, sagittal slice 6"]
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, score: Score) -> None:
+    page = report(tmp_path, score)
+    for _, found, _ in page.elements:
+        assert not set(found) & {"href", "srcset", "action"}
+        assert str(found.get("src") or "data:").startswith("data:")
+    (policy,) = (f["content"] for _, f, _ in page.elements if "http-equiv" in f)
+    assert str(policy).startswith("default-src 'none'")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "ids", "expected"),
+    [
+        (False, "ab", [CLINICAL, PRIVACY]),
+        (True, ("phantom-00001", "phantom-test-00002"), [PHANTOM, CLINICAL]),
+        (True, ("phantom-00001", "0017"), [PHANTOM, CLINICAL, IDS]),
+    ],
+)
+def test_what_the_page_warns_of(
+    tmp_path: Path, score: Score, synthetic: bool, ids: tuple[str, str], expected: list[str]
 ) -> None:
-    cards = gallery(predictions("C4-C5"), TASKS, pictures=pictures(tmp_path))
-    assert [(one["id"], one["errors"], len(one["answers"])) for one in cards] == [
-        ("b", 1, 6),
-        ("a", 0, 6),
-    ]
-    worst = cards[0]["answers"][0]
-    assert (worst["question"], worst["truth"], worst["answer"]) == (
-        f"{TASKS['zjppt'].title} C4-C5",
-        "normal",
-        "extrusion",
-    )
-    names = [(name, shown(uri)) for name, uri in cards[0]["pictures"]]
-    assert names == [("sagittal", "b sagittal 5"), ("axial C4-C5", "b axial C4-C5")]
+    names = dict(zip("ab", ids, strict=True))
+    given = [replace(one, id=names[one.id]) for one in predictions("C2-C3")]
+    page = report(tmp_path, replace(score, synthetic=synthetic), predictions=given)
+    assert page.find("span", **{"class": "warn"}) == expected
 
 
-def test_a_patient_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
-    gone = {"b": [ImageRef(str(tmp_path / "gone.png"), plane="sagittal", slice=6)]}
-    cards = gallery(predictions("C2-C3"), TASKS, pictures=gone)
-    assert [one["pictures"] for one in cards] == [[], []]
-
-
-def test_both_files_are_written(tmp_path: Path, score: Score) -> None:
-    write_report(
+def test_text_of_files_is_only_text(tmp_path: Path, score: Score) -> None:
+    bad = '"><script>alert(1)</script><img src=http://x.org/a.png>|`$x$`\n# not a heading'
+    task = replace(TASKS["qd"], title=bad, choices=(f"A.{bad}", "B.two", f"C.{bad}"))
+    people = [replace(one, id=f"{bad}{one.id}") for one in PATIENTS]
+    given = [replace(one, id=f"{bad}{one.id}") for one in predictions("C2-C3") if one.task == "qd"]
+    given = [replace(given[0], choice=None, text=bad), *given[1:]]
+    scored = evaluate(people, given, tasks={"qd": task}, n_resamples=2)
+    told = {
+        "git_commit": bad,
+        "versions": {bad: bad},
+        "fingerprint": {bad: [bad], "inputs": {bad: bad}},
+    }
+    page = report(
         tmp_path,
-        score=score,
-        predictions=predictions("C4-C5"),
-        tasks=TASKS,
-        pictures=pictures(tmp_path),
-        config="seed: 0",
-        fingerprint={"n": 2},
-        cohort="two patients",
+        replace(scored, notes={**scored.notes, bad: bad}, selection=bad),
+        predictions=given,
+        tasks={"qd": task},
+        pictures={people[0].id: [ImageRef(bad, plane="axial", level=bad)]},
+        config=bad,
+        provenance=told,
+        cohort=bad,
     )
+    assert len(page.find("script")) == 1
+    assert {tag for tag, found, _ in page.elements if tag == "img" and found.get("src")} == set()
+    assert page.find("h1") == [" ".join(bad.split())]
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "<script>" not in text
+    assert [line for line in text.splitlines() if line.startswith("#")] == [text.splitlines()[0]]
+    assert page.find("p", **{"class": "small bad"})[-1].startswith("1 ")  # one was not parsed
+
+
+def test_the_training_is_drawn_with_its_warmup(tmp_path: Path, score: Score) -> None:
+    rows = ["step,loss,loss/answer,loss/auxiliary,dev/score"]
+    rows += ["10,2,,2,", "20,3,2,1,", "20,3,2,1,0.5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    page = report(tmp_path, score, curve=tmp_path / "metrics.csv")
+    names = [f["aria-label"] for tag, f, _ in page.elements if f.get("class") == "chart training"]
+    assert names == ["Dev score by optimiser step", "Training loss by optimiser step"]
+    texts = page.find("text")
+    assert {"optimiser step", "dev score", "training loss", "0.500"} <= set(texts)
+    assert len(page.find("rect", **{"class": "phase"})) == 2
+    assert re.search(r"step 10\b", " ".join(page.find("p")))
+    assert page.find("h2")[-5:] == [
+        "vertebra boxes",
+        "Training",
+        "Patients, worst errors first",
+        "Data",
+        "Versions",
+    ]
+
+
+def test_the_markdown_says_the_same_in_short(tmp_path: Path, score: Score) -> None:
+    report(tmp_path, score)
     text = (tmp_path / "report.md").read_text()
-    assert text.startswith("# two patients\n\nNot for clinical use.\n\n2 patients; .\n")
-    assert "- model minus level majority: +0.000, too few patients for an interval" in text
+    assert text.startswith(f"# two patients\n\n{CLINICAL}\n\n2 patients; .\n")
+    assert "- model minus level majority: +0.000 [+0.000, +0.000], not separable" in text
     assert "- model minus level majority, vertebra boxes: " in text
-    page = (tmp_path / "report.html").read_text()
-    assert "no clinical evidence" not in page
-    assert "partial score (weights renormalised)" in page
-    assert "level majority: the model itself." in page
-    assert page.count("<figure>") == 4  # of each patient a sagittal and an axial image
+    assert as_markdown(rows(score, TASKS)) in text
 
 
 def test_the_metrics_are_read_as_written(
