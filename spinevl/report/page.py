@@ -10,7 +10,14 @@ from spinevl.io.files import write_text_atomic
 from spinevl.report.curve import charts
 from spinevl.report.gallery import ORDER, Pictures, gallery
 from spinevl.report.markdown import as_literal, as_markdown, rows, shown_name
-from spinevl.report.task_details import confusion, differences, levels, metric_of, panel
+from spinevl.report.task_details import (
+    below,
+    classes,
+    differences,
+    levels,
+    metric_of,
+    panel,
+)
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import Score
 from spinevl.schema.task import Task
@@ -59,6 +66,7 @@ def write_report(
     cards = gallery(predictions, tasks, pictures=pictures, load=load)
     warnings = _warnings(score, [card["id"] for card in cards])
     paired = differences(score, boxed)
+    worse = below(score, tasks)
     total = "Score" if score.complete else "Partial score"
     page = (
         _environment()
@@ -70,7 +78,8 @@ def write_report(
             panels=[panel(score, None, total)]
             + [panel(score, task, f"{task.title} · {metric_of(task)}") for task in closed],
             paired=paired,
-            confusions=[confusion(score.tasks[task.name], task) for task in closed],
+            below=worse,
+            classes=[classes(score.tasks[task.name], task) for task in closed],
             levels=[levels(score, task) for task in closed if task.levels],
             positioning=[
                 (task, score.tasks[task.name], panel(score, task, f"{task.title} · mean IoU"))
@@ -93,7 +102,8 @@ def write_report(
         " ".join(one for one in warnings if one in (PHANTOM, CLINICAL)),
         f"{score.n_patients} patients; {as_literal(score.selection or '')}.",
         as_markdown(rows(score, tasks)),
-        "95 % intervals by bootstrap over patients.",
+        *([f"Below its best baseline: {as_literal('; '.join(worse))}."] if worse else []),
+        f"95 % intervals: {as_literal(score.notes['ci95'])}.",
         "\n".join(f"- {as_literal(one['name'])}: {one['text']}" for one in paired),
     ]
     write_text_atomic(out / "report.md", "\n\n".join(parts) + "\n")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spinevl.report.markdown import shown_name
-from spinevl.schema.score import Difference, Score, TaskScore
+from spinevl.schema.score import CalibrationBin, Difference, Score, TaskScore
 from spinevl.schema.task import Task
 
 
@@ -25,8 +25,10 @@ def short(choice: str) -> str:
 def panel(score: Score, task: Task | None, title: str) -> dict[str, Any]:
     """One dot-and-interval chart: the model above its baselines, on a scale of 0 to 1.
 
-    It shows ``task``, or the total where that is None.
+    It shows ``task``, or the total where that is None; ``below`` is the best baseline where that
+    scores above the model.
     """
+    best = score.below_baseline.get(score.key if task is None else task.name)
     bars = []
     for name, entry in score.entries.items():
         shown = entry if task is None else entry.tasks.get(task.name)
@@ -41,7 +43,15 @@ def panel(score: Score, task: Task | None, title: str) -> dict[str, Any]:
                     "high": min(shown.ci95.high if shown.ci95 else shown.value, 1.0),
                 }
             )
-    return {"title": title, "bars": bars}
+    return {"title": title, "bars": bars, "below": best and shown_name(best)}
+
+
+def below(score: Score, tasks: Mapping[str, Task]) -> list[str]:
+    """What the model does no better than a baseline: ``canal stenosis (level majority)``."""
+    return [
+        f"{tasks[key].title if key in tasks else 'the total'} ({shown_name(best)})"
+        for key, best in score.below_baseline.items()
+    ]
 
 
 def differences(score: Score, boxed: Sequence[Task]) -> list[dict[str, str]]:
@@ -60,13 +70,15 @@ def differences(score: Score, boxed: Sequence[Task]) -> list[dict[str, str]]:
 
 def _difference(pair: Difference) -> str:
     """The difference, its interval, and whether it is clear."""
+    if pair.ci95 is None:
+        return f"{pair.delta:+.3f}, too few patients for an interval"
     low, high = pair.ci95.low, pair.ci95.high
     verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "not separable"
     return f"{pair.delta:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
 
 
-def confusion(score: TaskScore, task: Task) -> dict[str, Any]:
-    """Rows of counts with the share of their row; ``n`` of a row includes unparsed answers."""
+def classes(score: TaskScore, task: Task) -> dict[str, Any]:
+    """The confusion matrix with the shares of its rows, the scores of classes and findings."""
     table = []
     for label, counts in enumerate(score.confusion[: len(task.choices)]):
         one = score.classes[label]
@@ -98,7 +110,27 @@ def confusion(score: TaskScore, task: Task) -> dict[str, Any]:
             "calibration error": score.calibration_error,
         },
         "unparsed": score.unparsed,
+        "findings": score.findings or {},
+        "reliability": _reliability(score.calibration_bins),
     }
+
+
+def _reliability(bins: Sequence[CalibrationBin]) -> list[tuple[float, float, float, str]]:
+    """Dots of a reliability plot: x, y, radius and what they stand for.
+
+    Its scales go from 44 to 190, and from 156 up to 10, in a picture of 200 x 200. A dot's radius
+    grows with the root of the share of the answers in its bin.
+    """
+    total = sum(one.count for one in bins)
+    return [
+        (
+            round(44 + 146 * one.probability, 1),
+            round(156 - 146 * one.frequency, 1),
+            round(2.5 + 9 * (one.count / total) ** 0.5, 1),
+            f"{one.count} answers, probability {one.probability:.2f}, right {one.frequency:.2f}",
+        )
+        for one in bins
+    ]
 
 
 def levels(score: Score, task: Task) -> dict[str, Any]:

@@ -126,16 +126,38 @@ def test_the_page_has_scores_classes_levels_data_and_versions(tmp_path: Path, sc
     page = report(tmp_path, score)
     assert page.find("h1") == ["two patients"]
     assert "level majority: the model itself." in page.find("li")
-    # classes: n, F1, recall, precision; of ten discs one is wrong
+    # classes: n, F1, sensitivity, precision; of ten discs one is wrong
     assert "normal 10 0.95 0.90 1.00" in page.find("tr")
     assert "straight curvature 2 1.00 1.00 1.00" in page.find("tr")
     assert "normal curvature 0 – – –" in page.find("tr")
-    assert "normal 90 % 9 0 % 0 0 % 0 10 % 1 10" in page.find("tr")
+    assert "normal 90 % 9 0 % 0 0 % 0 10 % 1" in page.find("tr")
+    # findings: n, sensitivity, specificity; no disc is protruded, one is called so
+    assert "protrusion or worse 0 of 10 – 0.90" in page.find("tr")
+    assert "abnormal 2 of 2 1.00 –" in page.find("tr")
+    # of ten discs with a probability of 0.9, nine are right
+    plots = page.find("svg", **{"class": "square"})
+    assert [one.endswith("10 answers, probability 0.90, right 0.90") for one in plots] == [True]
     assert "C4-C5 0.33" in page.find("div", **{"class": "level"})
     rows = page.find("tr")
     assert {"commit 0123abc", "spinevl 0.2", "peft not installed"} <= set(rows)
     assert {"cohort two", "labelled patients 2", "sha256 of labels fee1"} <= set(rows)
     assert page.find("pre") == ["seed: 0"]
+
+
+def test_what_is_below_a_baseline_is_flagged(tmp_path: Path, score: Score) -> None:
+    flags = {"zjppt": "level_majority", "partial_score": "all_majority"}
+    page = report(tmp_path, replace(score, below_baseline=flags))
+    flagged = page.find("span", **{"class": "flag"})
+    assert flagged == ["below all majority", "below level majority"]
+    titles = [one for one in page.find("h3") if "below" in one]
+    assert titles == [
+        "Partial score below all majority",
+        f"{TASKS['zjppt'].title} · macro-F1 below level majority",
+    ]
+    told = f"{TASKS['zjppt'].title} (level majority); the total (all majority)"
+    assert any(told in one for one in page.find("p", **{"class": "bad"}))
+    assert told in (tmp_path / "report.md").read_text()
+    assert report(tmp_path, score).find("span", **{"class": "flag"}) == []
 
 
 def test_the_gallery_can_be_filtered_and_enlarged(tmp_path: Path, score: Score) -> None:
@@ -235,7 +257,7 @@ def test_the_markdown_says_the_same_in_short(tmp_path: Path, score: Score) -> No
     report(tmp_path, score)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith(f"# two patients\n\n{CLINICAL}\n\n2 patients; .\n")
-    assert "- model minus level majority: +0.000 [+0.000, +0.000], not separable" in text
+    assert "- model minus level majority: +0.000, too few patients for an interval" in text
     assert "- model minus level majority, vertebra boxes: " in text
     assert as_markdown(rows(score, TASKS)) in text
 
