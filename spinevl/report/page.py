@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spinevl.data.examples import pictures
+from spinevl.data.images import ImageStore
+from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
 from spinevl.report.curve import charts
 from spinevl.report.gallery import ORDER, Pictures, gallery
@@ -26,12 +29,41 @@ from spinevl.sources.phantom import DRAWN
 if TYPE_CHECKING:
     import numpy as np
 
+    from spinevl.data.study import PatientStudy
     from spinevl.schema.image_ref import ImageRef
 
 PHANTOM = "Rendered phantoms: no clinical evidence."
 CLINICAL = "Not for clinical use."
 PRIVACY = "This page contains images and ids of patients."
 IDS = "This page contains ids of patients."
+
+
+def write_study_report(
+    study: PatientStudy,
+    subset: str,
+    *,
+    out: Path,
+    score: Score,
+    predictions: Sequence[Prediction],
+    config: str,
+    provenance: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    curve: Path | None = None,
+) -> None:
+    """The report on the answers for the patients of ``dev`` or ``test``, whose truth is known."""
+    write_report(
+        out,
+        score=score,
+        predictions=with_truth(predictions, study.patients(subset), study.tasks),
+        tasks=study.tasks,
+        pictures=pictures(study.examples(subset)),
+        load=ImageStore(study.decode).load,
+        config=config,
+        provenance=provenance,
+        fingerprint=fingerprint,
+        cohort=study.cohort.name,
+        curve=curve,
+    )
 
 
 def write_report(
@@ -44,6 +76,7 @@ def write_report(
     load: Callable[[ImageRef], np.ndarray],
     config: str,
     provenance: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     cohort: str,
     curve: Path | None = None,
 ) -> None:
@@ -57,7 +90,8 @@ def write_report(
         pictures: patient -> the images shown, sagittal ones in the order asked, then axial ones.
         load: an image -> the pixels that the model was shown.
         config: the job's config as YAML.
-        provenance: ``fingerprint`` (what the data are), ``versions`` and ``git_commit``.
+        provenance: ``versions`` of packages and ``git_commit``.
+        fingerprint: what the data are, see Study.fingerprint.
         cohort: the cohort's name.
         curve: ``metrics.csv`` of the training.
     """
@@ -92,7 +126,7 @@ def write_report(
             filter_levels=dict.fromkeys(level for task in closed for level in task.levels),
             charts=charts(curve) if curve is not None and curve.is_file() else [],
             config=config,
-            data=_data(provenance["fingerprint"]),
+            data=_data(fingerprint),
             provenance=provenance,
         )
     )

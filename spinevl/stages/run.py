@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +14,13 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.check import from_plain
 from spinevl.config.options import PredictOptions
 from spinevl.config.plain import plain
-from spinevl.data.examples import pictures, swapped
-from spinevl.data.images import ImageStore
 from spinevl.data.record_files import write_records
 from spinevl.data.study import PatientStudy, require_patients
-from spinevl.evaluation.baselines import BASELINES, Given
-from spinevl.evaluation.evaluate import evaluate
-from spinevl.evaluation.join import with_truth
 from spinevl.io.files import write_text_atomic
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.errors import UserError
-from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import Score
 
 if TYPE_CHECKING:
     from spinevl.inference.predictor import Predictor
@@ -40,7 +32,8 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Run everything; returns the score, so that sweepers can compare jobs."""
     from spinevl.inference.outputs import answer_patients, write_outputs
-    from spinevl.report.page import write_report
+    from spinevl.inference.scoring import score_patients
+    from spinevl.report.page import write_study_report
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
     from spinevl.training.worker import open_for_training
@@ -58,23 +51,22 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     predictor = _predictor(spec, study, folder, config["predict"], trust)
     scored = "test" if study.cohort.test_has_truth else "dev"
     predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)
-    score = _evaluate(study, scored, predictions, predictor)
+    score = score_patients(study, scored, predictions, predictor)
     if scored == "dev" and "test" in study.subsets:  # a submission for the test list
         answers = answer_patients(study, "test", predictor, checkpoint=folder, out=out)
         write_outputs(study, "test", answers, out=out)
     else:
         write_outputs(study, scored, predictions, out=out)
     value = write_metrics(score, study.tasks, out=out)
-    write_report(
-        out,
+    write_study_report(
+        study,
+        scored,
+        out=out,
         score=score,
-        predictions=with_truth(predictions, study.patients(scored), study.tasks),
-        tasks=study.tasks,
-        pictures=pictures(study.examples(scored)),
-        load=ImageStore(study.decode).load,
+        predictions=predictions,
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        provenance={**told, "fingerprint": fingerprint},
-        cohort=study.cohort.name,
+        provenance=told,
+        fingerprint=fingerprint,
         curve=out / "metrics.csv",
     )
     log.info("report: %s", out / "report.html")
@@ -113,28 +105,4 @@ def _predictor(
         feature_cache=spec.feature_cache,
         device=device_of(spec.trainer.accelerator),
         allowed=trust.allowed,
-    )
-
-
-def _evaluate(
-    study: PatientStudy, subset: str, predictions: list[Prediction], predictor: Predictor
-) -> Score:
-    """The score of the predictions beside the baselines'."""
-    train, patients = study.patients("train"), study.patients(subset)
-    baselines = [make(train, study.tasks) for make in BASELINES]
-    if len(patients) > 1:
-        others = predictor.predict(swapped(study.examples(subset), patients))
-        note = "the same checkpoint shown another patient's images"
-        baselines.append(Given("swapped_images", note, others))
-    if study.cohort.latents is not None:
-        from spinevl.sources.phantom.ceiling import Ceiling
-
-        baselines.append(Ceiling(study.cohort.latents, train, study.tasks))
-    score = evaluate(patients, predictions, tasks=study.tasks, baselines=baselines)
-    selection: dict[str, Any] = {
-        "test": "test patients, never used to choose anything",
-        "dev": "selected on dev: the same patients chose the checkpoint",
-    }
-    return replace(
-        score, subset=subset, selection=selection[subset], synthetic=study.cohort.synthetic
     )

@@ -66,8 +66,8 @@ VOID = {"meta", "img", "link", "br"}
 PROVENANCE = {
     "git_commit": "0123abc",
     "versions": {"spinevl": "0.2", "peft": None},
-    "fingerprint": {"cohort": "two", "n_labelled": 2, "skipped": [], "inputs": {"labels": "fee1"}},
 }
+FINGERPRINT = {"cohort": "two", "n_labelled": 2, "skipped": [], "inputs": {"labels": "fee1"}}
 
 
 class Page(HTMLParser):
@@ -116,6 +116,7 @@ def report(out: Path, score: Score, **changed: Any) -> Page:
         "load": lambda _image: np.zeros((4, 4), np.uint8),
         "config": "seed: 0",
         "provenance": PROVENANCE,
+        "fingerprint": FINGERPRINT,
         "cohort": "two patients",
     }
     write_report(out, score=score, **given | changed)
@@ -209,11 +210,6 @@ def test_text_of_files_is_only_text(tmp_path: Path, score: Score) -> None:
     given = [replace(one, id=f"{bad}{one.id}") for one in predictions("C2-C3") if one.task == "qd"]
     given = [replace(given[0], choice=None, text=bad), *given[1:]]
     scored = evaluate(people, given, tasks={"qd": task}, n_resamples=2)
-    told = {
-        "git_commit": bad,
-        "versions": {bad: bad},
-        "fingerprint": {bad: [bad], "inputs": {bad: bad}},
-    }
     page = report(
         tmp_path,
         replace(scored, notes={**scored.notes, bad: bad}, selection=bad),
@@ -221,7 +217,8 @@ def test_text_of_files_is_only_text(tmp_path: Path, score: Score) -> None:
         tasks={"qd": task},
         pictures={people[0].id: [ImageRef(bad, plane="axial", level=bad)]},
         config=bad,
-        provenance=told,
+        provenance={"git_commit": bad, "versions": {bad: bad}},
+        fingerprint={bad: [bad], "inputs": {bad: bad}},
         cohort=bad,
     )
     assert len(page.find("script")) == 1
