@@ -14,6 +14,7 @@ from spinevl.schema.errors import UserError
 # keys of a data or split node that name files
 _PATHS = (
     *("labels", "boxes", "train_images", "test_images", "test_labels"),
+    *("test_truth", "test_boxes"),
     *("train", "dev", "test", "images"),
 )
 _EXAMPLES = {

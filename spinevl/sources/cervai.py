@@ -16,6 +16,7 @@ import numpy as np
 from spinevl.config.keys import Positive
 from spinevl.io.files import expanded
 from spinevl.io.image_file import load_image
+from spinevl.schema.asked import compare
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.image_ref import ImageRef
@@ -37,6 +38,8 @@ class CervAISource:
         train_images, test_images: the folders of the patients' images.
         test_labels: the submission template; without it the test patients are the folders of
             ``test_images``.
+        test_truth, test_boxes: the true labels and boxes of the test patients, who are those of
+            ``test_labels`` or, without it, of ``test_truth``.
         missing_images: ``error`` refuses a patient without a needed image, ``skip`` leaves such
             patients out of train and dev and names them, ``ignore`` checks none.
         slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
@@ -48,6 +51,8 @@ class CervAISource:
     train_images: str | None = None
     test_images: str | None = None
     test_labels: str | None = None
+    test_truth: str | None = None
+    test_boxes: str | None = None
     missing_images: MissingImages = "error"
     slices: Sequence[int] = StudyLayout.slices
     sagittal: str = StudyLayout.sagittal
@@ -58,8 +63,10 @@ class CervAISource:
         if self.missing_images not in get_args(MissingImages):
             expected = "expected error, skip or ignore"
             raise ValueError(f"missing_images={self.missing_images}: {expected}")
+        if self.test_boxes and not self.test_truth:
+            raise ValueError("test_boxes: given without test_truth; name the test patients' labels")
         self.layout = StudyLayout(tuple(self.slices), self.sagittal, self.axial, self.side_px)
-        self.names_test = bool(self.test_images or self.test_labels)
+        self.names_test = bool(self.test_images or self.test_labels or self.test_truth)
         self.drawn: int | None = None
 
     def load(self, request: StudyRequest, *, only: Collection[str] | None = None) -> Cohort:
@@ -75,8 +82,10 @@ class CervAISource:
         if "test" in request.subsets:
             with problems.collected():
                 known = self._test(request)
-                test = tuple(one for one in known if only is None or one.id in only)
-                for absent in sorted(set(only or ()) - {one.id for one in test}):
+                known_ids = {one.id for one in known}
+                wanted = known_ids if only is None else set(only)
+                test = tuple(one for one in known if one.id in wanted)
+                for absent in sorted(wanted - known_ids):
                     where = str(self._root("test_images") / absent)
                     problems.add(where, "a patient folder", "none", "check the path")
                 test = self._with_images(test, "test_images", request) if test else ()
@@ -94,12 +103,13 @@ class CervAISource:
         kept = tuple(patient for patient in patients if patient.id not in skipped)
         if request.labelled and not kept:
             raise UserError(f"{self.train_images}: no patient has all its images")
-        named = {"labels": self.labels, "boxes": self.boxes, "test_labels": self.test_labels}
+        roles = ("labels", "boxes", "test_labels", "test_truth", "test_boxes")
+        named = {role: getattr(self, role) for role in roles}
         return Cohort(
             patients=kept,
             test=test,
             layout=self.layout,
-            test_has_truth=False,
+            test_has_truth=bool(test and self.test_truth),
             synthetic=False,
             name=f"CervAI ({len(kept)} labelled, {len(test)} test patients)",
             sources={name: Path(path) for name, path in named.items() if path is not None},
@@ -108,33 +118,77 @@ class CervAISource:
 
     def _patients(self, request: StudyRequest) -> tuple[Patient, ...]:
         problems = Problems()
+        boxed = [task.name for task in request.tasks.values() if not task.closed]
+        if self.labels is None:
+            problems.append("data.labels is not set: give the label file of the training patients")
+        if boxed and self.boxes is None:
+            problems.append(f"data.boxes is not set: task {boxed[0]} needs the box file")
+        found: tuple[Patient, ...] = ()
+        with problems.collected():
+            if self.labels is not None:
+                found = self._labelled(self.labels, self.boxes, request)
+        problems.raise_any()
+        return found
+
+    def _labelled(
+        self, labels: str, box_file: str | None, request: StudyRequest
+    ) -> tuple[Patient, ...]:
+        """The patients of a label file, with the boxes of the box file that belongs to it."""
+        problems = Problems()
         patients: tuple[Patient, ...] = ()
         boxes: Mapping[str, Boxes] = {}
         with problems.collected():
-            if self.labels is None:
-                fix = "give the label file of the training patients"
-                raise UserError(f"data.labels is not set: {fix}")
             known = {**request.known_tasks, **request.tasks}
-            patients = read_labels(self.labels, tasks=known, required=list(request.tasks))
-        boxed = [task.name for task in request.tasks.values() if not task.closed]
+            patients = read_labels(labels, tasks=known, required=list(request.tasks))
         with problems.collected():
-            if boxed and self.boxes is None:
-                raise UserError(f"data.boxes is not set: task {boxed[0]} needs the box file")
-            boxes = read_boxes(self.boxes, layout=self.layout) if self.boxes else {}
-        if boxed and patients and boxes:
-            ids = {patient.id for patient in patients}
-            for one in sorted(ids ^ set(boxes)):
-                where = f"{self.boxes}: patient {one}"
-                if one in ids:
-                    problems.add(where, "boxes", "none", "add them or drop the patient")
-                else:
-                    problems.add(where, f"an id of {self.labels}", "none", "remove it")
+            boxes = read_boxes(box_file, layout=self.layout) if box_file else {}
+        if patients and boxes and any(not task.closed for task in request.tasks.values()):
+            absent, surplus = compare((one.id for one in patients), boxes)
+            for one in absent:
+                where = f"{box_file}: patient {one}"
+                problems.add(where, "boxes", "none", "add them or drop the patient")
+            for one in surplus:
+                where = f"{box_file}: patient {one}"
+                problems.add(where, f"an id of {labels}", "none", "remove it")
         problems.raise_any()
         return tuple(replace(patient, boxes=boxes.get(patient.id)) for patient in patients)
 
+    def _with_truth(
+        self, asked: Sequence[Patient] | None, request: StudyRequest
+    ) -> tuple[Patient, ...]:
+        """The test patients in the order of the template, if there is one, with their truth."""
+        assert self.test_truth is not None
+        known = self._labelled(self.test_truth, self.test_boxes, request)
+        values = [np.ravel(one.labels[name]) for one in known for name in one.labels]
+        if len(known) > 1 and values and not np.concatenate(values).any():
+            raise refused(
+                self.test_truth,
+                "true labels",
+                "0 everywhere, as in a template",
+                "give the true ones",
+            )
+        if asked is None:
+            return known
+        problems = Problems()
+        absent, surplus = compare((one.id for one in asked), (one.id for one in known))
+        for one in absent:
+            problems.add(f"{self.test_truth}: patient {one}", "labels", "none", "add them")
+        for one in surplus:
+            where = f"{self.test_truth}: patient {one}"
+            problems.add(where, f"an id of {self.test_labels}", "none", "remove it")
+        problems.raise_any()
+        by_id = {one.id: one for one in known}
+        return tuple(by_id[one.id] for one in asked)
+
     def _test(self, request: StudyRequest) -> tuple[Patient, ...]:
+        asked = None
         if self.test_labels is not None:
-            return read_template(self.test_labels, tasks={**request.known_tasks, **request.tasks})
+            tasks = {**request.known_tasks, **request.tasks}
+            asked = read_template(self.test_labels, tasks=tasks)
+        if self.test_truth is not None:
+            return self._with_truth(asked, request)
+        if asked is not None:
+            return asked
         root = self._root("test_images")
         if not root.is_dir():
             raise refused(

@@ -21,7 +21,7 @@ from spinevl.data.study import PatientStudy, open_study
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.image_file import load_image
 from spinevl.schema.box import Box
-from spinevl.schema.cohort import StudyRequest
+from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.cervai import CervAISource, read_boxes, read_labels, read_template
@@ -333,3 +333,70 @@ def test_record_files_of_another_hospital_give_their_examples_back(tmp_path: Pat
     assert read_records(file, task=TASKS["zjppt"], layout=cohort.layout) == examples
     with pytest.raises(UserError, match=r"records\.json: record 1 .*found .*p1_sag_3\.png"):
         read_records(file, task=TASKS["zjppt"], layout=StudyLayout())
+
+
+def load_test(tmp_path: Path, truth: Any, template: Any = None, **options: Any) -> Cohort:
+    """The test patients whose label file holds ``truth``."""
+    for name, content in (("truth", truth), ("template", template)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    source = CervAISource(
+        test_images=str(tmp_path / "images"),
+        test_labels=str(tmp_path / "template.json") if template else None,
+        test_truth=str(tmp_path / "truth.json"),
+        missing_images="ignore",
+        **options,
+    )
+    asked = ("qd", "zjppt", *(["positioning"] if options else []))
+    tasks = {name: TASKS[name] for name in asked}
+    return source.load(StudyRequest(tasks, TASKS, [6], {"test"}, tmp_path))
+
+
+ZEROS = {**GOOD, "qd": 0, "sl": 0}
+
+
+def test_the_truth_of_the_test_patients_stands_in_the_order_of_the_template(tmp_path: Path) -> None:
+    truth = [{**GOOD, "id": one, "qd": label} for one, label in (("a", 1), ("b", 2))]
+    template = [{**ZEROS, "id": one} for one in "ba"]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"id": one, **BOXES} for one in "ab"]))
+    cohort = load_test(tmp_path, truth, template, test_boxes=str(boxes))
+    assert cohort.test_has_truth
+    assert [(one.id, one.labels["qd"]) for one in cohort.test] == [("b", 2), ("a", 1)]
+    assert all(one.boxes and one.boxes["C2"][6] == Box(10, 10, 20, 20) for one in cohort.test)
+    assert set(cohort.sources) == {"test_labels", "test_truth", "test_boxes"}
+    without = load_test(tmp_path, truth)
+    assert [one.id for one in without.test] == ["a", "b"]
+    assert without.test[0].boxes is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ([{**GOOD, "id": "a"}], ["patient b: expected labels, found none"]),
+        ([{**GOOD, "id": one} for one in "abc"], ["patient c", "template.json"]),
+        ([{**GOOD, "id": "a"}, {"id": "b", "qd": 1}], ["patient b", "'zjppt'"]),
+        ([{**ZEROS, "id": one} for one in "ab"], ["0 everywhere"]),
+    ],
+)
+def test_a_truth_that_is_not_that_of_the_template_is_refused(
+    tmp_path: Path, truth: Any, said: list[str]
+) -> None:
+    template = [{**ZEROS, "id": one} for one in "ba"]
+    with pytest.raises(UserError) as caught:
+        load_test(tmp_path, truth, template)
+    (line,) = caught.value.problems
+    assert "truth.json" in line
+    assert all(one in line for one in said)
+
+
+def test_the_boxes_of_the_test_patients_are_those_of_their_labels(tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"id": "b", **BOXES}]))
+    with pytest.raises(UserError) as caught:
+        load_test(tmp_path, [{**GOOD, "id": "a"}], test_boxes=str(boxes))
+    assert [("patient a" in one, "patient b" in one) for one in caught.value.problems] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(ValueError, match="test_boxes: given without test_truth"):
+        CervAISource(test_boxes=str(boxes))
