@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -68,6 +69,8 @@ def within(value: Any, about: Key | None) -> bool:
     values = value if isinstance(value, (list, tuple)) else [value]
     if about.length is not None and len(values) != about.length:
         return False
+    if about.rising and any(low >= high for low, high in pairwise(values)):
+        return False
     if about.choices is not None and any(_text(one) not in about.choices for one in values):
         return False
     if about.pattern is not None and not re.fullmatch(about.pattern[0], str(value)):
@@ -108,16 +111,24 @@ def _in_words(hint: Any, about: Key | None) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(one.name for one in hint)
     if origin in (list, tuple, Sequence):
-        kinds = {int: "whole numbers", float: "finite numbers", str: "texts"}
         count = about.length if about is not None else None
         if origin is tuple and Ellipsis not in arguments:
             count = len(arguments)
-        inner = arguments[0] if arguments else Any
-        limited = get_origin(inner) is Annotated
-        kind = kinds.get(get_args(inner)[0] if limited else inner, "values")
-        bounds = f", {get_args(inner)[1].bounds}" if limited else ""
-        return f"a list of {f'{count} ' if count else ''}{kind}{bounds}"
+        return f"a list of {f'{count} ' if count else ''}{_plural(arguments[:1])}"
+    if origin in (dict, Mapping) and arguments[1:] != (Any,):
+        return f"a group of {_plural(arguments[1:])}"
     return "a group of keys"
+
+
+def _plural(inner: Sequence[Any]) -> str:
+    """What the values of a list or of a group are."""
+    kinds = {int: "whole numbers", float: "finite numbers", str: "texts"}
+    for hint in inner:
+        if get_origin(hint) is Annotated:
+            kind, about = get_args(hint)[:2]
+            return f"{kinds.get(kind, 'values')}, {about.bounds}"
+        return kinds.get(hint, "values")
+    return "values"
 
 
 def shown(value: Any) -> str:

@@ -25,6 +25,7 @@ class Key:
         length: how many values a list has; None is any number.
         nonempty: whether a list needs a value.
         unique: whether a list may not repeat a value.
+        rising: whether each number of a list must be higher than the one before.
         pattern: (regular expression, what it takes in words) for text.
     """
 
@@ -37,6 +38,7 @@ class Key:
     length: int | None = None
     nonempty: bool = False
     unique: bool = False
+    rising: bool = False
     pattern: tuple[str, str] | None = None
 
     def contains(self, number: float) -> bool:
@@ -51,6 +53,8 @@ class Key:
     @property
     def bounds(self) -> str:
         """``1 or more``, ``0 to 1``, ``0 or more and less than 1``; empty without bounds."""
+        if self.rising:
+            return "in rising order"
         if self.min is not None and self.max is not None:
             return f"{self.min} to {self.max}"
         bounds = [
@@ -96,3 +100,5 @@ def key_of(one: dataclasses.Field[Any]) -> Key | None:
 
 # of constructors: a size, such as a width or a number of layers
 Positive = Annotated[int, Key("a size", min=1)]
+FromZero = Annotated[float, Key("a rate", min=0)]
+Interval = Annotated[tuple[float, float], Key("low and high", rising=True)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spinevl.build.allowlist import target_of
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.annotations import shown
 from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
@@ -74,9 +75,9 @@ class ConversationStudy:
         data = stored.get("data") or {}
         if "window" not in data:
             return
-        trained = None if data["window"] is None else tuple(map(float, data["window"]))
-        if self.source.window != trained:
-            told = "null" if trained is None else f"[{trained[0]:g},{trained[1]:g}]"
+        asked = None if self.source.window is None else list(self.source.window)
+        if asked != data["window"]:
+            told = shown(data["window"])
             raise UserError(
                 f"data.window: the checkpoint was trained with {told}; add 'data.window={told}'"
             )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spinevl.build.roles import role
+from spinevl.config.check import argument_problems
+from spinevl.config.keys import FromZero, Interval
 from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_rgb
@@ -30,8 +32,8 @@ class ConversationSource:
         train, dev, test: JSON files; those of a job's subsets must be named.
         images: the folder that image paths are relative to and must not leave; without it they
             are relative to the JSON file, or absolute.
-        window: (low, high) of volumes in HU, clipped and scaled to [0, 255]; None where they hold
-            [0, 255] already.
+        window: (low, high) of volumes in HU, finite and low < high, clipped and scaled to
+            [0, 255]; None where they hold [0, 255] already.
         ratios: task -> how often an epoch shows a task's conversations: 0.5 half of them (others
             each epoch), 2 each twice. Tasks not named are shown once.
     """
@@ -43,20 +45,16 @@ class ConversationSource:
         dev: str | None = None,
         test: str | None = None,
         images: str | None = None,
-        window: Sequence[float] | None = (-1000.0, 1000.0),
-        ratios: Mapping[str, float] | None = None,
+        window: Interval | None = (-1000.0, 1000.0),
+        ratios: Mapping[str, FromZero] | None = None,
     ) -> None:
-        if window is not None and not _is_window(window):
-            raise ValueError(f"data.window={window}: expected two numbers [low, high], low < high")
+        given = {"window": window, "ratios": ratios}
+        if found := argument_problems(type(self), given, at="data"):
+            raise UserError(found)
         self.files = {"train": train, "dev": dev, "test": test}
         self.images = expanded(images, "data.images").absolute() if images else None
         self.window = None if window is None else (float(window[0]), float(window[1]))
-        if ratios is not None and not isinstance(ratios, Mapping):
-            raise ValueError(f"data.ratios={ratios}: expected {{task: number}}")
         self.ratios = dict(ratios or {})
-        for task, ratio in self.ratios.items():
-            if not isinstance(ratio, (int, float)) or not ratio >= 0:
-                raise ValueError(f"data.ratios.{task}={ratio}: expected a number, 0 or more")
 
     def read(self, subset: str, *, answered: bool) -> list[tuple[dict[str, Any], Example]]:
         """The records of ``train``, ``dev`` or ``test`` with their examples, checked.
@@ -143,13 +141,6 @@ class ConversationSource:
         if not known:
             raise refused(where, f"the file {name} under {root}", "none", "add it")
         return str(path)
-
-
-def _is_window(window: Any) -> bool:
-    if not isinstance(window, (list, tuple)) or len(window) != 2:
-        return False
-    low, high = window
-    return isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high
 
 
 def _rounds(turns: Any, where: str) -> list[tuple[str, str | None]]:

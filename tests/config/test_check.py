@@ -15,7 +15,7 @@ from spinevl.cli.config_errors import explain
 from spinevl.config.annotations import alternatives, expected
 from spinevl.config.check import from_plain, problems, validate
 from spinevl.config.compose import MOVED_KEYS, compose
-from spinevl.config.keys import Key, key_of
+from spinevl.config.keys import FromZero, Interval, Key, key_of
 from spinevl.config.options import (
     SCHEMAS,
     LoggerOptions,
@@ -306,7 +306,9 @@ def test_relations_between_keys() -> None:
         (tuple[int, ...], "a list of whole numbers"),
         (Schedule, "cosine, constant"),
         (bool, "true or false"),
-        (dict[str, int], "a group of keys"),
+        (dict[str, Any], "a group of keys"),
+        (dict[str, FromZero], "a group of finite numbers, 0 or more"),
+        (Interval | None, "a list of 2 finite numbers, in rising order or null"),
     ],
 )
 def test_an_annotation_in_words(hint: Any, words: str) -> None:

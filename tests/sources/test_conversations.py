@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spinevl.build.allowlist import OURS
+from spinevl.build.build import build, build_stored
 from spinevl.schema.errors import UserError
 from spinevl.sources.conversations import ConversationSource
 
@@ -117,6 +120,28 @@ def test_a_subset_without_a_file_is_named() -> None:
         ConversationSource().read("train", answered=True)
 
 
-def test_a_window_upside_down_is_refused() -> None:
-    with pytest.raises(ValueError, match="low < high"):
-        ConversationSource(window=(1000, -1000))
+@pytest.mark.parametrize(
+    "window",
+    [(1000, -1000), (5, 5), (-math.inf, math.inf), (-1000, math.inf), (math.nan, 1), (0, 1, 2), 7],
+)
+def test_a_window_has_two_finite_ends_in_order(window: Any) -> None:
+    """The same in Python, on the command line and in the study of a checkpoint."""
+    node = {"_target_": "spinevl.sources.conversations.ConversationSource", "window": window}
+    for make in (
+        lambda: ConversationSource(window=window),
+        lambda: build(node, ConversationSource, where="data"),
+        lambda: build_stored(node, ConversationSource, allowed=OURS, where="data"),
+    ):
+        with pytest.raises(UserError, match=r"data\.window=.*2 finite numbers, in rising order"):
+            make()
+
+
+def test_a_window_of_other_numbers_is_taken() -> None:
+    assert ConversationSource(window=[0, 1]).window == (0.0, 1.0)  # type: ignore[arg-type]
+    assert ConversationSource(window=None).window is None
+
+
+@pytest.mark.parametrize("ratio", [-1, math.inf, math.nan, "2"])
+def test_a_ratio_is_a_finite_number(ratio: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.ratios=.*finite numbers, 0 or more"):
+        ConversationSource(ratios={"report": ratio})
