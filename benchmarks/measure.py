@@ -208,7 +208,7 @@ def _our_step(
     def step(group: Any) -> float:
         optimizer.zero_grad()
         batch = collate([group])
-        loss = -model(batch).sum() / batch.loss_tokens
+        loss = -model(batch).sum() / len(batch.target_id)
         loss.backward()
         optimizer.step()
         return loss.item()

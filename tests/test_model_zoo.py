@@ -203,7 +203,7 @@ def two_steps(model: VLM) -> tuple[list[float], Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(3):
-        loss = -model(batch).sum() / batch.loss_tokens
+        loss = -model(batch).sum() / len(batch.target_id)
         losses.append(loss.item())
         if step < 2:
             optimizer.zero_grad()

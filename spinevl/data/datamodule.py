@@ -20,8 +20,8 @@ from spinevl.schema.example import Example
 class Steps:
     """The batches of a loader, told how many targets their whole optimizer step has.
 
-    A step's loss is the mean over the target tokens of all its batches, not the mean of their
-    means; so a batch must know its step's tokens before its gradient is taken.
+    A step's loss is the mean over the answers (or their tokens) of all its batches, not the mean of
+    their means; so a batch must know its step's number before its gradient is taken.
 
     Args:
         loader: the batches.
@@ -48,10 +48,10 @@ class Steps:
 
     def _normalised(self, step: Sequence[Batch]) -> Iterator[Batch]:
         # the trainer divides each loss by ``accumulate``, in the last step of an epoch too
-        tokens = sum(batch.loss_tokens for batch in step) / self.accumulate
-        targets = sum(batch.loss_targets for batch in step) / self.accumulate
+        answers = sum(batch.answer_divisor for batch in step) / self.accumulate
+        targets = sum(batch.auxiliary_divisor for batch in step) / self.accumulate
         for batch in step:
-            yield replace(batch, loss_tokens=tokens, loss_targets=max(targets, 1.0))
+            yield replace(batch, answer_divisor=answers, auxiliary_divisor=max(targets, 1.0))
 
 
 class ExampleDataModule(pl.LightningDataModule):

@@ -138,5 +138,5 @@ def visual_rows(visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def sequence_logprobs(target_logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Sum the targets of each sequence: [T] -> [S], the log-probability of each answer text."""
-    sums = target_logprobs.new_zeros(len(batch.sequence_weight))
+    sums = target_logprobs.new_zeros(len(batch.sequence_question))
     return sums.index_add(0, batch.target_sequence, target_logprobs)

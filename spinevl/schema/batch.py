@@ -49,14 +49,15 @@ class Batch:
         target_row: [T] which of them predicts a target.
         target_id: [T] the token to predict.
         target_sequence: [T] which sequence it belongs to.
+        target_weight: [T] its loss weight: task x class, of an answer's every token or shared by
+            them (LossMean).
         sequence_question: [S] which question a sequence answers.
-        sequence_weight: [S] loss weight (task x class); 1 where scoring.
         auxiliary_image, auxiliary_head, auxiliary_label: [A] image, head and class of each target
             of an auxiliary head.
         auxiliary_weight: [A] its loss weight.
-        loss_tokens, loss_targets: what the next-token and the auxiliary loss of a step are divided
-            by: its target tokens and auxiliary targets, on average where a step has several
-            batches.
+        answer_divisor, auxiliary_divisor: what the next-token and the auxiliary loss of a step are
+            divided by: its answers (or their tokens) and auxiliary targets, on average where a step
+            has several batches.
         questions: the dataset's index of each of the Q questions.
         sequence_label: the choice of each sequence where options are scored.
         tokens: real tokens in ``input_ids``.
@@ -77,14 +78,14 @@ class Batch:
     target_row: torch.Tensor
     target_id: torch.Tensor
     target_sequence: torch.Tensor
+    target_weight: torch.Tensor
     sequence_question: torch.Tensor
-    sequence_weight: torch.Tensor
     auxiliary_image: torch.Tensor
     auxiliary_head: torch.Tensor
     auxiliary_label: torch.Tensor
     auxiliary_weight: torch.Tensor
-    loss_tokens: float
-    loss_targets: float
+    answer_divisor: float
+    auxiliary_divisor: float
     questions: tuple[int, ...]
     sequence_label: tuple[int, ...]
     tokens: int

@@ -40,4 +40,4 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
 def mean_logprob(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:
     """The mean log-probability of the answers' tokens; the negative of the dev loss."""
     total = sum(float(values.double().sum()) for values in logprobs)
-    return total / sum(batch.loss_tokens for batch in batches)
+    return total / sum(len(batch.target_id) for batch in batches)

@@ -69,7 +69,7 @@ class TrainingModule(pl.LightningModule):
         return {**dict(self.model.named_children()), **heads}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The loss of one batch; answers are averaged over their tokens."""
+        """The loss of one batch."""
         pixels = batch.pixel_values
         # a frozen encoder gets the same image each time
         if pixels.numel() and learns(self.model.encoder):
@@ -84,7 +84,7 @@ class TrainingModule(pl.LightningModule):
         losses: dict[str, torch.Tensor] = {}
         if self.heads is not None:
             auxiliary = self.heads(visual_tokens[0], batch)
-            auxiliary = auxiliary / mean_over_ranks(batch.loss_targets, like=auxiliary)
+            auxiliary = auxiliary / mean_over_ranks(batch.auxiliary_divisor, like=auxiliary)
             losses["loss/auxiliary"] = loss = auxiliary
         if self.global_step >= self.warmup_steps:
             losses["loss/answer"] = loss = self._answer_loss(batch, visual_tokens)
@@ -97,8 +97,7 @@ class TrainingModule(pl.LightningModule):
 
     def _answer_loss(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
-        weights = batch.sequence_weight[batch.target_sequence]
-        return -(logprobs * weights).sum() / mean_over_ranks(batch.loss_tokens, like=logprobs)
+        return next_token_loss(logprobs, batch)
 
     def configure_gradient_clipping(
         self,
@@ -150,3 +149,14 @@ class TrainingModule(pl.LightningModule):
             schedule=optim.schedule,
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def next_token_loss(logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The weighted mean over a step's answers, or their tokens, of what its batch has of them.
+
+    Args:
+        logprobs: of the target tokens [T].
+        batch: their weights, and the number in the whole step.
+    """
+    total = (logprobs * batch.target_weight).sum()
+    return -total / mean_over_ranks(batch.answer_divisor, like=logprobs)

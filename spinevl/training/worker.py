@@ -169,6 +169,7 @@ def _batches(
         model.inputs(),
         ImageStore(study.decode),
         packing=options.packing,
+        loss=options.loss,
         learn=True,
         heads=heads,
     )

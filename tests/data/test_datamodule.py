@@ -28,8 +28,8 @@ def test_batches_of_like_length_hold_everything_once_and_repeat() -> None:
 
 @dataclass(frozen=True)
 class Counted:
-    loss_tokens: float
-    loss_targets: float
+    answer_divisor: float
+    auxiliary_divisor: float
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
@@ -43,10 +43,10 @@ def test_a_steps_losses_sum_to_the_mean_over_its_tokens(accumulate: int) -> None
     assert len(batches) == len(tokens)
     for start in range(0, len(tokens), accumulate):
         step = slice(start, start + accumulate)
-        # a batch's loss is its sum / loss_tokens, which the trainer divides by accumulate
+        # a batch's loss is its sum / answer_divisor, which the trainer divides by accumulate
         total = sum(
-            n / batch.loss_tokens / accumulate
+            n / batch.answer_divisor / accumulate
             for n, batch in zip(tokens[step], batches[step], strict=True)
         )
         assert total == pytest.approx(1.0)
-        assert batches[start].loss_targets == pytest.approx(2 * batches[start].loss_tokens)
+        assert batches[start].auxiliary_divisor == pytest.approx(2 * batches[start].answer_divisor)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from spinevl.config.options import LossMean, Packing
 from spinevl.config.tasks import official_tasks
+from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import patient_examples
+from spinevl.data.images import ImageStore
 from spinevl.data.imbalance import weighted
-from spinevl.schema.example import Example
+from spinevl.data.packing.collate import Collator
+from spinevl.models.llm import TinyLLM
+from spinevl.schema.box import Box
+from spinevl.schema.example import Example, Key
+from spinevl.schema.model_inputs import ModelInputs, VisionInputs
 from spinevl.schema.patient import Patient
 from spinevl.schema.study_layout import StudyLayout
 
@@ -55,6 +65,57 @@ def test_loss_weights_follow_the_score(examples: list[Example], scheme: str) -> 
         total[example.key.task] += example.weight
     for name, task in TASKS.items():
         assert total[name] / len(examples) == pytest.approx(task.weight)
+
+
+@pytest.mark.parametrize("loss", list(LossMean))
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("packing", list(Packing))
+def test_a_tasks_share_of_the_loss_does_not_grow_with_the_length_of_its_answers(
+    examples: list[Example], loss: LossMean, accumulate: int, packing: Packing
+) -> None:
+    tasks = official_tasks()
+    boxes = [
+        replace(
+            one,
+            key=Key(one.key.patient, "positioning", level),
+            kind="box",
+            label=None,
+            rounds=((f"<image>{level}?", Box(100, 120, 130, 145).answer(level)),),
+        )
+        for one in examples
+        if one.key.task == "qd"
+        for level in tasks["positioning"].levels
+    ]
+    found = weighted([*examples, *boxes], tasks)
+    llm = TinyLLM(width=8, layers=1, heads=1)
+    vision = VisionInputs(1, lambda image: torch.from_numpy(image)[None].float())
+    inputs = ModelInputs(llm.tokenizer, "chat", None, 512, {"image": vision})
+    store = ImageStore(lambda image: np.zeros((4, 4), np.uint8))
+    data = ExampleDataModule(
+        found,
+        [],
+        collate=Collator(inputs, store, packing=packing, loss=loss, learn=True),
+        ratios=None,
+        batch_size=1,
+        seed=3,
+        accumulate=accumulate,
+    )
+    shares: dict[str, float] = defaultdict(float)
+    for batch in data.train_dataloader():
+        for weight, number in zip(
+            batch.target_weight.tolist(), batch.target_sequence.tolist(), strict=True
+        ):
+            shares[found[batch.questions[number]].key.task] += weight
+        if accumulate == 1:
+            counted = batch.questions if loss == LossMean.answer else batch.target_id
+            assert batch.answer_divisor == len(counted)
+    total = sum(shares.values())
+    promised = {name: task.training_weight / 1.2 for name, task in tasks.items()}
+    if loss == LossMean.answer:
+        assert {name: one / total for name, one in shares.items()} == pytest.approx(promised)
+        assert total == pytest.approx(len(found), rel=1e-5)
+    else:  # MedM-VL's, of tokens
+        assert shares["positioning"] / total > 2 * promised["positioning"]
 
 
 def test_a_rare_label_weighs_by_the_inverse_root_of_its_frequency(examples: list[Example]) -> None:

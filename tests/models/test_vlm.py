@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spinevl.config.options import Packing
+from spinevl.config.options import LossMean, Packing
 from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import grouped, patient_examples
 from spinevl.data.images import ImageStore
@@ -25,6 +25,7 @@ from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
 from spinevl.schema.study_layout import StudyLayout
+from spinevl.training.module import next_token_loss
 
 TASKS = {name: task for name, task in official_tasks().items() if task.closed}
 TEMPLATES = {
@@ -130,14 +131,16 @@ def test_shared_prefixes_stand_once_and_packing_leaves_no_padding(examples: list
     assert batches["off"].input_ids.numel() > batches["off"].tokens
 
 
-def test_gradients_do_not_depend_on_packing(examples: list[Example]) -> None:
+@pytest.mark.parametrize("loss", list(LossMean))
+def test_gradients_do_not_depend_on_packing(examples: list[Example], loss: LossMean) -> None:
     groups = grouped(weighted(examples, TASKS))
     gradients = []
     for packing in ("tree", "plain", "off"):
         model = tiny_model()
-        batch = collator(model, packing=packing, learn=True)(groups)
-        weights = batch.sequence_weight[batch.target_sequence]
-        (-(model(batch) * weights).sum() / batch.loss_tokens).backward()
+        collate = collator(model, packing=packing, learn=True)
+        collate.loss = loss
+        batch = collate(groups)
+        next_token_loss(model(batch), batch).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for other in gradients[:2]:
         for ours, plain in zip(other, gradients[2], strict=True):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.options import LossMean
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.models.assemble import tuned
@@ -20,6 +21,7 @@ from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
 from spinevl.sources.conversations import ConversationSource
+from spinevl.training.module import next_token_loss
 
 LORA = {"r": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 CASES = {
@@ -58,7 +60,7 @@ def prepared(shared: Path, case: str) -> tuple[VLM, Batch]:
         train=str(goldens / "data/conv2d.json"), images=str(goldens / "data"), window=None
     )
     examples = [one for _, one in source.read("train", answered=True)]
-    collate = Collator(model.inputs(), ImageStore(source.decode), learn=True)
+    collate = Collator(model.inputs(), ImageStore(source.decode), learn=True, loss=LossMean.token)
     collate.check(examples)
     return model.train(), collate([list(enumerate(examples))])
 
@@ -74,7 +76,7 @@ def test_a_recipe_trains_what_upstream_trains_to_the_same_losses(shared: Path, c
     losses = []
     for _ in range(len(golden["adamw"]["losses"])):
         optimizer.zero_grad()
-        loss = -model(batch).sum() / batch.loss_tokens
+        loss = next_token_loss(model(batch), batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -100,9 +102,7 @@ def test_a_merged_adapter_says_what_the_adapter_said(shared: Path) -> None:
         assert merge_adapters(model) == 6
         together = model(batch)
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
-    assert -float(together.sum()) / batch.loss_tokens == pytest.approx(
-        merged["loss_merged"], abs=1e-5
-    )
+    assert float(next_token_loss(together, batch)) == pytest.approx(merged["loss_merged"], abs=1e-5)
     after = model.state_dict()
     assert set(after) == set(before)
     changed = {name for name in after if not torch.equal(after[name], before[name])}

@@ -37,6 +37,13 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class LossMean(StrEnum):
+    """What the next-token loss is a mean over: answers, however long each, or tokens."""
+
+    answer = "answer"
+    token = "token"
+
+
 class ClassWeights(StrEnum):
     """How the loss weighs the classes of a task: by frequency ** -0.5, or all the same."""
 
@@ -148,6 +155,10 @@ class TrainerOptions:
     )
     num_workers: int = key(0, help="processes that load images beside the main one", min=0, max=256)
     progress_bar: bool = key(True, help="show progress on the terminal")
+    loss: LossMean = key(
+        LossMean.answer,
+        help="answer: an answer weighs the same however long; token: each of its tokens does",
+    )
     compile: bool = key(False, help="torch.compile the LLM: slower to start, faster on GPUs")
     packing: Packing = key(
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-from spinevl.config.options import Packing
+from spinevl.config.options import LossMean, Packing
 from spinevl.data.auxiliary_targets import head_targets
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import Conversation
@@ -28,6 +28,7 @@ class Collator:
         images: decoded images.
         packing: ``tree`` lays the sequences of a batch out as one prefix tree, where every shared
             token stands once; ``plain`` packs them side by side; ``off`` pads, one a row.
+        loss: whether an answer, or each of its tokens, has the example's weight in the loss.
         learn: lay out the true answers to learn; otherwise every option of a closed question, to
             score them, and the answers of conversations as they are.
         heads: name of an auxiliary head -> number of classes; their targets go along with what is
@@ -43,6 +44,7 @@ class Collator:
         images: ImageStore,
         *,
         packing: Packing = Packing.tree,
+        loss: LossMean = LossMean.answer,
         learn: bool = False,
         heads: Mapping[str, int] | None = None,
     ) -> None:
@@ -52,6 +54,7 @@ class Collator:
         self.inputs = {kind: ImageInput(one, images) for kind, one in model.vision.items()}
         self.max_length = model.max_length
         self.packing = Packing(packing)
+        self.loss = LossMean(loss)
         self.learn = learn
         self.heads = {name: number for number, name in enumerate(heads or {})}
 
@@ -81,6 +84,7 @@ class Collator:
             sequences,
             images,
             packing=self.packing,
+            loss=self.loss,
             questions=[index for index, _ in pairs],
             fixed=fixed,
             auxiliary=[target for _, one in pairs for target in self._auxiliary(one, images)],

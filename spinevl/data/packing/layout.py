@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spinevl.config.options import Packing
+from spinevl.config.options import LossMean, Packing
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
@@ -18,7 +18,10 @@ from spinevl.schema.image_ref import ImageRef
 
 @dataclass(frozen=True)
 class Sequenced:
-    """One sequence: which question and choice it stands for, its symbols and learned spans."""
+    """One sequence: which question and choice it stands for, its symbols and learned spans.
+
+    Its weight is that of its answer in the loss; a conversation's answers share it.
+    """
 
     question: int
     label: int
@@ -42,6 +45,7 @@ def lay_out(
     images: BatchImages,
     *,
     packing: Packing,
+    loss: LossMean = LossMean.answer,
     questions: Sequence[int],
     fixed: Collection[ImageRef] = (),
     auxiliary: Sequence[AuxiliaryTarget] = (),
@@ -51,7 +55,7 @@ def lay_out(
     Args:
         sequences: their images numbered by ``images``.
         images: of the batch.
-        packing: see Collator.
+        packing, loss: see Collator.
         questions: the dataset's index of each question.
         fixed: images that must not be shifted (their boxes are targets).
         auxiliary: targets of the auxiliary classification heads.
@@ -62,14 +66,17 @@ def lay_out(
     depth = np.zeros_like(symbols)
     sources: list[np.ndarray] = []
     ids: list[np.ndarray] = []
-    owners: list[np.ndarray] = []
+    counts: list[int] = []  # targets of each sequence
     for number, row in enumerate(rows):
         n = len(row.symbols)
         symbols[number, :n], depth[number, :n] = row.symbols, row.depth
         for targets in row.targets:
-            owners.append(np.full(len(targets), len(owners)))
+            counts.append(len(targets))
             sources.append(targets[:, 0] + number * width)
             ids.append(targets[:, 1])
+    weights = np.array([one.weight for one in sequences], dtype=np.float32)
+    if loss is LossMean.answer:
+        weights /= np.maximum(counts, 1)
     encoded = {kind: read(images.of(kind)) for kind, read in images.inputs.items()}
     nothing = (torch.zeros(0), None)
     pixel_values, features = encoded.get("image", nothing)
@@ -90,15 +97,15 @@ def lay_out(
         predicting=torch.from_numpy(predicting),
         target_row=torch.from_numpy(target_row),
         target_id=torch.from_numpy(np.concatenate(ids)),
-        target_sequence=torch.from_numpy(np.concatenate(owners)),
+        target_sequence=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+        target_weight=torch.from_numpy(np.repeat(weights, counts)),
         sequence_question=torch.tensor([one.question for one in sequences]),
-        sequence_weight=torch.tensor([one.weight for one in sequences], dtype=torch.float32),
         auxiliary_image=torch.tensor([target.image for target in auxiliary], dtype=torch.long),
         auxiliary_head=torch.tensor([target.head for target in auxiliary], dtype=torch.long),
         auxiliary_label=torch.tensor([target.label for target in auxiliary], dtype=torch.long),
         auxiliary_weight=torch.tensor([target.weight for target in auxiliary], dtype=torch.float32),
-        loss_tokens=float(sum(len(one) for one in ids)),
-        loss_targets=float(max(len(auxiliary), 1)),
+        answer_divisor=float(len(sequences) if loss is LossMean.answer else sum(counts)),
+        auxiliary_divisor=float(max(len(auxiliary), 1)),
         questions=tuple(questions),
         sequence_label=tuple(one.label for one in sequences),
         tokens=sum(len(row.symbols) for row in rows),

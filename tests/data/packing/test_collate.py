@@ -61,7 +61,13 @@ def test_to_learn_every_question_has_its_true_answer_and_weight() -> None:
     batch = collate([[(4, CLOSED), (9, BOX)]])
     assert batch.questions == (4, 9)
     assert batch.sequence_label == (-1, -1)
-    assert batch.sequence_weight.tolist() == [2.5, 1.0]
+    for number, weight in enumerate((2.5, 1.0)):
+        weights = batch.target_weight[batch.target_sequence == number]
+        assert weights.tolist() == pytest.approx([weight / len(weights)] * len(weights))
+    assert batch.answer_divisor == 2
+    each = collator(learn=True, loss="token")([[(4, CLOSED), (9, BOX)]])
+    assert each.target_weight.tolist() == [[2.5, 1.0][k] for k in each.target_sequence.tolist()]
+    assert each.answer_divisor == len(each.target_id)
     ids = collate.conversation.tokenizer.decode(batch.target_id[batch.target_sequence == 0])
     assert ids.startswith(OPTIONS[1])
 
@@ -105,7 +111,7 @@ def test_auxiliary_targets_name_image_head_class_and_weight() -> None:
     assert batch.auxiliary_head.tolist() == [0, 2]
     assert batch.auxiliary_label.tolist() == [1, 1]
     assert batch.auxiliary_weight.tolist() == [2.5, 2.5]
-    assert batch.loss_targets == 2
+    assert batch.auxiliary_divisor == 2
     unknown = replace(CLOSED, label=None)
     assert len(collator(learn=True, heads=HEADS)([[(0, unknown)]]).auxiliary_image) == 0
 
