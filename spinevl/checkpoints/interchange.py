@@ -15,7 +15,7 @@ from spinevl.checkpoints.format import CONFIG
 from spinevl.data.packing.conversation import Conversation
 from spinevl.models.vlm import VLM
 
-TRIED = ("4.42.4", "5.4.0", "5.23.0")
+TRIED = ("4.42.4", "5.6.0", "5.23.0")
 """The versions of transformers that ``make check-exports`` loads the exports with."""
 
 # tokenizer classes that both versions build from vocab.json and merges.txt, and MedM-VL from
@@ -110,15 +110,18 @@ def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``rope_scaling`` with exactly the fields that transformers 4.42 accepts of each type."""
+    """``rope_scaling`` with exactly the fields that transformers 4 accepts of each type.
+
+    Llama 3's and Phi-3's long ones are newer than 4.42, which refuses them by name.
+    """
     kind = rope["rope_type"]
     if kind == "default":
         return None
     if kind in ("linear", "dynamic"):
         return {"type": kind, "factor": float(rope["factor"])}
-    if kind == "longrope":  # Phi-3's first name for it, which every version knows
-        return {"type": "su", **{name: rope[name] for name in ("short_factor", "long_factor")}}
-    moved = ("rope_theta", "partial_rotary_factor")  # others are too new for 4.42, which says so
+    if kind == "longrope":
+        return {"type": kind, **{name: rope[name] for name in ("short_factor", "long_factor")}}
+    moved = ("rope_theta", "partial_rotary_factor")
     return {key: value for key, value in rope.items() if key not in moved}
 
 

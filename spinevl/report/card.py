@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from spinevl.checkpoints.interchange import TRIED
 from spinevl.models.source import HUB_ID
 from spinevl.report.markdown import as_markdown, rows
 from spinevl.schema.score import Score
@@ -24,12 +25,15 @@ text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize
 inputs = processor(images=Image.open("image.png").convert("RGB"), text=text, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=32)[0, inputs["input_ids"].shape[1] :]
 print(processor.tokenizer.decode(answer, skip_special_tokens=True))
-```""",
+```
+
+In transformers 4.42, `LlavaProcessor(image_processor, tokenizer)` is put together from
+`AutoImageProcessor` and `AutoTokenizer`.""",
     "medmvl": "`spinevl predict checkpoint=THIS_FOLDER data=conversations data.test=FILE.json`, or "
     "MedM-VL's own scripts with this folder as the working directory.",
     "peft": """The adapter of the language model alone. Where the folder has `base_model/`, that is
-the language model it belongs to. `rest.safetensors` holds the connector and any adapter of the
-encoder, under spinevl's names.
+the language model it belongs to. `rest.safetensors` holds the connector, any adapter of the
+encoder, and an encoder that is published nowhere else, under spinevl's names.
 
 ```python
 from peft import PeftModel
@@ -39,6 +43,13 @@ base = AutoModelForCausalLM.from_pretrained("BASE_MODEL")
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 ```""",
 }
+
+
+_TRIED = (
+    f"Exports of this kind were loaded with transformers {', '.join(TRIED[:-1])} and {TRIED[-1]}, "
+    "with the same token ids, logits (to 1e-4) and answers. Long rotary embeddings (Llama 3.1 and "
+    "later, Phi-3 128k) need 4.43 or newer; 4.42 refuses them."
+)
 
 
 def card(
@@ -95,7 +106,7 @@ def card(
         told = ("steps", "parameters", "trained_parameters", "dev_score", "device")
         facts = [[name, str(training[name])] for name in told if training.get(name) is not None]
         sections += ["## Training", as_markdown([["what", "value"], *facts])]
-    sections += ["## Scores", _scores(score, tasks), "## How to load it", _USAGE[form]]
+    sections += ["## Scores", _scores(score, tasks), "## How to load it", _USAGE[form], _TRIED]
     return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from spinevl.checkpoints.format import Checkpoint
+from spinevl.checkpoints.interchange import TRIED
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import save_checkpoint
@@ -136,6 +137,7 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "pipeline_tag: image-text-to-text" in text
     assert "| llm | HFCausalLM" in text
+    assert all(version in text for version in TRIED)
 
 
 def test_peft_adds_the_adapter_to_its_base(shared: Path, tmp_path: Path) -> None:
