@@ -7,7 +7,7 @@ no memory of earlier jobs, so jobs may run in any process and in any order.
 from __future__ import annotations
 
 import logging
-import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from spinevl.io.files import write_bytes_atomic, write_text_atomic
 from spinevl.jobs.status import JOB_FILE, read_status
-from spinevl.report.leaderboard import Row, markdown, plot, table
-from spinevl.report.metrics_file import read_metrics
+from spinevl.report.leaderboard import Row, Spread, markdown, plot, table
+from spinevl.report.metrics_file import METRICS_FILE, read_dev_score, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -37,26 +37,50 @@ def write_leaderboard(sweep: Path) -> None:
 def read_rows(sweep: Path) -> list[Row]:
     """The sweep's jobs, best first; those without a score last, in the order they were started.
 
-    A folder whose files cannot be read is passed over, so that one job hides no other.
+    One whose files cannot be read is ``unreadable``, so that it hides no other.
     """
-    rows = []
-    for file in sweep.rglob(JOB_FILE):
-        folder = file.parent
-        if status := read_status(folder):
-            score = read_metrics(folder) if status.status == "done" else None
-            rows.append(Row(str(folder.relative_to(sweep)), score=score, **vars(status)))
+    rows = [_row(file.parent, sweep) for file in sweep.rglob(JOB_FILE)]
     # a full score and one over fewer tasks do not compare: full ones first
     return sorted(
-        (_over_seeds(row, rows) for row in rows),
-        key=lambda r: (r.value is None, r.partial, -(r.value or 0.0), r.number, r.folder),
+        _over_seeds(rows),
+        key=lambda r: (
+            *(r.value is None, r.partial, -(r.value or 0.0)),
+            *(r.number is None, r.number or 0, r.folder),
+        ),
     )
 
 
-def _over_seeds(row: Row, rows: Sequence[Row]) -> Row:
-    """The row with mean and standard deviation over the scored jobs of the same setting."""
-    if row.value is None:
+def _row(folder: Path, sweep: Path) -> Row:
+    name = str(folder.relative_to(sweep))
+    status = read_status(folder)
+    if status is None:
+        return Row(name, None, (), "unreadable", f"{JOB_FILE} is not that of a job", None)
+    told = (status.number, status.overrides, status.status, status.error, status.seconds)
+    row = Row(name, *told)
+    if row.status != "done":
         return row
-    repeats = [one for one in rows if (one.setting, one.partial) == (row.setting, row.partial)]
-    values = [one.value for one in repeats if one.value is not None]
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return replace(row, mean=statistics.fmean(values), sd=sd, repeats=len(values))
+    score = read_metrics(folder)
+    if score is None and (folder / METRICS_FILE).exists():
+        return replace(row, status="unreadable", error=f"{METRICS_FILE} holds no scores")
+    dev, partial = read_dev_score(folder)
+    return replace(row, score=score, dev=dev, partial_dev=partial)
+
+
+def _over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """The rows with mean and standard deviation over the scored jobs of the same setting."""
+    repeats: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        repeats[row.setting, row.partial].append(row)
+    result = []
+    for row in rows:
+        same = repeats[row.setting, row.partial]
+        values = [one.value for one in same if one.value is not None]
+        scores = [one.scored for one in same if one.scored is not None]
+        result.append(
+            replace(
+                row,
+                over_seeds=Spread.of(values) if row.value is not None else None,
+                score_over_seeds=Spread.of(scores) if row.scored is not None else None,
+            )
+        )
+    return result

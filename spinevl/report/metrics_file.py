@@ -15,6 +15,7 @@ from spinevl.schema.score import Score
 from spinevl.schema.task import Task
 
 METRICS_FILE = "metrics.json"
+TRAIN_FILE = "train.json"
 
 
 def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float:
@@ -38,3 +39,18 @@ def read_metrics(folder: Path) -> Score | None:
         return score if all(one is None or math.isfinite(one) for one in values) else None
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return None
+
+
+def read_dev_score(folder: Path) -> tuple[float | None, bool]:
+    """The dev score of the training in a job's folder, and whether graded tasks are missing.
+
+    The score is None where ``train.json`` is absent, not ours, or of a training without dev.
+    """
+    try:
+        content = read_json_object(folder / TRAIN_FILE)
+    except UserError:
+        return None, False
+    value, measure = content.get("dev_score"), content.get("dev_measure")
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        value = None
+    return value, measure == "partial dev score"

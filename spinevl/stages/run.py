@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
-    """Run everything; returns the score, so that sweepers can compare jobs."""
+    """Run everything; returns the dev score, by which sweepers compare jobs.
+
+    It is None for a study without dev scores (boxes alone) whose test patients were scored.
+    """
     from spinevl.inference.outputs import answer_patients, write_outputs
     from spinevl.inference.scoring import score_patients
     from spinevl.report.page import write_study_report
@@ -46,7 +49,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     fingerprint = study.fingerprint()
     told = provenance(config, fingerprint)
     _write_records(study, config, out=out, told=told)
-    fit(spec, out, trust=trust, study=study)
+    dev = fit(spec, out, trust=trust, study=study)
     folder = out / "checkpoint"
     predictor = _predictor(spec, study, folder, config["predict"], trust)
     scored = "test" if study.cohort.test_has_truth else "dev"
@@ -70,7 +73,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         curve=out / "metrics.csv",
     )
     log.info("report: %s", out / "report.html")
-    return value
+    return value if dev is None and scored == "dev" else dev
 
 
 def _write_records(

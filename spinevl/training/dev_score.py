@@ -8,6 +8,7 @@ import torch
 
 from spinevl.data.study import PatientStudy, Study
 from spinevl.evaluation.evaluate import point_score
+from spinevl.evaluation.metrics import combine
 from spinevl.inference.options import choose, merge_slices, option_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.schema.example import Example
@@ -34,7 +35,9 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
         predictions = merge_slices([examples[index] for index in chosen], list(chosen.values()))
         return point_score(patients, predictions, tasks=study.tasks)
 
-    return score, "dev score"
+    closed = {name: task for name, task in study.tasks.items() if task.closed}
+    _, complete = combine(dict.fromkeys(closed, 0.0), closed)
+    return score, "dev score" if complete else "partial dev score"
 
 
 def mean_logprob(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:

@@ -104,6 +104,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         "images_encoded": sum(one.encoded for one in features) if features else None,
         "images_cached": sum(one.found for one in features) if features else None,
         "dev_score": best.score,
+        "dev_measure": measure,
         "dev_score_step": best.step,
         "dev_history": best.history,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -15,7 +15,7 @@ from spinevl.cli.job import clean_slate
 from spinevl.cli.main import main
 from spinevl.jobs.status import JobStatus, read_status, write_status
 from spinevl.jobs.sweep import read_rows, write_leaderboard
-from spinevl.report.leaderboard import markdown
+from spinevl.report.leaderboard import Spread, markdown, plot, table
 from spinevl.schema.score import Interval, Score, TaskScore
 
 
@@ -99,10 +99,9 @@ def test_rows_are_ranked_and_spread_over_seeds(tmp_path: Path) -> None:
     rows = read_rows(tmp_path)
     # a score over fewer tasks never outranks a full one
     assert [row.number for row in rows] == [1, 2, 0, 4, 3, 5]
-    assert rows[0].mean == pytest.approx(0.5)
-    assert rows[0].sd == pytest.approx(0.02**0.5)  # sample standard deviation of 0.4 and 0.6
-    assert rows[0].repeats == 2
-    assert (rows[1].mean, rows[1].sd, rows[1].repeats) == (0.55, None, 1)
+    # sample standard deviation of 0.4 and 0.6
+    assert rows[0].over_seeds == Spread(0.5, pytest.approx(0.02**0.5), 2)
+    assert rows[1].over_seeds == Spread(0.55, None, 1)
     assert rows[0].tasks == {"qd": 0.6, "positioning": 0.5}
     text = markdown(rows)
     assert "| 1 | 0.600 | 0.500 to 0.700 | 0.500 ± 0.141 (n=2) | 0.600 | 0.500 |" in text
@@ -118,6 +117,65 @@ def test_overrides_that_all_jobs_share_stand_on_top_once(tmp_path: Path) -> None
     assert "| `seed=1` | 1-job | done |" in text
 
 
+def trained(folder: Path, dev: Any, *, measure: str = "dev score") -> None:
+    (folder / "train.json").write_text(json.dumps({"dev_score": dev, "dev_measure": measure}))
+
+
+def test_jobs_are_ranked_by_dev_with_test_beside_it(tmp_path: Path) -> None:
+    # the best on test is the worst on dev
+    for number, (seed, dev, test) in enumerate(
+        [(0, 0.5, 0.9), (1, 0.5, 0.2), (0, 0.75, 0.25), (1, 0.25, 0.95)]
+    ):
+        overrides = [f"sag_image=[{6 + number // 2}]", f"seed={seed}"]
+        metrics = {**scored(test), "subset": "test"}
+        trained(job(tmp_path, number, overrides, metrics=metrics), dev)
+    rows = read_rows(tmp_path)
+    assert [row.number for row in rows] == [2, 0, 1, 3]
+    assert rows[0].over_seeds == Spread(0.5, pytest.approx(0.125**0.5), 2)
+    assert rows[0].score_over_seeds == Spread(0.6, pytest.approx(0.245**0.5), 2)
+    text = markdown(rows)
+    assert "| rank | dev score | over seeds | test score | 95 % | over seeds |" in text
+    assert (
+        "| 1 | 0.750 | 0.500 ± 0.354 (n=2) | 0.250 | 0.150 to 0.350 | 0.600 ± 0.495 (n=2) |" in text
+    )
+    assert [line.split("|")[1].strip() for line in text.splitlines()[-4:]] == ["1", "2", "2", "4"]
+    line = next(csv.DictReader(table(rows).splitlines()))
+    assert (line["dev_score"], line["score"], line["mean"]) == ("0.75", "0.25", "0.5")
+    assert plot(rows).startswith(b"\x89PNG")
+
+
+def test_a_test_score_without_a_dev_score_is_shown_and_not_ranked(tmp_path: Path) -> None:
+    for number, dev in enumerate((None, "high", float("nan"), 0.25)):
+        metrics = {**scored(0.9), "subset": "test"}
+        trained(job(tmp_path, number, [f"a={number}"], metrics=metrics), dev)
+    rows = read_rows(tmp_path)
+    assert [(row.number, row.value, row.scored) for row in rows] == [
+        (3, 0.25, 0.9), (0, None, 0.9), (1, None, 0.9), (2, None, 0.9)
+    ]  # fmt: skip
+    assert "|  |  |  | 0.900 |" in markdown(rows)
+
+
+def test_trainings_alone_are_ranked_too(tmp_path: Path) -> None:
+    trained(job(tmp_path, 0, ["task=[qd]"]), 0.9, measure="partial dev score")
+    trained(job(tmp_path, 1, []), 0.5)
+    trained(job(tmp_path, 2, ["data=conversations"]), -1.5, measure="dev log-probability a token")
+    assert [row.number for row in read_rows(tmp_path)] == [1, 2, 0]
+    assert plot(read_rows(tmp_path)).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("file", ["job.json", "metrics.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"number": "x"}', "[" * 100_000, "\x00"])
+def test_a_job_that_cannot_be_read_hides_no_other(tmp_path: Path, file: str, text: str) -> None:
+    job(tmp_path, 0, ["a=1"], metrics=scored(0.5))
+    (job(tmp_path, 1, ["a=2"], metrics=scored(0.9)) / file).write_text(text)
+    write_leaderboard(tmp_path)
+    assert [row.status for row in read_rows(tmp_path)] == ["done", "unreadable"]
+    board = (tmp_path / "leaderboard.md").read_text()
+    assert f"**unreadable: {file}" in board
+    assert "1 done" in board
+    assert "1 unreadable" in board
+
+
 def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
     job(tmp_path, 0, [], metrics=scored(0.5, complete=False))
     write_leaderboard(tmp_path)
@@ -126,7 +184,7 @@ def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
     assert dict(zip(header.split(","), row.split(","), strict=True))["partial_score"] == "0.5"
 
 
-def test_a_status_is_read_as_written_and_what_is_none_is_passed_over(tmp_path: Path) -> None:
+def test_a_status_is_read_as_written_and_what_is_none_is_none(tmp_path: Path) -> None:
     status = JobStatus(3, ("seed=1", "name='ä'"), "failed", error="no such file", seconds=0.5)
     write_status(tmp_path, status)
     assert read_status(tmp_path) == status
@@ -136,8 +194,6 @@ def test_a_status_is_read_as_written_and_what_is_none_is_passed_over(tmp_path: P
     for text in ("", "[]", "{}", '{"overrides": []}', '{"number": 0, "overrides": 3}'):
         (tmp_path / "job.json").write_text(text)
         assert read_status(tmp_path) is None
-    job(tmp_path, 4, [], metrics=scored(0.5))
-    assert [row.number for row in read_rows(tmp_path)] == [4]
 
 
 def test_a_job_leaves_nothing_behind(tmp_path: Path) -> None:
