@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from spinevl.build.trust import Trust
 
@@ -43,6 +44,28 @@ class UserModules(MetaPathFinder):
             return None
         return PathFinder.find_spec(fullname, self.folders)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In a process that was spawned, it finds modules as soon as it is unpickled."""
+        return _installed, (self.names, self.folders)
+
+
+class WithUserModules:
+    """A function whose pickle brings along how the user's modules are found.
+
+    A spawned process has no finder, and objects of the user's own classes could not be unpickled.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self.function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # unpickled in this order: the finder is there before the function's objects are
+        return _restored, (_installed_finder(), self.function)
+
 
 def serve(trust: Trust, folders: Sequence[str | Path]) -> None:
     """Make the trusted names importable from some folders, in place of what was served before.
@@ -54,7 +77,7 @@ def serve(trust: Trust, folders: Sequence[str | Path]) -> None:
     names = {name.partition(".")[0] for name in trust.targets}
     if names and folders:
         names -= optional_packages()
-        sys.meta_path.append(UserModules(frozenset(names), [str(one) for one in folders]))
+        _installed(frozenset(names), [str(one) for one in folders])
 
 
 def optional_packages() -> set[str]:
@@ -69,3 +92,17 @@ def optional_packages() -> set[str]:
             if match := re.match(r"[\w.-]+", requirement):
                 found.add(match[0].replace("-", "_").lower())
     return found
+
+
+def _installed(names: frozenset[str], folders: Sequence[str]) -> UserModules:
+    finder = UserModules(names, folders)
+    sys.meta_path.append(finder)
+    return finder
+
+
+def _installed_finder() -> UserModules | None:
+    return next((one for one in sys.meta_path if isinstance(one, UserModules)), None)
+
+
+def _restored(_: UserModules | None, function: Callable[..., Any]) -> WithUserModules:
+    return WithUserModules(function)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from spinevl.build.user_modules import WithUserModules
 from spinevl.data.examples import grouped
 from spinevl.data.packing.collate import Collator
 from spinevl.data.sampling import LengthBatches, train_sampler
@@ -123,7 +124,7 @@ class ExampleDataModule(pl.LightningDataModule):
     ) -> DataLoader[Batch]:
         return DataLoader(
             groups,  # type: ignore[arg-type]
-            collate_fn=collate,
+            collate_fn=WithUserModules(collate),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

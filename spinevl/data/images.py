@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,10 @@ class ImageStore:
         self.max_bytes = max_bytes
         self._images: OrderedDict[ImageRef, np.ndarray] = OrderedDict()
         self._bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a loader process, which decodes what it needs."""
+        return {**vars(self), "_images": OrderedDict(), "_bytes": 0}
 
     def load(self, image: ImageRef) -> np.ndarray:
         """The pixels of an image, cropped where it is a part of its file; not kept."""

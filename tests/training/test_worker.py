@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.build.user_modules import serve
@@ -73,6 +74,25 @@ def test_another_process_trains_the_same_weights(tmp_path: Path) -> None:
         for one in ("here", "there")
     ]
     assert scores[0] == scores[1]
+
+
+def test_loader_processes_may_be_spawned_and_find_the_users_modules(own: Path) -> None:
+    """As on macOS, where nothing of this process is inherited."""
+    one = TrainSpec.read(own / "out" / SPEC_FILE)
+    one.trainer.num_workers = 1
+    trust = Trust(("mine",))
+    serve(trust, [own])
+    study = worker.open_for_training(one, ("train", "dev"), trust=trust)
+    model, _ = worker.starting_model(one, trust)
+    assert type(model.encoder).__module__ == "mine"
+    data = worker._batches(one, study, model, {})
+    steps = data.train_dataloader()
+    steps.loader.multiprocessing_context = "spawn"
+    (spawned,) = steps
+    data.num_workers = 0
+    (here,) = data.train_dataloader()
+    assert torch.equal(spawned.input_ids, here.input_ids)
+    assert torch.equal(spawned.pixel_values, here.pixel_values)
 
 
 @pytest.mark.parametrize("form", ["two words", "one word"])

@@ -71,6 +71,13 @@ class Conversation:
         self.end_id = self._shown_end() if template == "chat" else self._named_end()
         self._assemble = lru_cache(maxsize=65536)(self._assemble_uncached)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_assemble"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._assemble = lru_cache(maxsize=65536)(self._assemble_uncached)
+
     def prompt(self, question: str) -> TokenSequence:
         """The question alone, up to where the answer starts."""
         return self.dialogue([(question, None)])
