@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from spinevl.models.encoder.base import Encoder, state_index
+from spinevl.models.encoder.positions import interpolate_by_matrices
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.schema.errors import UserError, refused
 
@@ -80,6 +81,9 @@ class HFVisionEncoder(Encoder):
                 else model_class(config)
             )
             self.processor = processor_class.from_pretrained(path)
+        if kind == "dinov2":
+            antialias = config.model_type == "dinov2_with_registers"
+            interpolate_by_matrices(self.vision.embeddings, antialias=antialias)
         self.kind = kind
         self.select_layer = select_layer
         self.select_feature = select_feature
