@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import (
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.cli.help import options
+from spinevl.cli.words import own_folders
 from spinevl.config.annotations import shown
 from spinevl.config.check import expectation
 from spinevl.config.compose import MOVED_KEYS, compose, moved_key
@@ -42,7 +42,7 @@ def explain(error: BaseException, *, verb: str, arguments: Sequence[str]) -> tup
     while refused is not None:
         overrides = [one for one in overrides if one != refused]
         try:
-            compose(verb, overrides, config_dir=next(iter(_own_folders(arguments)), None))
+            compose(verb, overrides, config_dir=next(iter(own_folders(arguments)), None))
             break
         except Exception as another:
             found += _lines(another, verb, overrides)
@@ -180,20 +180,10 @@ def _missing_option(error: MissingConfigException, verb: str, arguments: Sequenc
     group, option = name[1].rsplit("/", 1)
     origin = re.match(r"In '([^']+)'", str(error))
     at = f"{origin[1]}: " if origin and origin[1] != verb else ""
-    known = options(group, *_own_folders(arguments))
+    known = options(group, *own_folders(arguments))
     if not known:
         return f"{at}{group}={option}: there is no such option and no group {group} has any"
     return f"{at}{group}={option}: no such option{suggest(option, known)}"
-
-
-def _own_folders(arguments: Sequence[str]) -> list[Path]:
-    """The user's config folders, of ``--config-dir``."""
-    folders = []
-    for index, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(value or next(iter(arguments[index + 1 :]), ".")))
-    return folders
 
 
 def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:

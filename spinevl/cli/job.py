@@ -10,19 +10,20 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
+from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.jobs.status import JobStatus, write_status
 from spinevl.schema.errors import UserError
@@ -48,10 +49,12 @@ class Job:
         words: of the command line. What they trust is trusted in every job of a sweep and in every
             worker process, and nothing else is: Hydra's own list of overrides can be written to by
             a config.
+        lacking: see SweepWords.
     """
 
     verb: str
     words: tuple[str, ...] = ()
+    lacking: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run the stage. Returns what it returns: the score that a sweeper optimises.
@@ -63,7 +66,8 @@ class Job:
         hydra_cfg = HydraConfig.get()
         out = Path(hydra_cfg.runtime.output_dir)
         if hydra_cfg.mode == RunMode.MULTIRUN:
-            return self._sweep_job(cfg, out, hydra_cfg)
+            with side_by_side(hydra_cfg.launcher, hydra_cfg.job.num):
+                return self._sweep_job(cfg, out, hydra_cfg)
         try:
             return self._stage(cfg, out, hydra_cfg)
         except Exception as error:
@@ -76,9 +80,21 @@ class Job:
         trust.refuse_untold(unresolved)
         hydra_guard.check_environment(hydra_cfg.job.env_set, self.words)
         serve(trust, _user_folders(hydra_cfg))
+        self._leave_out(cfg, hydra_cfg.runtime.choices)
         check(cfg, overrides=_overrides(hydra_cfg))
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         return stage.main(cfg, out=out, trust=trust)
+
+    def _leave_out(self, cfg: DictConfig, choices: Mapping[str, str]) -> None:
+        """Take out the keys that this job's option of a swept group does not have."""
+        for key, options in self.lacking.items():
+            parent, _, leaf = key.rpartition(".")
+            group = parent.partition(".")[0]
+            chosen = {name.rpartition("@")[2]: option for name, option in choices.items()}
+            if chosen.get(group) in options:
+                log.info("%s=%s has no key %s: it goes without", group, chosen[group], key)
+                with read_write(cfg), open_dict(cfg):
+                    del OmegaConf.select(cfg, parent)[leaf]
 
     def _sweep_job(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
         """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""

@@ -62,6 +62,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
     from spinevl.build.trust import Trust
     from spinevl.cli.job import Job, JobFailed
+    from spinevl.cli.words import flags_first, own_folders, sweep_words
     from spinevl.config.compose import register
     from spinevl.config.conf_dir import CONF_DIR
     from spinevl.schema.errors import UserError
@@ -69,6 +70,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     if (flag := _completion_flag(arguments)) is not None:
         return _completion(flag.split("=", 1)[::-1] if "query" not in flag else ["query", verb])
     register()
+    arguments = flags_first(arguments)
     if {"--help", "-h"} & set(arguments):
         return _manual(verb, arguments)
     try:
@@ -79,12 +81,14 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     if any(argument.startswith("--e") for argument in arguments):
         refuse(["--experimental-rerun reads a pickle, which can run code; repeat the command"])
         return 1
-    job = Job(verb, tuple(arguments))
+    own = next(iter(own_folders(arguments)), None)
+    sweep = sweep_words(verb, arguments, own=own)
+    job = Job(verb, tuple(arguments), sweep.lacking)
     app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(job)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         # told so, Hydra raises errors instead of printing their stack
-        with call_as([f"spinevl {verb}", *arguments], HYDRA_FULL_ERROR="1"):
+        with call_as([f"spinevl {verb}", *sweep.words], HYDRA_FULL_ERROR="1"):
             app()
     except KeyboardInterrupt:
         refuse(["interrupted"])

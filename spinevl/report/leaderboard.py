@@ -66,7 +66,7 @@ class Row:
     @property
     def setting(self) -> tuple[str, ...]:
         """The overrides without the seed; jobs that share it are repeats of each other."""
-        return tuple(one for one in self.overrides if not one.startswith("seed="))
+        return tuple(one for one in self.overrides if not one.lstrip("+").startswith("seed="))
 
     @property
     def value(self) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from spinevl.io.cores import available_cores
 from spinevl.io.folders import whole_folder
 from spinevl.schema.box import Box
 from spinevl.sources.labels import VERTEBRAE
@@ -82,7 +82,7 @@ def _rendered(
 
 def _phantoms(cases: Sequence[Case], folder: Path, seed: int) -> Iterator[Phantom]:
     """Render on every core; in new processes, since forking one that runs torch can hang."""
-    workers = min(_cores(), 16, 1 + len(cases) // _CASES_A_WORKER)
+    workers = min(available_cores(), 16, 1 + len(cases) // _CASES_A_WORKER)
     done = 0
     if workers > 1:
         n = len(cases)
@@ -96,12 +96,6 @@ def _phantoms(cases: Sequence[Case], folder: Path, seed: int) -> Iterator[Phanto
             log.warning("rendering processes could not be started or died; rendering on one core")
     for case in cases[done:]:
         yield render_case(case, folder, seed)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _write_lists(
