@@ -5,6 +5,7 @@ VERBS = {
     "train": "fine-tune a model on a study",
     "predict": "answers of a checkpoint",
     "evaluate": "score answers against labels",
+    "report": "the scores and the report for a checkpoint that is there already",
     "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
     "run": "build, train, predict, evaluate and report in one job",
     "doctor": "check every input before any training time is spent",

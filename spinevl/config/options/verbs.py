@@ -159,11 +159,10 @@ class Train(Common):
 
 
 @dataclass
-class Predict(Common):
-    """``spinevl predict``"""
+class Asked(Common):
+    """What a checkpoint is asked."""
 
     checkpoint: str | None = key(None, help=_CHECKPOINT)
-    subset: Subset = key(Subset.test, help="the patients to answer for: dev or test")
     data: dict[str, Any] | None = key(None, help=_DATA)
     split: dict[str, Any] | None = key(None, help=_SPLIT)
     task: dict[str, Any] | None = key(None, help=_TASK)
@@ -175,6 +174,22 @@ class Predict(Common):
         factory=FeatureCacheOptions, help="kept features of frozen encoders"
     )
     cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
+
+
+@dataclass
+class Predict(Asked):
+    """``spinevl predict``"""
+
+    subset: Subset = key(Subset.test, help="the patients to answer for: dev or test")
+
+
+@dataclass
+class Report(Asked):
+    """``spinevl report``"""
+
+    subset: Subset | None = key(
+        None, help="the patients to report on; null is test where their labels are known, or dev"
+    )
 
 
 @dataclass
@@ -233,6 +248,7 @@ SCHEMAS: dict[str, type] = {
     "train": Train,
     "predict": Predict,
     "evaluate": Evaluate,
+    "report": Report,
     "export": Export,
     "run": Run,
     "doctor": Doctor,
