@@ -60,7 +60,9 @@ class LlavaFormat:
         _require_llava(model)
         end = end_of_answers(model)
         tokenizer, llm = model.llm.tokenizer, model.llm.model
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False
+        )
         image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
         if image_id >= llm.config.vocab_size:
             llm.resize_token_embeddings(image_id + 1, mean_resizing=False)

@@ -15,7 +15,7 @@ from spinevl.checkpoints.format import CONFIG
 from spinevl.data.packing.conversation import Conversation
 from spinevl.models.vlm import VLM
 
-TRIED = ("4.42.4", "5.6.0", "5.23.0")
+TRIED = ("4.42.4", "4.57.6", "5.6.0", "5.23.0")
 """The versions of transformers that ``make check-exports`` loads the exports with."""
 
 # tokenizer classes that both versions build from vocab.json and merges.txt, and MedM-VL from

@@ -71,13 +71,12 @@ class MedMVLFormat:
         """
         model = checkpoint.model
         merge_adapters(model)
-        config = config_from(model)
+        config, end = config_from(model), end_of_answers(model)
         # two of MedM-VL's prefixes may be one of ours: the first is written
         back = {ours: theirs for theirs, ours in reversed(_prefixes(model).items())}
         tensors = {_renamed(key, back): tensor for key, tensor in unshared(model).items()}
         tensors.setdefault("llm.lm_head.weight", tensors["llm.model.embed_tokens.weight"].clone())
         write_tensors(folder / WEIGHTS, tensors)
-        end = end_of_answers(model)
         write_config(folder / "llm", model.llm.model.config, eos_token_id=end)
         write_json(folder / CONFIG, {**config, "eos_token_id": end})
         for place in (folder, folder / "llm"):

@@ -30,7 +30,9 @@ def environment(version: str, home: Path) -> Path:
         print(f"installing transformers {version} in {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "-qq", f"transformers=={version}"]
-        subprocess.run(install, check=True)
+        if subprocess.run(install).returncode:
+            needs = "; 4.42.4 has wheels for Python 3.11 and 3.12" if version < "4.43" else ""
+            sys.exit(f"transformers {version} could not be installed in {folder}{needs}")
         packages = next(folder.glob("lib/python*/site-packages"))
         # what it does not have itself, torch above all, is found here; its own packages go first
         (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")

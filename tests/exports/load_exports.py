@@ -28,7 +28,10 @@ from transformers import (
     GenerationConfig,
 )
 
-OLD = int(transformers.__version__.partition(".")[0]) < 5
+VERSION = tuple(int(one) for one in transformers.__version__.split(".")[:2])
+V4 = VERSION < (5, 0)
+# knows no long rotary embeddings, and no fields of processors
+OLD = VERSION < (4, 43)
 TOLERANCE = 1e-4
 COLUMNS = ("keys", "config", "ids", "pixels", "logits", "answer")
 
@@ -152,7 +155,7 @@ class Export:
             self._same("config", getattr(config, name), value)
         self._same("config", config.eos_token_id, self.told["end"])
         rope = self.told["rope"]
-        if not OLD:
+        if not V4:
             found = {k: v for k, v in config.rope_parameters.items() if k != "type"}
             partial = {"partial_rotary_factor": 1.0}  # which Phi-3 states only when it is read
             self._same("config", {**partial, **found}, {**partial, **rope})
@@ -272,8 +275,8 @@ class Export:
 
 def _image_processor(folder: Path) -> Any:
     """An image processor of Pillow, as ours are; those of torchvision round differently."""
-    if OLD:
-        return AutoImageProcessor.from_pretrained(folder)
+    if V4:
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False)
     told = json.loads((folder / "preprocessor_config.json").read_text())
     return getattr(transformers, told["image_processor_type"] + "Pil").from_pretrained(folder)
 

@@ -16,7 +16,7 @@ from export_cases import FAMILIES, cases, random_model, write
 from load_exports import Export
 from safetensors.torch import load_file, save_file
 
-from spinevl.checkpoints.interchange import TRIED, both_spellings
+from spinevl.checkpoints.interchange import TRIED
 from spinevl.data.packing.conversation import Conversation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -106,6 +106,8 @@ def test_tokenizers_are_in_files_that_both_versions_read(
         told = read(folder, "tokenizer_config.json")
         assert told["tokenizer_class"] == family.tokenizer_class
         assert "extra_special_tokens" not in told
+        special = set(told["additional_special_tokens"]) if len(family.special) > 1 else set()
+        assert special >= set(family.special[1:]) - {told["bos_token"]}
         added = {token["content"] for token in told["added_tokens_decoder"].values()}
         assert added >= set(family.special)
         model = read(folder, "tokenizer.json")["model"]
@@ -184,24 +186,6 @@ def test_the_comparison_finds_what_differs(
     except ValueError:
         assert column == "ids"  # transformers counts the image's tokens itself
     assert column in export.wrong
-
-
-def test_two_rotary_embeddings_are_spelled_as_gemma_3_had_them() -> None:
-    from transformers import Gemma3TextConfig
-
-    config = Gemma3TextConfig(
-        rope_parameters={
-            "sliding_attention": {"rope_type": "default", "rope_theta": 12000.0},
-            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 9e5},
-        }
-    )
-    told = both_spellings(json.loads(config.to_json_string(use_diff=False)))
-    assert told["rope_theta"] == 9e5
-    assert told["rope_local_base_freq"] == 12000.0
-    assert told["rope_scaling"] == {"type": "linear", "factor": 8.0}
-    again = Gemma3TextConfig(**told).rope_parameters
-    for kind, wanted in config.rope_parameters.items():
-        assert wanted.items() <= again[kind].items()
 
 
 def test_the_versions_are_those_that_the_package_claims() -> None:
