@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from spinevl.io.csv_text import csv_cell
 from spinevl.report.markdown import Markdown, as_code, as_literal, as_markdown, one_line
 from spinevl.schema.score import Score
 
@@ -161,7 +162,7 @@ def table(rows: Sequence[Row]) -> str:
         f1 = [row.tasks.get(task) for task in tasks]
         head = (row.number, row.folder, " ".join(row.overrides), row.status)
         values = [*head, row.dev, *score, *interval, *spread, *means, *f1, row.seconds, row.error]
-        writer.writerow(values)
+        writer.writerow([csv_cell(one) for one in values])
     return text.getvalue()
 
 
