@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored
+from spinevl.config.tasks import build_tasks
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import WEIGHTS
 from spinevl.models.vlm import VLM
@@ -46,10 +48,8 @@ class Checkpoint:
     @property
     def tasks(self) -> dict[str, Task]:
         """The tasks that it was trained for; none where it was trained on conversations."""
-        return {
-            name: build_stored(node, Task, allowed=self.allowed, where=f"study.task.{name}")
-            for name, node in (self.study.get("task") or {}).items()
-        }
+        stored = functools.partial(build_stored, allowed=self.allowed)
+        return build_tasks(self.study.get("task") or {}, build=stored, where="study.task")
 
 
 class CheckpointFormat(Protocol):

@@ -19,7 +19,7 @@ FORMATS: dict[str, CheckpointFormat] = {
 
 
 def load_checkpoint(source: str | Path, *, allowed: Allowed = OURS) -> Checkpoint:
-    """The checkpoint in a folder, or behind a Hugging Face id given as a string.
+    """The checkpoint in a folder, or behind ``hf:OWNER/NAME`` given as a string.
 
     Args:
         source: where it is.

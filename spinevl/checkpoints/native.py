@@ -18,13 +18,14 @@ from spinevl.build.build import build_stored, check_stored
 from spinevl.build.signature import signature_of
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of, no_checkpoint, read_config
 from spinevl.checkpoints.weights import fill, unshared
+from spinevl.config.check import node_problems
 from spinevl.io.folders import whole_folder
 from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
 from spinevl.models.assemble import assemble
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.llm import CausalLM
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import Problems, UserError
 
 VERSION = 2
 """The value of ``format`` in ``config.json``."""
@@ -97,12 +98,15 @@ def _stored_parts(config: Mapping[str, Any], folder: Path, allowed: Allowed) -> 
         for name, node in nodes.items()
         if node
     }
+    problems = Problems()
     for name, role in ROLES.items():
         if name not in parts:
             continue
         cls = check_stored(parts[name], role, allowed=allowed, where=name)
+        problems.extend(node_problems(parts[name], at=f"{folder / CONFIG}: parts.{name}"))
         # an LLM whose class takes a path is never made from anything else that its node names
         takes_path = name == "llm" and "path" in signature_of(cls).parameters
         if name in DESCRIBED and (takes_path or "path" in parts[name]):
             parts[name] |= {"path": str(folder / name), "pretrained": False}
+    problems.raise_any()
     return parts

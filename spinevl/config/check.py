@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any, get_type_hints
 
+from spinevl.build.allowlist import OURS
 from spinevl.config.annotations import alternatives, expected, fits, shown, within
 from spinevl.config.keys import Key, key_of
 from spinevl.config.suggest import suggest
@@ -97,6 +98,19 @@ def problems(
         for name, expected in relations(given).items():
             found.append(f"{_join(at, name)}={shown(given[name])}: expected {expected}")
     return found
+
+
+def node_problems(node: Any, *, at: str) -> list[str]:
+    """Arguments that a class of ours does not take; another's is judged where it is built."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return [f"{at}._target_ is missing: choose an option of the group"]
+    target = str(node["_target_"])
+    if not target.startswith("spinevl."):
+        return []
+    try:
+        return argument_problems(OURS.named(target, where=at), node, at=at)
+    except (UserError, ImportError):  # told where it is built
+        return []
 
 
 def argument_problems(target: Any, values: Mapping[str, Any], *, at: str) -> list[str]:

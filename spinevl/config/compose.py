@@ -10,9 +10,8 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from spinevl.build.allowlist import OURS
 from spinevl.build.trust import Trust
-from spinevl.config.check import argument_problems, problems
+from spinevl.config.check import node_problems, problems
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.job_folder import job_folder
 from spinevl.config.options import SCHEMAS
@@ -145,7 +144,7 @@ def _task_problems(plain: Mapping[str, Any], overrides: Sequence[str]) -> list[s
     return [
         problem
         for name, node in tasks.items()
-        for problem in _argument_problems(node, f"task.{name}")
+        for problem in node_problems(node, at=f"task.{name}")
     ]
 
 
@@ -155,7 +154,7 @@ def _part_problems(plain: Mapping[str, Any], groups: Sequence[str]) -> list[str]
     for group in groups:
         node = plain.get(group)
         if isinstance(node, Mapping) and node:
-            found += _argument_problems(node, group)
+            found += node_problems(node, at=group)
         elif group in plain and node is not None and not _dispensable(group, plain):
             choices = "|".join(sorted(f.stem for f in (CONF_DIR / group).glob("*.yaml")))
             found.append(f"{group} is not chosen: {group}={choices}")
@@ -166,19 +165,6 @@ def _dispensable(group: str, plain: Mapping[str, Any]) -> bool:
     """Whether a checkpoint or an earlier build's records stand in for a group."""
     stand_in = {"data": None, "split": "records"}.get(group, "checkpoint")
     return stand_in is not None and bool(plain.get(stand_in))
-
-
-def _argument_problems(node: Any, at: str) -> list[str]:
-    """Arguments that a class of ours does not take; another's is judged where it is built."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return [f"{at}._target_ is missing: choose an option of the group"]
-    target = str(node["_target_"])
-    if not target.startswith("spinevl."):
-        return []
-    try:
-        return argument_problems(OURS.named(target, where=at), node, at=at)
-    except (UserError, ImportError):  # told where it is built
-        return []
 
 
 def _overridden_parts(plain: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -29,6 +29,9 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
     for task in tasks.values():
         template = templates.get(task.name) or task.prompt
         here = f"{where}: prompt of task {task.name}"
+        if not isinstance(template, (str, type(None))):
+            problems.add(here, "a template of text", repr(template), "mend it")
+            continue
         if not template:
             problems.add(here, "a template", "none", f"add {task.name!r}")
             continue

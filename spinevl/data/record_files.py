@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinevl.data.built_records import MANIFEST
 from spinevl.data.records import records_text
 from spinevl.data.study import PatientStudy, record_file
 from spinevl.io.files import made_folder, write_text_atomic
@@ -49,8 +50,9 @@ def write_records(
     for name, text in texts.items():
         write_text_atomic(folder / name, text)
     write_split(study, out)
-    manifest = {**study.fingerprint(), "outputs": outputs, **provenance}
-    write_text_atomic(out / "manifest.json", json.dumps(manifest, indent=2))
+    templates = dict(study.templates)
+    manifest = {**study.fingerprint(), "outputs": outputs, "templates": templates, **provenance}
+    write_text_atomic(out / MANIFEST, json.dumps(manifest, indent=2))
     total = sum(entry["records"] for entry in outputs.values())
     log.info("%d records in %d files under %s", total, len(texts), folder)
 

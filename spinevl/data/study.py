@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from spinevl.build.allowlist import target_of
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.annotations import shown
-from spinevl.config.tasks import official_tasks
+from spinevl.config.tasks import build_tasks, official_tasks
+from spinevl.data.built_records import as_built, require_as_asked
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
 from spinevl.data.records import read_records
@@ -19,7 +21,7 @@ from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -157,15 +159,9 @@ class PatientStudy:
         if spec.records:
             file = Path(spec.records) / record_file(task, subset, spec.suffix)
             found = read_records(file, task=task, layout=self.cohort.layout)
-            asked = spec.sag_image or ()
-            for one in found:
-                if not set(one.slices) <= set(asked):
-                    raise refused(
-                        f"{file}: {one.where}",
-                        f"sagittal slices of sag_image={list(asked)}",
-                        f"{list(one.slices)}",
-                        "set sag_image as the build had it, or build again",
-                    )
+            require_as_asked(
+                found, task=task, template=self.templates[task.name], spec=spec, file=file
+            )
             return found
         truth = subset != "test" or (spec.test_answers == "upstream" and task.closed)
         return patient_examples(
@@ -223,11 +219,10 @@ class _Maker:
     spec: StudySpec
     trust: Trust
 
-    def __call__(self, key: str, node: Any, role: type[R], name: str = "") -> R:
-        where = f"{key}.{name}" if name else key
+    def __call__(self, key: str, node: Any, role: type[R]) -> R:
         if key in self.spec.stored:
-            return build_stored(node, role, allowed=self.trust.allowed, where=f"study.{where}")
-        return build(node, role, trust=self.trust, where=where)
+            return build_stored(node, role, allowed=self.trust.allowed, where=f"study.{key}")
+        return build(node, role, trust=self.trust, where=key)
 
 
 def shown_modality(spec: StudySpec) -> Modality | None:
@@ -261,7 +256,11 @@ def open_study(
         subsets = ("train", "dev", "test") if source.names_test else ("train", "dev")
     labelled = bool({"train", "dev"} & set(subsets))
     spec.require(split=labelled)
-    tasks = {name: make("task", node, Task, name) for name, node in (spec.task or {}).items()}
+    tasks = _tasks(spec, trust)
+    if spec.records:
+        sides = [side for side in subsets if side != "test"]
+        names = [record_file(t, side, spec.suffix) for t in tasks.values() for side in sides]
+        spec = as_built(spec, names)
     templates = _templates(spec, tasks)
     shown = spec.sag_image or []
     if unknown := [str(one) for one in shown if one not in source.layout.slices]:
@@ -280,6 +279,13 @@ def open_study(
     if labelled and spec.records:
         return replace(study, split=_split_of_records(study))
     return study
+
+
+def _tasks(spec: StudySpec, trust: Trust) -> dict[str, Task]:
+    if "task" in spec.stored:
+        stored = functools.partial(build_stored, allowed=trust.allowed)
+        return build_tasks(spec.task or {}, build=stored, where="study.task")
+    return build_tasks(spec.task or {}, build=functools.partial(build, trust=trust))
 
 
 def require_patients(study: Study) -> PatientStudy:

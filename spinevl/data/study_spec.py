@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from spinevl.config.check import from_plain
+from spinevl.config.check import from_plain, node_problems, problems
 from spinevl.io.files import expanded, made_folder
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, escaped
+
+log = logging.getLogger(__name__)
 
 # keys of a data or split node that name files
 _PATHS = (
@@ -61,10 +64,24 @@ class StudySpec:
         return from_plain(cls, named)
 
     def filled(self, stored: Mapping[str, Any]) -> StudySpec:
-        """The same with what is None as the ``study`` of a checkpoint has it."""
+        """The same with what is None as the ``study`` of a checkpoint has it.
+
+        Raises:
+            UserError: the checkpoint holds values of another type.
+        """
         known = {**stored, "prompts": {"path": None, "templates": stored.get("templates")}}
         missing = [name for name in _EXAMPLES if not getattr(self, name)]
         found: dict[str, Any] = {name: known.get(name) for name in missing}
+        wrong = problems(StudySpec, found, at="study", partial=True)
+        for name in ("data", "split"):
+            if isinstance(node := found.get(name), Mapping):
+                wrong += node_problems(node, at=f"study.{name}")
+        if wrong:
+            raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
+        for name in ("data", "split"):
+            node = found.get(name) or {}
+            if files := [f"{name}.{key}={node[key]}" for key in _PATHS if node.get(key)]:
+                log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
         return replace(self, **found, stored=missing)
 
     def require(self, *, split: bool) -> None:

@@ -1,30 +1,38 @@
-"""What a job's results were made with: config, data, commit and versions of packages."""
+"""What a job's results were made with: config, data, the package's commit and versions."""
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import spinevl
 from spinevl.jobs.identity import identity
 
-PACKAGES = ("spinevl", "numpy", "pillow", "hydra-core", "omegaconf")
+PACKAGES = (
+    *("spinevl", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers"),
+    *("safetensors", "numpy", "pillow", "hydra-core", "omegaconf"),
+)
+_GIT_SECONDS = 10
 
 
 def provenance(config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's identity, its resolved config, the working directory's commit and versions."""
+    """The job's identity, its resolved config, the package's commit and versions."""
     return {
         "identity": identity(config, fingerprint),
         "config": config,
-        "git_commit": _git_commit(),
+        **commit_of(Path(spinevl.__file__).parent),
         "versions": versions(),
     }
 
 
 def versions() -> dict[str, str | None]:
-    """Package -> version; None where it is not installed."""
-    result: dict[str, str | None] = {}
+    """Python and the packages -> version; None where one is not installed."""
+    result: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             result[name] = version(name)
@@ -33,11 +41,32 @@ def versions() -> dict[str, str | None]:
     return result
 
 
-def _git_commit() -> str | None:
-    """The commit of the working directory; None outside a repository or without git."""
-    command = ["git", "rev-parse", "--verify", "HEAD"]
+def commit_of(package: Path) -> dict[str, Any]:
+    """``git_commit`` of the repository that holds a package, and ``git_dirty``: whether the
+    package differs from it. Both are None where no repository keeps the package's files, which a
+    virtual environment inside a repository does not make it do.
+    """
+    commit, dirty = None, None
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
+        commit = _git(package, "rev-parse", "--verify", "HEAD")
+        changed = _git(package, "status", "--porcelain", "--", ".")
+        dirty = None if changed is None else bool(changed)
+    return {"git_commit": commit, "git_dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints about a folder; None where it fails, hangs or is not there."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
+        found = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+            stdin=subprocess.DEVNULL,
+            timeout=_GIT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip() if found.returncode == 0 else None

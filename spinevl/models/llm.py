@@ -110,6 +110,19 @@ class CausalLM(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
+def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
+    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+    rows = int(model.get_input_embeddings().num_embeddings)
+    token, last = max(tokenizer.get_vocab().items(), key=lambda one: one[1])
+    if last >= rows:
+        raise refused(
+            f"{where}: its tokenizer",
+            f"ids below {rows}, the rows of the embedding table",
+            f"ids up to {last}, {token!r}",
+            "use the tokenizer that belongs to the weights",
+        )
+
+
 @torch.no_grad()
 def _has_plain_head(model: Any) -> bool:
     """Whether logits are the output head of the hidden states and no more, tried on two tokens."""
@@ -171,6 +184,7 @@ class HFCausalLM(CausalLM):
                 f"llm.path={path}: its tokenizer has no fast version, and answers are found by "
                 "token offsets; convert it to tokenizer.json"
             )
+        _require_known_tokens(model, tokenizer, where=f"llm.path={path}")
         _settle_template(tokenizer, chat_template_options or {})
         super().__init__(
             model,

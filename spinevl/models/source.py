@@ -44,19 +44,42 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
+HUB = "hf:"
+"""In front of an id it names a repository of the hub, and not a folder."""
+
+
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint: a local one, or that of a Hugging Face id, downloaded.
+    """The folder of a checkpoint: a local one, or that of ``hf:OWNER/NAME``, downloaded.
+
+    Without ``hf:`` no hub is ever asked: ``outputs/chekpoint`` may be a path with a typo.
 
     Raises:
         UserError: neither.
     """
+    if name.startswith(HUB):
+        return _downloaded(name.removeprefix(HUB), what="checkpoint")
     folder = recovered(expanded(name, "checkpoint"))
-    folder = expanded(name, "checkpoint")
-    if folder.is_dir() or not HUB_ID.fullmatch(name):
-        return folder  # a folder that is not there is reported by whoever reads it
+    if not folder.exists() and HUB_ID.fullmatch(name):
+        fix = f"check the path; a repository of the Hugging Face hub is checkpoint={HUB}{name}"
+        raise refused(f"checkpoint={name}", "the folder of a checkpoint", "no such folder", fix)
+    return folder  # another folder that is not there is reported by whoever reads it
+
+
+def source_folder(path: str, *, what: str) -> Path:
+    """The folder of a pretrained part: a local one, or that of a Hugging Face id, downloaded.
+
+    Raises:
+        UserError: neither.
+    """
+    folder = expanded(path, what)
+    return folder if folder.is_dir() or not HUB_ID.fullmatch(path) else _downloaded(path, what=what)
+
+
+def _downloaded(name: str, *, what: str) -> Path:
+    """The files of a Hugging Face repository. Raises UserError where it cannot be reached."""
     from huggingface_hub import snapshot_download
 
-    with checked_source(name, what="checkpoint"):
+    with checked_source(name, what=what):
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ from omegaconf import DictConfig
 from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
+from spinevl.config.tasks import build_tasks
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.evaluation.submission import check_submission
 from spinevl.schema.errors import UserError
-from spinevl.schema.task import Task
 
 if TYPE_CHECKING:
     from spinevl.training.spec import TrainSpec
@@ -31,10 +32,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         template = config["data"].get("test_labels")
         if not template:
             raise UserError("data.test_labels is not set: give the submission template")
-        tasks = {
-            name: build(node, Task, trust=trust, where=f"task.{name}")
-            for name, node in config["task"].items()
-        }
+        tasks = build_tasks(config["task"], build=functools.partial(build, trust=trust))
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
     from spinevl.training.spec import TrainSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
+from spinevl.config.tasks import build_tasks
 from spinevl.evaluation.answer_files import read_answered
 from spinevl.evaluation.baselines import BASELINES, Baseline
 from spinevl.evaluation.evaluate import evaluate
@@ -19,7 +21,6 @@ from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.asked import compare
 from spinevl.schema.errors import UserError
 from spinevl.schema.study_layout import StudyLayout
-from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
     labels, answers, boxes = config["labels"], config["answers"], config["boxes"]
     if not labels or not (answers or config["predictions"]):
         raise UserError("evaluate needs labels=FILE and answers=FILE or predictions=FILE")
-    tasks = {
-        name: build(node, Task, trust=trust, where=f"task.{name}")
-        for name, node in config["task"].items()
-    }
+    tasks = build_tasks(config["task"], build=functools.partial(build, trust=trust))
     if any(not task.closed for task in tasks.values()) and not (boxes and config["predictions"]):
         raise UserError("task positioning needs boxes=FILE and predictions=FILE")
     closed = {name: task for name, task in tasks.items() if task.closed}

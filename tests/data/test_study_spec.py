@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from spinevl.config.plain import plain
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.schema.errors import UserError
 
-STORED = {
+STORED: dict[str, Any] = {
     "task": {"qd": {"_target_": "spinevl.schema.task.Task", "name": "qd"}},
     "templates": {"qd": "[image]Curve?"},
     "sag_image": [5, 7],
@@ -62,3 +63,35 @@ def test_files_of_a_node_are_found_from_any_folder(
     monkeypatch.chdir(tmp_path)
     node = {"labels": "a.json", "train_images": None, "sagittal": "{id}/{slice}.png", "seed": 1}
     assert with_absolute_paths(node) == {**node, "labels": str(tmp_path / "a.json")}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sag_image": "6"}, "study.sag_image"),
+        ({"sag_image": [6.5]}, "study.sag_image"),
+        ({"sag_type": 3}, "study.sag_type"),
+        ({"data": "labels.json"}, "study.data"),
+        ({"data": {**STORED["data"], "side_px": "x"}}, "study.data.side_px"),
+        ({"split": {**STORED["split"], "n_train": "x"}}, "study.split.n_train"),
+        ({"split": {"n_train": 3}}, "study.split._target_"),
+        ({"task": ["qd"]}, "study.task"),
+    ],
+)
+def test_a_checkpoint_with_values_of_another_type_is_refused(
+    change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        spec("predict").filled({**STORED, **change})
+    assert [one.split("=")[0].split(" ")[0] for one in caught.value.problems] == [said]
+
+
+def test_files_that_only_the_checkpoint_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="spinevl")
+    stored = {**STORED, "data": {**STORED["data"], "labels": "/else/where.json"}}
+    spec("predict").filled(stored)
+    (record,) = caplog.records
+    assert "data.labels=/else/where.json" in record.getMessage()
+    caplog.clear()
+    spec("predict", "data=cervai", "data.test_images=mine").filled(stored)
+    assert not caplog.records

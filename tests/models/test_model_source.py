@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
 import pytest
 from transformers import CLIPConfig, Qwen2Config
 
-from spinevl.models.source import refuse_kernels
+from spinevl.models.source import checkpoint_folder, refuse_kernels, source_folder
 from spinevl.schema.errors import UserError
 
 
@@ -21,3 +25,41 @@ def test_attention_code_of_a_hub_is_refused_at_every_depth() -> None:
     whole.vision_config._attn_implementation = "evil/kernel"
     with pytest.raises(UserError, match="found evil/kernel"):
         refuse_kernels(whole, what="encoder.path", path="x")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The repositories that the hub is asked for."""
+    names: list[str] = []
+
+    def download(name: str, **_: Any) -> str:
+        names.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return names
+
+
+@pytest.mark.parametrize("name", ["outputs/chekpoint", "runs/2026", "MSIIP/MedM-VL-2D"])
+def test_a_path_with_a_typo_asks_no_hub(
+    name: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        checkpoint_folder(name)
+    (line,) = caught.value.problems
+    assert f"checkpoint={name}: " in line
+    assert f"checkpoint=hf:{name}" in line
+    assert asked == []
+    Path(name).mkdir(parents=True)
+    assert checkpoint_folder(name) == Path(name)
+    assert checkpoint_folder("a/b/c") == Path("a/b/c")  # told by whoever reads it
+    assert asked == []
+
+
+def test_a_repository_is_named_as_one(asked: list[str]) -> None:
+    with pytest.raises(UserError, match="no network"):
+        checkpoint_folder("hf:MSIIP/MedM-VL-2D")
+    with pytest.raises(UserError, match=r"encoder\.path=MSIIP/other"):
+        source_folder("MSIIP/other", what="encoder.path")
+    assert asked == ["MSIIP/MedM-VL-2D", "MSIIP/other"]

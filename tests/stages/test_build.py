@@ -103,7 +103,7 @@ def test_a_test_list_needs_no_label_file_and_its_zeros_are_no_answers(
     [
         ("output_dir=/dev/null/records", "output_dir=/dev/null/records: expected a folder"),
         ("data.missing_images=error", "/data/mri_images/train: expected a folder, found none"),
-        ("prompts.path=nowhere.json", "nowhere.json: expected an object"),
+        ("prompts.path=nowhere.json", "nowhere.json: expected a JSON object"),
     ],
 )
 def test_a_refusal_is_one_line_and_writes_nothing(

@@ -82,7 +82,7 @@ _DATA = "where patients and images come from"
 _SPLIT = "which patients are train and which are dev"
 _TASK = "what is asked"
 _PROMPTS = "the wording of the questions"
-_CHECKPOINT = "a training's checkpoint/, or MedM-VL's folder or hub id"
+_CHECKPOINT = "a training's checkpoint/, or MedM-VL's folder or hf:OWNER/NAME"
 
 
 @dataclass

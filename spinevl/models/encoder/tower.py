@@ -15,7 +15,7 @@ from torch import nn
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import read_tensors
 from spinevl.models.encoder.base import Encoder, state_index
-from spinevl.models.source import checked_source, checkpoint_folder, require_all_weights
+from spinevl.models.source import checked_source, require_all_weights, source_folder
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.image_ref import Modality
 
@@ -104,7 +104,7 @@ class TowerEncoder(Encoder):
 
 def _config(path: str, keys: tuple[str, ...]) -> dict[str, Any]:
     """The ``config.json`` of an encoder by Hugging Face id or directory, with ``keys`` in it."""
-    folder = checkpoint_folder(path)
+    folder = source_folder(path, what="encoder.path")
     with checked_source(path, what="encoder.path"):
         if not (folder / "config.json").is_file():
             raise OSError(f"no config.json in {folder}")
@@ -122,7 +122,7 @@ def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:
     """
     stored = {
         key.removeprefix("module.").removeprefix(prefix): tensor
-        for key, tensor in read_tensors(checkpoint_folder(path)).items()
+        for key, tensor in read_tensors(source_folder(path, what="encoder.path")).items()
         if key.removeprefix("module.").startswith(prefix)
     }
     wanted = tower.state_dict()
