@@ -125,7 +125,7 @@ def point_score(
     closed = {name: task for name, task in tasks.items() if task.closed}
     rows = join(predictions, truth, closed)
     values = {
-        name: float(task_f1(Confusion.of(rows[name], task).counts.sum(axis=0), task))
+        name: float(task_f1(Confusion.of(rows[name], task).total(), task))
         for name, task in closed.items()
     }
     score, _ = combine(values, closed)

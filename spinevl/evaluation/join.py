@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, refused
@@ -25,9 +24,7 @@ def with_truth(
     """
     people = {patient.id: patient for patient in patients}
     return [
-        replace(one, truth=_truth(one, people[one.id], tasks[one.task]))
-        if one.id in people
-        else one
+        one.beside(_truth(one, people[one.id], tasks[one.task])) if one.id in people else one
         for one in predictions
         if one.task in tasks
     ]

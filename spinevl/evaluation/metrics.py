@@ -23,29 +23,49 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of one task, apart for each patient.
+    """The answers to one task as places in a table.
 
     Attributes:
         labels: what the rows and columns stand for: the task's labels, then any other that occurs.
-        counts: [patients, truth, prediction]; the last column holds unparsed answers, which match
-            no truth and are no label of their own.
+            A last column holds unparsed answers, which match no truth and are no label of their
+            own.
+        truth, answers: [patients, questions] the row and the column of each answer.
     """
 
     labels: tuple[int, ...]
-    counts: np.ndarray
+    truth: np.ndarray
+    answers: np.ndarray
 
     @classmethod
     def of(cls, rows: Rows, task: Task) -> Confusion:
-        """The counts of predictions joined with their truth, which must be known."""
+        """Of predictions joined with their truth, which must be known."""
         known = range(len(task.choices))
         given = {one.choice for row in rows for one in row if one.choice is not None}
         labels = (*known, *sorted(given - set(known)))
         place: dict[object, int] = {label: k for k, label in enumerate(labels)}
-        counts = np.zeros((len(rows), len(labels), len(labels) + 1))
-        for patient, row in enumerate(rows):
-            for one in row:
-                counts[patient, place[one.truth], place.get(one.choice, -1)] += 1
-        return cls(labels, counts)
+        truth = np.array([[place[one.truth] for one in row] for row in rows])
+        answers = np.array([[place.get(one.choice, len(labels)) for one in row] for row in rows])
+        return cls(labels, truth, answers)
+
+    def by_patient(self) -> np.ndarray:
+        """[patients, truth, answer] counts."""
+        patients = np.arange(len(self.truth))[:, None]
+        return self._counts(patients, len(self.truth))
+
+    def total(self) -> np.ndarray:
+        """[truth, answer] counts."""
+        return self._counts(np.zeros((1, 1), dtype=int), 1)[0]
+
+    def by_question(self) -> np.ndarray:
+        """[questions, truth, answer] counts; a question is a level."""
+        questions = np.arange(self.truth.shape[1])[None]
+        return self._counts(questions, self.truth.shape[1])
+
+    def _counts(self, groups: np.ndarray, n_groups: int) -> np.ndarray:
+        size = len(self.labels)
+        places = (groups * size + self.truth) * (size + 1) + self.answers
+        counts = np.bincount(places.ravel(), minlength=n_groups * size * (size + 1))
+        return counts.reshape(n_groups, size, size + 1).astype(float)
 
 
 def class_f1(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

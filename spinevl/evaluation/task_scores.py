@@ -33,20 +33,17 @@ def answers_score(
         detailed: whether to add classes, confusion matrix, kappa, calibration and findings.
     """
     confusion = Confusion.of(rows, task)
-    values = task_f1(bootstrap.sums(confusion.counts), task)
-    levels = {}
-    for k, name in enumerate(task.levels):
-        at = Confusion.of([[row[k]] for row in rows], task).counts.sum(axis=0)
-        levels[name] = LevelScore(
-            f1=float(task_f1(at, task)),
-            accuracy=float(np.trace(at[:, : at.shape[0]]) / at.sum()),
-        )
+    values = task_f1(bootstrap.sums(confusion.by_patient()), task)
+    levels = {
+        name: LevelScore(f1=float(task_f1(at, task)), accuracy=float(np.trace(at) / at.sum()))
+        for name, at in zip(task.levels, confusion.by_question(), strict=False)
+    }
     score = TaskScore("f1", float(values[0]), interval(values), levels=levels)
     return (_detailed(score, confusion, rows, task) if detailed else score), values
 
 
 def _detailed(score: TaskScore, confusion: Confusion, rows: Rows, task: Task) -> TaskScore:
-    counts = confusion.counts.sum(axis=0)
+    counts = confusion.total()
     size = len(confusion.labels)
     square = counts[:, :size]
     classes = _classes(confusion, counts, task)

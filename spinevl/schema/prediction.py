@@ -43,6 +43,20 @@ class Prediction:
         """Whether the choice is the true label; None for boxes and where the truth is unknown."""
         return self.choice == self.truth if isinstance(self.truth, int) else None
 
+    def beside(self, truth: int | Box | None) -> Prediction:
+        """The same with its truth; dataclasses.replace takes three times as long."""
+        return Prediction(
+            id=self.id,
+            task=self.task,
+            object=self.object,
+            slices=self.slices,
+            choice=self.choice,
+            probabilities=self.probabilities,
+            text=self.text,
+            box=self.box,
+            truth=truth,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The line of ``predictions.jsonl``; ``truth`` and ``correct`` stand there where known."""
         probabilities = self.probabilities

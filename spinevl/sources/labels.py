@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ def read_labels(
         UserError: with every problem of every record.
     """
     closed = {name: task for name, task in tasks.items() if task.closed}
+    names = tuple(closed)
     patients: list[Patient] = []
     problems = Problems()
     for where, entry in _entries(path, "a list of label objects", problems):
@@ -46,20 +48,25 @@ def read_labels(
         for name, task in closed.items():
             if name not in entry:
                 if name in required:
-                    close = difflib.get_close_matches(name, entry, 1)
-                    hint = f"did you misspell it as {close[0]!r}?" if close else "add it"
+                    close = _closest(name, tuple(entry), 0.6)
+                    hint = f"did you misspell it as {close!r}?" if close else "add it"
                     problems.add(where, f"key {name!r}", "none", hint)
                 continue
             label = _label(where, task, entry[name], problems)
             if label is not None:
                 labels[name] = label
         for key in entry:
-            if key not in closed and key != "id" and difflib.get_close_matches(key, closed, 1, 0.7):
-                close = difflib.get_close_matches(key, closed, 1, 0.7)
-                problems.add(where, "known keys", repr(key), f"did you mean {close[0]!r}?")
+            if key not in closed and key != "id" and (close := _closest(key, names, 0.7)):
+                problems.add(where, "known keys", repr(key), f"did you mean {close!r}?")
         patients.append(Patient(entry["id"], labels))
     problems.raise_any()
     return tuple(patients)
+
+
+@functools.lru_cache(maxsize=256)  # the records of a file have the same keys
+def _closest(word: str, names: tuple[str, ...], cutoff: float) -> str | None:
+    """The name that a word may be meant to be."""
+    return next(iter(difflib.get_close_matches(word, names, 1, cutoff)), None)
 
 
 def read_template(path: str | Path, *, tasks: Mapping[str, Task]) -> tuple[Patient, ...]:

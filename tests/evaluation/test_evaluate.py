@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -237,3 +238,14 @@ def test_a_finding_that_no_patient_has_is_undefined() -> None:
     people = [Patient(str(k), {"sl": 1}) for k in range(3)]
     score = evaluate(people, answers("sl", [1, 0, None]), tasks=SL).tasks["sl"]
     assert score.findings == {"abnormal": FindingScore((0,), None, 1 / 3, 0, 3)}
+
+
+def test_twenty_times_the_patients_take_no_four_hundred_times_as_long() -> None:
+    seconds = []
+    for count in (500, 10_000):
+        people = [Patient(str(k), {"sl": k % 2}) for k in range(count)]
+        given = answers("sl", [int(k % 3 == 0) for k in range(count)])
+        begun = time.process_time()
+        evaluate(people, given, tasks=SL, baselines=[LevelMajority(people, SL)], n_resamples=200)
+        seconds.append(time.process_time() - begun)
+    assert seconds[1] < 100 * max(seconds[0], 0.02)

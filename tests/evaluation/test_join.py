@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from spinevl.config.tasks import official_tasks
@@ -51,6 +53,7 @@ def test_the_truth_is_a_label_a_box_or_unknown() -> None:
     joined = with_truth(given, patients, TASKS)
     assert [one.truth for one in joined] == [1, 2, box, None, None, None]
     assert [one.correct for one in joined] == [True, False, None, None, None, None]
+    assert [replace(one, truth=None) for one in joined] == given
     lines = [one.to_json() for one in joined]
     assert [line.get("truth") for line in lines] == [1, 2, [1, 2, 3, 4], None, None, None]
     assert [line.get("correct") for line in lines] == [True, False, None, None, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
     entry = {key: value for key, value in GOOD.items() if key != "zjppt"}
     lines = problems(tmp_path, [{**entry, "zjptt": [0] * 5}])
     assert any("zjptt" in line and "misspell" in line for line in lines)
+
+
+def test_columns_of_ones_own_are_compared_with_the_tasks_once(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    own = {f"column {k}": k for k in range(20)}
+    file.write_text(json.dumps([{**GOOD, "id": str(k), **own} for k in range(5000)]))
+    begun = time.perf_counter()
+    assert len(read_labels(file, tasks=GRADED, required=GRADED)) == 5000
+    assert time.perf_counter() - begun < 5
 
 
 @pytest.mark.parametrize(
