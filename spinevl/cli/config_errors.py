@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hydra.errors import (
@@ -14,6 +14,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from spinevl.build.allowlist import OURS
+from spinevl.build.signature import signature_of
 from spinevl.cli.help import options
 from spinevl.cli.words import own_folders
 from spinevl.config.annotations import shown
@@ -198,11 +200,24 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
         node = OmegaConf.select(cfg, parent) if parent else cfg
     if isinstance(node, DictConfig) and not node and (CONF_DIR / parent).is_dir():
         return f"unknown key '{key}'; this {parent} has none, choose another: {_choices(parent)}"
+    if isinstance(node, DictConfig) and leaf in _arguments(node):
+        return f"{key} is not in the YAML file of this option: add it with +{key}=VALUE"
     dot = f"{parent}." if parent else ""
     # a verb's own key that is no value but a group of another verb reads as an unknown key too
     return f"unknown key '{key}'" + suggest(
         dot + leaf, [f"{dot}{name}" for name in node if name != "_target_"]
     )
+
+
+def _arguments(node: DictConfig) -> Collection[str]:
+    """What the constructor of a node's class takes; nothing where it is not ours."""
+    target = str(node.get("_target_", ""))
+    if not target.startswith("spinevl."):
+        return ()
+    try:
+        return signature_of(OURS.named(target, where="")).parameters
+    except (UserError, ImportError):
+        return ()
 
 
 def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,7 @@ from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.keys import key_of
 from spinevl.config.options import SCHEMAS
 from spinevl.config.resolve import resolved
+from spinevl.schema.task import Task
 
 _PAGE = """\
 spinevl {verb}: {purpose}
@@ -79,9 +81,22 @@ def key_help(schema: type[Any], at: str = "") -> dict[str, str]:
     return found
 
 
+def _task_help(cfg: DictConfig) -> dict[str, str]:
+    """The same for the keys of each task: the attributes that the docstring of Task explains."""
+    attributes = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", Task.__doc__ or "", re.MULTILINE)
+    texts = {
+        name: re.split(r"[;.](?:\s|$)", " ".join(text.split()))[0] for name, text in attributes
+    }
+    return {
+        f"task.{task}.{name}": text.replace("`", "")
+        for task in cfg.get("task") or ()
+        for name, text in texts.items()
+    }
+
+
 def _part_help(cfg: DictConfig, folders: Sequence[Path]) -> dict[str, str]:
     """The same for objects: metadata of the splits, comments in the other parts' YAML files."""
-    found: dict[str, str] = {}
+    found = _task_help(cfg)
     for name, node in ((str(name), node) for name, node in cfg.items()):
         target = node.get("_target_") if isinstance(node, DictConfig) else None
         if not target:
@@ -98,13 +113,30 @@ def _part_help(cfg: DictConfig, folders: Sequence[Path]) -> dict[str, str]:
     return found
 
 
+class _OneLine(yaml.SafeDumper):
+    """A list or a text of several lines on one line, so that its meaning can stand beside it."""
+
+
+_OneLine.add_representer(
+    list, lambda dumper, one: dumper.represent_sequence("tag:yaml.org,2002:seq", one, True)
+)
+_OneLine.add_representer(
+    str,
+    lambda dumper, one: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", one, style='"' if "\n" in one else None
+    ),
+)
+
+
 def _yaml(cfg: DictConfig) -> str:
     """The config with interpolations resolved, as far as they can be outside a job."""
-    plain, problems = resolved(cfg)
+    values, problems = resolved(cfg)
+    shown = cfg if problems else OmegaConf.create(values, flags={"allow_objects": True})
     try:
-        return OmegaConf.to_yaml(cfg if problems else OmegaConf.create(plain))
+        plain = OmegaConf.to_container(shown, enum_to_str=True)
     except Exception:  # a value that only a job has
-        return OmegaConf.to_yaml(cfg)
+        plain = OmegaConf.to_container(cfg, enum_to_str=True)
+    return yaml.dump(plain, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=10**6)
 
 
 def _commented(text: str, meanings: Mapping[str, str]) -> list[str]:

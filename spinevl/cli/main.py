@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(map(len, VERBS))
         print(USAGE.format(verbs="\n".join(f"  {v.ljust(width)}  {t}" for v, t in VERBS.items())))
         return 0
-    if first == "--version":
+    if "--version" in arguments:
         from importlib.metadata import version
 
         print(f"spinevl {version('spinevl')}")

@@ -33,6 +33,18 @@ def test_keys_of_objects_are_explained_from_their_files_and_classes() -> None:
         assert re.search(f"^{line}", text, re.MULTILINE), line
 
 
+def test_lists_and_texts_stand_on_one_line_and_task_keys_are_explained() -> None:
+    text = page("run", ["task=[qd,zyzg]"])
+    for line in (
+        r"  widths: \[32, 64, 128\] +# channels of the convolutions",
+        r"sag_image: \[6\] +# sagittal slices",
+        r"    weight: 0.2 +# its share of the official score",
+        r"    choices: \[A.normal, B.mild stenosis, .*\] +# the answer text of each label",
+        r'    zyzg: "\[image\]<image>\\nCentral canal',
+    ):
+        assert re.search(f"^{line}", text, re.MULTILINE), line
+
+
 def test_interpolations_are_shown_with_their_value() -> None:
     assert re.search(r"    llm: 0.0002 +# learning rate of the LLM", page("train", ["tuning=lora"]))
 

@@ -44,8 +44,9 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("spinevl 0.")
+    for command in (["--version"], ["run", "--version"], ["run", "task=[qd]", "--version"]):
+        assert main(command) == 0
+        assert capsys.readouterr().out.startswith("spinevl 0.")
 
 
 def test_an_unknown_verb_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +62,8 @@ def test_help_of_a_verb_lists_its_groups_only(capsys: pytest.CaptureFixture[str]
     assert main(["run", "--help", "split=files"]) == 0  # lacks values that a job must be given
     assert "dev: ???" in capsys.readouterr().out
     assert main(["run", "--help", "encoder=foo"]) == 1
+    assert main(["run", "encoder.dim=64", "--help"]) == 0
+    assert "  dim: 64 " in capsys.readouterr().out
 
 
 def test_cfg_job_prints_the_composed_config(capsys: pytest.CaptureFixture[str]) -> None:

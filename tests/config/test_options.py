@@ -64,6 +64,13 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         ("sag_imag=[5]", "unknown key 'sag_imag'; did you mean sag_image? valid: trusted_targets,"),
         ("data.n_trian=5", "unknown key 'data.n_trian'; did you mean data.n_train? valid: data.n"),
+        (
+            "task.qd.axial=true",
+            "task.qd.axial is not in the YAML file of this option: add it",
+        ),
+        ("task.qd.weihgt=1", "unknown key 'task.qd.weihgt'; did you mean task.qd.weight? valid: "),
+        ("task.qdd.weight=1", "unknown key 'task.qdd.weight'; did you mean task.qd? valid: "),
+        ("encoder.activation=x", "unknown key 'encoder.activation'; did you mean "),
         ("+foo=1", "unknown key 'foo'; valid: "),
         ("+trainer.foo=1", "unknown key 'trainer.foo'; valid: accelerator,"),
         (
