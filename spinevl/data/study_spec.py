@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config.check import from_plain, node_problems, problems
+from spinevl.config.options import SagType, TestAnswers
 from spinevl.io.files import expanded, made_folder
 from spinevl.schema.errors import UserError, escaped
 
@@ -50,8 +51,8 @@ class StudySpec:
     task: dict[str, Any] | None = None
     prompts: dict[str, Any] | None = None
     sag_image: list[int] | None = None
-    sag_type: str | None = None
-    test_answers: str = "none"
+    sag_type: SagType | None = None
+    test_answers: TestAnswers = TestAnswers.none
     records: str | None = None
     suffix: str | None = None
     cache_dir: str = "~/.cache/spinevl"
@@ -82,7 +83,8 @@ class StudySpec:
             node = found.get(name) or {}
             if files := [f"{name}.{key}={node[key]}" for key in _PATHS if node.get(key)]:
                 log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
-        return replace(self, **found, stored=missing)
+        told = from_plain(StudySpec, found)
+        return replace(self, **{name: getattr(told, name) for name in missing}, stored=missing)
 
     def require(self, *, split: bool) -> None:
         """Raise UserError for what neither the command nor the checkpoint says."""

@@ -69,6 +69,14 @@ class TrainSpec:
         }
         return from_plain(cls, {one.name: whole[one.name] for one in fields(cls)})
 
+    @staticmethod
+    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
+        """Parts of which a model cannot be made; a checkpoint brings its own but for questions."""
+        needed = ("llm",) if values["checkpoint"] else ("encoder", "connector", "llm")
+        if all(values["parts"].get(name) for name in needed):
+            return {}
+        return {"parts": f"nodes of {', '.join(needed)}"}
+
     @property
     def keeps_features(self) -> bool:
         """Whether the features of a frozen encoder are kept in ``cache_dir``."""

@@ -201,10 +201,12 @@ def _encode_once(
         halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
-        inputs, autocast = data.collate.inputs, halves.get(precision)
-        features = keep_features(model, cache, inputs, shown, autocast=autocast)
-    if not features:  # what is kept has been decoded
-        check_images(shown, data.collate.inputs, decoded=study.images_checked)
+        autocast = halves.get(precision)
+        features = keep_features(model, cache, data.collate.inputs, shown, autocast=autocast)
+    inputs = data.collate.inputs
+    # what is kept has been decoded
+    unkept = [image for image in shown if inputs[image.modality].features is None]
+    check_images(unkept, inputs, decoded=study.images_checked)
     return features
 
 

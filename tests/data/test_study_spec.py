@@ -71,6 +71,7 @@ def test_files_of_a_node_are_found_from_any_folder(
         ({"sag_image": "6"}, "study.sag_image"),
         ({"sag_image": [6.5]}, "study.sag_image"),
         ({"sag_type": 3}, "study.sag_type"),
+        ({"sag_type": "jont"}, "study.sag_type"),
         ({"data": "labels.json"}, "study.data"),
         ({"data": {**STORED["data"], "side_px": "x"}}, "study.data.side_px"),
         ({"split": {**STORED["split"], "n_train": "x"}}, "study.split.n_train"),

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.build.user_modules import serve
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
+from spinevl.schema.image_ref import ImageRef
 from spinevl.training import worker
 from spinevl.training.fit import fit
 from spinevl.training.spec import SPEC_FILE, TrainSpec
@@ -143,3 +146,46 @@ def test_every_problem_of_a_spec_is_a_line(
     assert all(line.startswith(f"spinevl: {tmp_path / SPEC_FILE}: ") for line in lines)
     assert "trainer.max_epochs=0" in "".join(lines)
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("parts", "llm"), None, "llm"),
+        (("parts", "connector"), {}, "connector"),
+        (("study", "sag_type"), "jont", "study.sag_type=jont"),
+        (("study", "test_answers"), "zeros", "study.test_answers=zeros"),
+    ],
+)
+def test_a_spec_that_no_training_can_follow_is_a_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    where: tuple[str, str],
+    value: Any,
+    said: str,
+) -> None:
+    spec(tmp_path).write(tmp_path / SPEC_FILE)
+    content = json.loads((tmp_path / SPEC_FILE).read_text())
+    content[where[0]][where[1]] = value
+    (tmp_path / SPEC_FILE).write_text(json.dumps(content))
+    assert worker.main([str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / SPEC_FILE}: " in line
+    assert said in line
+
+
+def test_images_whose_features_are_not_kept_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat, volume = ImageRef("a.png"), ImageRef("b.nii", modality="image3d")
+    checked: list[ImageRef] = []
+    monkeypatch.setattr(worker, "check_images", lambda images, *_, **__: checked.extend(images))
+    inputs = {"image": SimpleNamespace(features=len), "image3d": SimpleNamespace(features=None)}
+    data: Any = SimpleNamespace(
+        train=[SimpleNamespace(images=(flat, volume))],
+        dev=[],
+        collate=SimpleNamespace(inputs=inputs),
+    )
+    study: Any = SimpleNamespace(images_checked=False)
+    worker._encode_once(spec(tmp_path), study, None, data)  # type: ignore[arg-type]
+    assert checked == [volume]
