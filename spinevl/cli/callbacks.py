@@ -1,26 +1,70 @@
-"""The Hydra callback that keeps a sweep's leaderboard up to date."""
+"""Hydra callbacks: new folders for jobs that were given none, and the leaderboard of a sweep."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
+
+# how a default folder is told from one that was given: it is named by the second
+_BY_THE_SECOND = "${now:%Y-%m-%d_%H-%M-%S}"
+
+
+class NewFolder(Callback):
+    """Makes the folder of a job or a sweep that is named by the time, before Hydra does.
+
+    Jobs that start in the same second get different folders.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before a single job."""
+        _make_new(config.hydra.run)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before a sweep, whose jobs all take what is set here."""
+        _make_new(config.hydra.sweep)
+
+
+def _make_new(node: DictConfig) -> None:
+    unresolved: Any = OmegaConf.to_container(node)
+    if _BY_THE_SECOND in str(unresolved["dir"]):
+        with suppress(OSError), read_write(node):  # Hydra meets the same error, and raises it
+            node.dir = str(new_folder(Path(node.dir)))
 
 
 class Leaderboard(Callback):
     """Rebuilds the board from the job folders whenever a job ends.
 
-    It keeps no state: a parallel launcher calls it in the worker processes, and Hydra skips
+    It needs no state: a parallel launcher calls it in the worker processes, and Hydra skips
     ``on_multirun_end`` once a job has failed.
     """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before a single job, which has no board."""
+        _started.clear()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called in the process of the command; see finish_leaderboard."""
+        _started.append(Path(config.hydra.sweep.dir).absolute())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called in the job's process after every job, done or failed."""
         if config.hydra.mode == RunMode.MULTIRUN:
             write_leaderboard(Path(config.hydra.sweep.dir).absolute())
+
+
+_started: list[Path] = []
+
+
+def finish_leaderboard() -> None:
+    """Rebuild the board of an interrupted sweep, for which Hydra calls nothing any more."""
+    if _started and _started[-1].is_dir():
+        write_leaderboard(_started[-1])

@@ -31,6 +31,7 @@ from spinevl.schema.errors import UserError
 CALLBACKS = frozenset(
     {
         "spinevl.cli.callbacks.Leaderboard",
+        "spinevl.cli.callbacks.NewFolder",
         "hydra.experimental.callbacks.LogJobReturnCallback",
         "hydra.experimental.callbacks.PickleJobInfoCallback",
     }
@@ -54,6 +55,7 @@ _COMMANDS = ("setup", "srun_args", "additional_parameters", "python", "custom_se
 _instantiate_node = _instantiate2.instantiate_node
 _configure_logging = logging_config.configure_logging
 _save_config = utils._save_config
+_configs: list[tuple[Any, str, Path]] = []  # what Hydra has asked to save for the running job
 
 
 def install() -> None:
@@ -92,6 +94,9 @@ def check_node(target: Any, node: Mapping[Any, Any], *, where: str) -> None:
 def _checked_logging(config: dict[str, Any]) -> None:
     """Hydra's ``configure_logging``."""
     check_logging(config, out=_job_folder())
+    for node in config.get("handlers", {}).values():
+        if "filename" in node:  # opened by the first line, when it is known whose the folder is
+            node["delay"] = True
     _configure_logging(config)
 
 
@@ -152,11 +157,24 @@ def _lies_in(path: Any, folder: Path | None) -> bool:
 
 
 def _checked_save(cfg: Any, filename: str, output_dir: Path) -> None:
-    """Hydra's ``_save_config``, which writes into ``hydra.output_subdir``."""
+    """Hydra's ``_save_config``, which writes into ``hydra.output_subdir``; see save_configs."""
     out = _job_folder()
     if not _lies_in(output_dir, out):
         raise UserError(f"hydra.output_subdir={output_dir}: expected a folder in {out}")
-    _save_config(cfg, filename, output_dir)
+    _configs.append((cfg, filename, output_dir))
+
+
+def held_configs() -> list[tuple[Any, str, Path]]:
+    """What Hydra has asked to save since the last call, for save_configs."""
+    held = list(_configs)
+    _configs.clear()
+    return held
+
+
+def save_configs(held: list[tuple[Any, str, Path]]) -> None:
+    """Save what Hydra would have saved before it was known whose folder it is."""
+    for cfg, filename, output_dir in held:
+        _save_config(cfg, filename, output_dir)
 
 
 def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib
-import logging
 import os
 import random
 import sys
-import time
-import traceback
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +20,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
+from spinevl.cli.failure import tell
 from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
-from spinevl.jobs.status import JobStatus, write_status
-from spinevl.schema.errors import UserError
+from spinevl.config.plain import plain
+from spinevl.jobs.owner import owned
+from spinevl.jobs.record import recorded
 
-log = logging.getLogger(__name__)
+# Verbs that leave no results, so that they own no folder; and those whose results are shown anew.
+_WRITES_NOTHING = ("doctor",)
+_SHOWS_RESULTS = ("evaluate",)
 
 # A worker process of a parallel launcher knows our schemas and resolvers, and what Hydra may build,
 # only through this import.
@@ -64,26 +65,65 @@ class Job:
             JobFailed: the same for a job of a sweep; the others go on.
         """
         hydra_cfg = HydraConfig.get()
-        out = Path(hydra_cfg.runtime.output_dir)
+        saved = hydra_guard.held_configs()
         if hydra_cfg.mode == RunMode.MULTIRUN:
             with side_by_side(hydra_cfg.launcher, hydra_cfg.job.num):
-                return self._sweep_job(cfg, out, hydra_cfg)
-        try:
-            return self._stage(cfg, out, hydra_cfg)
-        except Exception as error:
-            _tell(error)
-            raise SystemExit(1) from None
+                return self._told(cfg, hydra_cfg, saved)
+        return self._told(cfg, hydra_cfg, saved)
 
-    def _stage(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
+    def _told(self, cfg: DictConfig, hydra_cfg: Any, saved: Any) -> float | None:
+        """The job, which says why it failed."""
+        sweep = hydra_cfg.mode == RunMode.MULTIRUN
+        try:
+            with clean_slate() if sweep else nullcontext():
+                return self._in_folder(cfg, hydra_cfg, saved)
+        except (Exception, SystemExit) as error:
+            tell(error, Path(hydra_cfg.runtime.output_dir))
+            if not sweep:
+                raise SystemExit(1) from None
+            board = Path(hydra_cfg.sweep.dir) / "leaderboard.md"
+            raise JobFailed(f"a job of the sweep failed, see {board}") from None
+
+    def _in_folder(self, cfg: DictConfig, hydra_cfg: Any, saved: Any) -> float | None:
+        """The stage, in a folder that is the job's own.
+
+        A config that cannot be run touches no folder, except that a sweep keeps account of it.
+        """
+        out, sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
         trust = Trust.from_words(self.words)
+        config: dict[str, Any] | None = None
+        wrong: Exception | None = None
+        try:
+            self._check(cfg, hydra_cfg, trust)
+            config = plain(cfg)
+        except Exception as error:
+            wrong = error
+        stage = importlib.import_module(f"spinevl.stages.{self.verb}")
+        if not sweep and (wrong or self.verb in _WRITES_NOTHING):
+            with suppress(OSError):  # the folder of its own that Hydra has made, if it is empty
+                out.rmdir()
+            if wrong:
+                raise wrong
+            return stage.main(cfg, out=out, trust=trust)
+        with owned(out, config, say=_say) as complete:
+            if complete and self.verb not in _SHOWS_RESULTS:
+                _say(f"{out}: this job is complete already; its results stay as they are")
+                return complete.value
+            hydra_guard.save_configs(saved)
+            overrides = tuple(_overrides(hydra_cfg))
+            with recorded(out, config, number=hydra_cfg.job.num if sweep else 0,
+                          overrides=overrides) as record:  # fmt: skip
+                if wrong:
+                    raise wrong
+                return record(stage.main(cfg, out=out, trust=trust))
+
+    def _check(self, cfg: DictConfig, hydra_cfg: Any, trust: Trust) -> None:
         unresolved: Any = OmegaConf.to_container(cfg)
         trust.refuse_untold(unresolved)
         hydra_guard.check_environment(hydra_cfg.job.env_set, self.words)
         serve(trust, _user_folders(hydra_cfg))
         self._leave_out(cfg, hydra_cfg.runtime.choices)
         check(cfg, overrides=_overrides(hydra_cfg))
-        stage = importlib.import_module(f"spinevl.stages.{self.verb}")
-        return stage.main(cfg, out=out, trust=trust)
 
     def _leave_out(self, cfg: DictConfig, choices: Mapping[str, str]) -> None:
         """Take out the keys that this job's option of a swept group does not have."""
@@ -92,29 +132,9 @@ class Job:
             group = parent.partition(".")[0]
             chosen = {name.rpartition("@")[2]: option for name, option in choices.items()}
             if chosen.get(group) in options:
-                log.info("%s=%s has no key %s: it goes without", group, chosen[group], key)
+                _say(f"{group}={chosen[group]} has no key {key}: it goes without")
                 with read_write(cfg), open_dict(cfg):
                     del OmegaConf.select(cfg, parent)[leaf]
-
-    def _sweep_job(self, cfg: DictConfig, out: Path, hydra_cfg: Any) -> float | None:
-        """The stage with its state in ``OUT/job.json``, which the leaderboard reads."""
-        status = JobStatus(hydra_cfg.job.num, tuple(_overrides(hydra_cfg)))
-        write_status(out, status)
-        start = time.monotonic()
-        try:
-            with clean_slate():
-                value = self._stage(cfg, out, hydra_cfg)
-        except (Exception, SystemExit) as error:
-            _tell(error)
-            reason = error.problems[0] if isinstance(error, UserError) else _first_line(error)
-            write_status(out, _ended(status, start, error=reason))
-            board = Path(hydra_cfg.sweep.dir) / "leaderboard.md"
-            raise JobFailed(f"a job of the sweep failed, see {board}") from None
-        except KeyboardInterrupt:
-            write_status(out, _ended(status, start, error="interrupted"))
-            raise
-        write_status(out, _ended(status, start))
-        return value
 
 
 def _overrides(hydra_cfg: Any) -> list[str]:
@@ -123,24 +143,9 @@ def _overrides(hydra_cfg: Any) -> list[str]:
     return plain
 
 
-def _ended(status: JobStatus, start: float, *, error: str | None = None) -> JobStatus:
-    seconds = round(time.monotonic() - start, 1)
-    return replace(status, status="failed" if error else "done", error=error, seconds=seconds)
-
-
-def _tell(error: BaseException) -> None:
-    """A user's mistakes as lines; anything else is ours and shows its stack."""
-    if isinstance(error, UserError):
-        for line in error.lines:
-            print(f"spinevl: {line}", file=sys.stderr, flush=True)
-    else:
-        traceback.print_exception(error)
-    log.debug("the job failed", exc_info=error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+def _say(line: str) -> None:
+    """Tell of folders on stderr alone: the job's log lies in one of them."""
+    print(f"spinevl: {line}", file=sys.stderr, flush=True)
 
 
 def _user_folders(hydra_cfg: Any) -> list[Path]:

@@ -61,7 +61,9 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     import hydra
 
     from spinevl.build.trust import Trust
+    from spinevl.cli.callbacks import finish_leaderboard
     from spinevl.cli.job import Job, JobFailed
+    from spinevl.cli.signals import stoppable
     from spinevl.cli.words import flags_first, own_folders, sweep_words
     from spinevl.config.compose import register
     from spinevl.config.conf_dir import CONF_DIR
@@ -88,11 +90,13 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         # told so, Hydra raises errors instead of printing their stack
-        with call_as([f"spinevl {verb}", *sweep.words], HYDRA_FULL_ERROR="1"):
+        argv = [f"spinevl {verb}", *sweep.words]
+        with stoppable() as stopped, call_as(argv, HYDRA_FULL_ERROR="1"):
             app()
     except KeyboardInterrupt:
+        finish_leaderboard()
         refuse(["interrupted"])
-        return 130
+        return stopped.code
     except SystemExit as stop:  # a job or Hydra's argument parser has said why
         return stop.code if isinstance(stop.code, int) else 1
     except JobFailed as error:
@@ -103,7 +107,11 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         if wants_traceback:
             raise
         from spinevl.cli.config_errors import explain
+        from spinevl.jobs.machine import machine_problem
 
+        if problem := machine_problem(error):
+            refuse([problem])
+            return 1
         refuse(explain(error, verb=verb, arguments=arguments))
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -20,14 +21,22 @@ PACKAGES = (
 _GIT_SECONDS = 10
 
 
-def provenance(config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's identity, its resolved config, the package's commit and versions."""
+def provenance(config: Mapping[str, Any], *, out: Path) -> dict[str, Any]:
+    """The identity of the job in a folder, its resolved config, the package's commit, versions."""
     return {
-        "identity": identity(config, fingerprint),
+        "identity": identity(config, out=out),
         "config": config,
         **commit_of(Path(spinevl.__file__).parent),
         "versions": versions(),
     }
+
+
+@functools.cache
+def code() -> str:
+    """Version and commit of the package in one line, which tells whether it has changed."""
+    found = commit_of(Path(spinevl.__file__).parent)
+    changed = "changed since" if found["git_dirty"] else None
+    return " ".join(filter(None, (versions()["spinevl"], found["git_commit"], changed)))
 
 
 def versions() -> dict[str, str | None]:

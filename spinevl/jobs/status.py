@@ -1,4 +1,7 @@
-"""``job.json``: how far a job of a sweep has come."""
+"""``job.json``: whose results a folder holds, and how far the job has come.
+
+It is written when a job starts and once more when it ends, after everything else.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from spinevl.config.check import from_plain
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
+from spinevl.io.process import Process, is_alive
 from spinevl.schema.errors import UserError
 
 JOB_FILE = "job.json"
@@ -21,9 +25,15 @@ class JobStatus:
     Attributes:
         number: the job's place in its sweep, from 0.
         overrides: the words of the command line that the job adds to its config.
-        status: ``running``, ``done`` or ``failed``.
-        error: why it failed, in one line.
+        status: ``running``, ``done``, ``failed`` or ``interrupted``.
+        error: why it failed or what interrupted it, in one line.
         seconds: how long it ran; None while it does.
+        identity: what the job is, see jobs.identity; None for a config that could not be resolved.
+        code: version and commit of the package.
+        started: date and time.
+        host, pid, start: its process, see io.process.
+        value: what its stage returned.
+        results: the files and folders that it left in its folder, or elsewhere.
     """
 
     number: int
@@ -31,6 +41,14 @@ class JobStatus:
     status: str = "running"
     error: str | None = None
     seconds: float | None = None
+    identity: str | None = None
+    code: str | None = None
+    started: str | None = None
+    host: str = ""
+    pid: int = 0
+    start: str = ""
+    value: float | None = None
+    results: tuple[str, ...] = ()
 
 
 def write_status(out: Path, status: JobStatus) -> None:
@@ -40,10 +58,16 @@ def write_status(out: Path, status: JobStatus) -> None:
 
 
 def read_status(folder: Path) -> JobStatus | None:
-    """The status in a job's folder; None where ``job.json`` is absent or not ours."""
+    """The status in a job's folder; None where ``job.json`` is absent or not ours.
+
+    A job whose process was killed could not say so: it is ``interrupted``.
+    """
     try:
         content = read_json_object(folder / JOB_FILE)
         one = from_plain(JobStatus, content)
     except UserError:
         return None
-    return replace(one, overrides=tuple(one.overrides))
+    one = replace(one, overrides=tuple(one.overrides), results=tuple(one.results))
+    if one.status == "running" and one.pid and not is_alive(Process(one.host, one.pid, one.start)):
+        return replace(one, status="interrupted", error="its process was killed")
+    return one

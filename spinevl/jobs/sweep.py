@@ -15,6 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from spinevl.io.files import write_bytes_atomic, write_text_atomic
+from spinevl.io.temporary import remove_leftovers
+from spinevl.jobs.owner import is_moved_aside
 from spinevl.jobs.status import JOB_FILE, read_status
 from spinevl.report.leaderboard import Row, Spread, markdown, plot, table
 from spinevl.report.metrics_file import METRICS_FILE, read_dev_score, read_metrics
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 def write_leaderboard(sweep: Path) -> None:
     """Rebuild the leaderboard's three files; jobs that end at the same time take turns."""
     with FileLock(sweep / ".leaderboard.lock"):
+        remove_leftovers(sweep, locked=True)
         rows = read_rows(sweep)
         write_text_atomic(sweep / "leaderboard.md", markdown(rows))
         write_text_atomic(sweep / "leaderboard.csv", table(rows))
@@ -39,7 +42,8 @@ def read_rows(sweep: Path) -> list[Row]:
 
     One whose files cannot be read is ``unreadable``, so that it hides no other.
     """
-    rows = [_row(file.parent, sweep) for file in sweep.rglob(JOB_FILE)]
+    folders = [file.parent for file in sweep.rglob(JOB_FILE)]
+    rows = [_row(one, sweep) for one in folders if not is_moved_aside(one, sweep)]
     # a full score and one over fewer tasks do not compare: full ones first
     return sorted(
         _over_seeds(rows),

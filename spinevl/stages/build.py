@@ -26,5 +26,5 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         wanted,
         out=out,
         output_dir=config["output_dir"],
-        provenance=provenance(config, study.fingerprint()),
+        provenance=provenance(config, out=out),
     )

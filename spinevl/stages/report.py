@@ -45,7 +45,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         score=score,
         predictions=predictions,
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        provenance=provenance(config, fingerprint),
+        provenance=provenance(config, out=out),
         fingerprint=fingerprint,
         curve=folder.parent / "metrics.csv",
     )

@@ -47,7 +47,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     study = require_patients(open_for_training(spec, None, trust=trust))
     log.info("%s", study.cohort.name)
     fingerprint = study.fingerprint()
-    told = provenance(config, fingerprint)
+    told = provenance(config, out=out)
     _write_records(study, config, out=out, told=told)
     dev = fit(spec, out, trust=trust, study=study)
     folder = out / "checkpoint"

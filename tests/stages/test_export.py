@@ -133,6 +133,8 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
         spelled += [symbol] if symbol >= 0 else [image_id] * model.connector.tokens
     assert made["input_ids"][0].tolist() == spelled
     assert torch.equal(made["pixel_values"][0], model.encoder.transform(np.asarray(grey)))
+    rights = folder.stat().st_mode & 0o666  # the umask's, as the folder has them
+    assert oct((folder / "model.safetensors").stat().st_mode & 0o777) == oct(rights)
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "pipeline_tag: image-text-to-text" in text

@@ -1,0 +1,176 @@
+"""Which job owns an output folder, and what happens to the files that were already there.
+
+=====================================  ==========================================================
+what lies in the folder                what the job does
+=====================================  ==========================================================
+nothing                                takes it
+its own results, complete              nothing; the results stay as they are
+its own results, cut                   goes on; what it must make again is removed
+another job's results                  moves them aside, ``FOLDER.old-1``, and takes the folder
+files that are no job's                nothing; it is refused
+a job that runs now                    nothing; it is refused
+=====================================  ==========================================================
+
+Two jobs are the same where their ``identity`` is. Another version of the code is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from spinevl.io.folders import recovered
+from spinevl.io.temporary import remove, remove_leftovers
+from spinevl.jobs.identity import identity, input_paths
+from spinevl.jobs.provenance import code
+from spinevl.jobs.status import JOB_FILE, JobStatus, read_status
+from spinevl.schema.errors import UserError, refused
+
+LOCK = ".job.lock"
+
+# what a job leaves at its end, which an unfinished one must not show; what it can go on from
+# (answers so far, the best checkpoint until there is a better one) stays
+_AT_THE_END = (
+    *("metrics.json", "report.html", "predictions.jsonl", "answers.json", "conversations.json"),
+    *("train.json", "metrics.csv", "tensorboard"),
+)
+# what makes a folder a job's, and what counts for nothing
+_OF_A_JOB = (JOB_FILE, "job_config.json", ".hydra/hydra.yaml")
+_NOTHING = re.compile(r"\.job\.lock|\.gitkeep|\.DS_Store|lost\+found|log|.*\.(log|out|err)")
+_ASIDE = re.compile(r".*\.old-\d+")
+
+Say = Callable[[str], object]
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make a folder that was not there: ``wanted``, or the first of ``wanted_2``, ``_3``...
+
+    Of jobs that ask for the same one at the same time each gets its own.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("unreachable")
+
+
+def is_moved_aside(folder: Path, within: Path) -> bool:
+    """Whether a folder below ``within`` holds results that another job has moved aside."""
+    return any(_ASIDE.fullmatch(part) for part in folder.relative_to(within).parts)
+
+
+@contextmanager
+def owned(out: Path, config: Mapping[str, Any] | None, *, say: Say) -> Iterator[JobStatus | None]:
+    """Own a folder as long as this lasts; the lock goes with the process.
+
+    Args:
+        out: the folder, made where it is not there.
+        config: of the job, resolved; None where it cannot be, which makes it no other job's like.
+        say: is told in a line what happened to files that were there.
+
+    Yields:
+        The status of the same job where it is complete, None where it has to run.
+
+    Raises:
+        UserError: the folder is another's, see above.
+    """
+    wanted = None if config is None else identity(config, out=out)
+    while True:
+        lock, moved = _locked(out), False
+        try:
+            remove_leftovers(out, locked=True)
+            for old in out.glob(".*.old"):
+                recovered(out / old.name[1 : -len(".old")])
+            earlier = read_status(out)
+            if earlier and wanted and earlier.identity == wanted:
+                yield _resumed(out, earlier, say)
+                return
+            if not _is_empty(out):
+                _move_aside(out, config or {}, say)
+                moved = True
+                continue
+            yield None
+            return
+        finally:
+            if not moved:  # else another job may have made the folder anew, with a lock of its own
+                with suppress(OSError):
+                    (out / LOCK).unlink(missing_ok=True)
+            lock.release()
+
+
+def _locked(out: Path) -> FileLock:
+    """The folder's lock, which no other process has."""
+    while True:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        try:
+            lock.acquire(timeout=0.2, poll_interval=0.05)
+        except Timeout:
+            raise _running(out) from None
+        if (out / LOCK).exists():  # it was not moved aside, or removed, before we had it
+            return lock
+        lock.release()
+
+
+def _running(out: Path) -> UserError:
+    status = read_status(out)
+    who = f"a job that runs in process {status.pid} of {status.host}" if status else "a job"
+    fix = "wait for its end, or name another hydra.run.dir"
+    return refused(f"{out}", "a folder that no job is using", who, fix)
+
+
+def _resumed(out: Path, earlier: JobStatus, say: Say) -> JobStatus | None:
+    """The status where the job is complete; otherwise make the folder ready to go on."""
+    if earlier.code != code():
+        say(f"{out}: this job was begun by spinevl {earlier.code}, and this is {code()}")
+    if earlier.status == "done" and all((out / name).exists() for name in earlier.results):
+        return earlier
+    for name in _AT_THE_END:
+        remove(out / name)
+    say(f"{out}: the same job was here and is not complete ({earlier.status}); it goes on")
+    return None
+
+
+def _is_empty(out: Path) -> bool:
+    return all(_NOTHING.fullmatch(one.name) for one in out.iterdir())
+
+
+def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
+    """Rename a folder that holds another job's results.
+
+    Raises:
+        UserError: it holds none, or something that this job reads; it stays as it is.
+    """
+    fix = "name another hydra.run.dir"
+    if not any((out / name).exists() for name in _OF_A_JOB):
+        names = sorted(one.name for one in out.iterdir() if not _NOTHING.fullmatch(one.name))
+        found = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        raise refused(f"{out}", "a new or empty folder, or one of a job", found, fix)
+    inside = [*input_paths(config)]
+    if cache := config.get("cache_dir"):
+        inside.append(("cache_dir", Path(str(cache))))
+    for key, path in inside:
+        if path.absolute().resolve().is_relative_to(out.resolve()):
+            found = f"{key}={path}, and results of another job, which would be moved aside"
+            raise refused(f"{out}", "a folder without what the job reads", found, fix)
+    for number in count(1):
+        aside = out.with_name(f"{out.name}.old-{number}")
+        with suppress(FileExistsError):
+            aside.mkdir()
+            break
+    try:
+        out.rename(aside)  # onto the empty folder that is ours: no other job takes the same name
+        (aside / LOCK).unlink(missing_ok=True)
+    except OSError as error:
+        aside.rmdir()
+        found = f"results of another job, which cannot be moved aside ({error.strerror})"
+        raise refused(f"{out}", "a folder for this job", found, fix) from error
+    say(f"{out}: it held the results of another job, which are in {aside} now")

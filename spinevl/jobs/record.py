@@ -1,0 +1,79 @@
+"""The account that a job keeps of itself in its folder: running, done, failed, interrupted."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spinevl.io.process import this_process
+from spinevl.jobs.identity import identity
+from spinevl.jobs.machine import reason
+from spinevl.jobs.provenance import code
+from spinevl.jobs.status import JOB_FILE, JobStatus, write_status
+
+_NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|log|.*\.(log|out|err)")
+
+
+@contextmanager
+def recorded(
+    out: Path, config: Mapping[str, Any] | None, *, number: int, overrides: tuple[str, ...]
+) -> Iterator[Callable[[float | None], float | None]]:
+    """Write ``job.json`` at the start, and how the job has ended when everything else is written.
+
+    Args:
+        out: the job's folder, which it owns.
+        config: resolved; None where it cannot be.
+        number: of the job in its sweep.
+        overrides: that it adds to its config.
+
+    Yields:
+        A function that is given the value of the job, and returns it.
+    """
+    value: float | None = None
+
+    def record(found: float | None) -> float | None:
+        nonlocal value
+        value = found
+        return found
+
+    begun = time.monotonic()
+    status = JobStatus(
+        number,
+        overrides,
+        identity=None if config is None else identity(config, out=out),
+        code=code(),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        **asdict(this_process()),
+    )
+    write_status(out, status)
+
+    def end(how: str, error: str | None = None) -> None:
+        seconds = round(time.monotonic() - begun, 1)
+        write_status(out, replace(status, status=how, error=error, seconds=seconds))
+
+    try:
+        yield record
+    except KeyboardInterrupt:
+        end("interrupted", "interrupted")
+        raise
+    except (Exception, SystemExit) as error:
+        with suppress(OSError):  # a full disk has failed the job, and is what is told
+            end("failed", reason(error, out))
+        raise
+    kept = value if value is not None and math.isfinite(value) else None
+    status = replace(status, value=kept, results=_results(out, config or {}))
+    end("done")
+
+
+def _results(out: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    names = sorted(one.name for one in out.iterdir() if not _NO_RESULT.fullmatch(one.name))
+    if elsewhere := config.get("output_dir"):
+        names.append(str(Path(elsewhere).expanduser().absolute()))
+    return tuple(names)

@@ -1,0 +1,193 @@
+"""Who owns an output folder: the cases of jobs.owner's table, and jobs as people start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spinevl.cli.main import main
+from spinevl.jobs import owner
+from spinevl.jobs.owner import LOCK, new_folder, owned
+from spinevl.jobs.record import recorded
+from spinevl.jobs.status import read_status
+from spinevl.schema.errors import UserError
+
+FIRST: dict[str, Any] = {"seed": 0}
+OTHER: dict[str, Any] = {"seed": 1}
+
+
+def run(out: Path, config: dict[str, Any] | None, *files: str, fails: bool = False) -> list[str]:
+    """A job that leaves some files; what it said of its folder, and ``complete`` where it was."""
+    said: list[str] = []
+    with owned(out, config, say=said.append) as complete:
+        if complete:
+            return [*said, "complete"]
+        with recorded(out, config, number=0, overrides=()) as record:
+            for name in files:
+                (out / name).write_text(name)
+            if fails:
+                raise ValueError("half way")
+            record(0.5)
+    return said
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def test_a_new_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
+    assert run(tmp_path / "a/b", FIRST, "x") == []
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/slurm.out").touch()
+    assert run(tmp_path / "empty", FIRST, "x") == []
+    assert names(tmp_path / "a/b") == ["job.json", "x"]
+
+
+def test_the_same_job_is_complete_and_another_moves_it_aside(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    run(out, FIRST, "x", "answers.json")
+    assert run(out, FIRST, "never") == ["complete"]
+    assert names(out) == ["answers.json", "job.json", "x"]
+    (said,) = run(out, OTHER, "y")
+    assert "o.old-1" in said
+    assert names(out) == ["job.json", "y"]
+    assert names(tmp_path / "o.old-1") == ["answers.json", "job.json", "x"]
+    run(out, FIRST)
+    assert names(tmp_path) == ["o", "o.old-1", "o.old-2"]
+    status = read_status(out)
+    assert status
+    assert (status.status, status.value, status.results) == ("done", 0.5, ())
+
+
+def test_a_result_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    run(tmp_path, FIRST, "x")
+    (tmp_path / "x").unlink()
+    assert run(tmp_path, FIRST, "x") != ["complete"]
+    assert (tmp_path / "x").exists()
+
+
+def test_a_cut_job_goes_on_without_the_results_of_its_end(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="half way"):
+        run(tmp_path, FIRST, ".predictions.test.jsonl", "metrics.json", fails=True)
+    status = read_status(tmp_path)
+    assert status
+    assert (status.status, status.error) == ("failed", "ValueError: half way")
+    (said,) = run(tmp_path, FIRST, "x")
+    assert "failed" in said
+    assert names(tmp_path) == [".predictions.test.jsonl", "job.json", "x"]
+
+
+def test_another_version_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, FIRST, "x")
+    monkeypatch.setattr(owner, "code", lambda: "99.0")
+    said, complete = run(tmp_path, FIRST, "x")
+    assert "99.0" in said
+    assert complete == "complete"
+
+
+def test_files_that_are_no_jobs_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        run(tmp_path, FIRST)
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("key", ["records", "checkpoint", "cache_dir"])
+def test_what_the_job_reads_is_not_moved_away(tmp_path: Path, key: str) -> None:
+    (tmp_path / "o/inner").mkdir(parents=True)
+    run_config = {**OTHER, key: f"{tmp_path}/o/inner"}
+    (tmp_path / "o/job.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{key}="):
+        run(tmp_path / "o", run_config)
+    assert names(tmp_path) == ["o"]
+
+
+def test_a_folder_that_is_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from spinevl.jobs.owner import owned\n"
+        "with owned(Path(sys.argv[1]), {'seed': 0}, say=print):\n"
+        "    print('mine', flush=True); time.sleep(60)"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout
+    assert job.stdout.readline() == "mine\n"
+    try:
+        for config in (FIRST, OTHER):
+            with pytest.raises(UserError, match="a job"):
+                run(tmp_path, config)
+    finally:
+        job.kill()
+        job.wait()
+    assert names(tmp_path) == [LOCK]
+    assert run(tmp_path, FIRST, "x") == []
+    assert names(tmp_path) == ["job.json", "x"]
+
+
+def test_jobs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_folder(tmp_path / "outputs/now"), range(8)))
+    assert sorted(one.name for one in made) == ["now", *(f"now_{n}" for n in range(2, 9))]
+
+
+LABELS = [
+    {"id": f"{i:04d}", "qd": i % 3, "sl": i % 2, "zjppt": [0] * 5, "zyzg": [0] * 11}
+    for i in range(6)
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(LABELS))
+    return tmp_path
+
+
+def evaluate(*words: str) -> int:
+    return main(["evaluate", *words, "labels=a.json"])
+
+
+def test_default_folders_of_two_jobs_differ(here: Path) -> None:
+    for _ in range(3):  # fast enough to start in the same second now and then
+        assert evaluate("answers=b.json") == 0
+    assert len(list((here / "outputs/evaluate").iterdir())) == 3
+
+
+def test_a_config_that_fails_touches_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("answers=b.json", "hydra.run.dir=o") == 0
+    kept = {one: one.stat().st_mtime_ns for one in (here / "o").rglob("*")}
+    assert evaluate("answers=nowhere", "missing=perhaps", "hydra.run.dir=o") == 1
+    assert {one: one.stat().st_mtime_ns for one in (here / "o").rglob("*")} == kept
+    assert names(here) == ["a.json", "b.json", "o"]
+    assert evaluate("answers=a.json", "hydra.run.dir=o") == 0
+    assert "o.old-1" in capsys.readouterr().err
+    assert "answers=a.json" in (here / "o/.hydra/overrides.yaml").read_text()
+    assert "answers=b.json" in (here / "o.old-1/.hydra/overrides.yaml").read_text()
+
+
+def test_a_sweep_into_the_same_folder_keeps_its_board(here: Path) -> None:
+    for _ in range(2):
+        assert evaluate("-m", "answers=a.json,b.json", "hydra.sweep.dir=m") == 0
+    board = (here / "m/leaderboard.csv").read_text().splitlines()
+    assert len(board) == 1 + 2
+    assert not [one for one in (here / "m").iterdir() if "old" in one.name]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "locked").mkdir(mode=0o500)
+    assert evaluate("answers=b.json", "hydra.run.dir=locked/o") == 1
+    assert "locked/o" in capsys.readouterr().err
