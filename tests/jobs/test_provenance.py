@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_versions_of_python_and_of_what_computes() -> None:
-    told = provenance({}, {})["versions"]
+    told = provenance({}, out=Path())["versions"]
     assert told["python"] == platform.python_version()
     for name in ("spinevl", "torch", "transformers", "peft", "numpy"):
         assert told[name] == version(name)
