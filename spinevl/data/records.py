@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef
+from spinevl.schema.patient import composed
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 
@@ -97,7 +99,7 @@ def _example(entry: Any, task: Task, layout: StudyLayout, where: str) -> Example
     """The example of a record. Raises UserError for a shape that build does not write."""
     if not isinstance(entry, dict):
         raise refused(where, "an object", kind_of(entry), _REBUILD)
-    patient = field(entry, "id", str, where=where, fix=_REBUILD)
+    patient = composed(field(entry, "id", str, where=where, fix=_REBUILD))
     where = f"{where} (id {patient})"
     told = functools.partial(field, entry, where=where, fix=_REBUILD)
     level, answer, files = told("object", str), told("answer", str, type(None)), told("image", list)
@@ -130,6 +132,6 @@ def _image(path: Any, layout: StudyLayout, patient: str, where: str) -> ImageRef
     if image is None:
         wanted = f"a file like {layout.sagittal} or {layout.axial}"
         raise refused(f"{where}: image", wanted, repr(path), _REBUILD)
-    if image.patient != patient:
+    if composed(image.patient) != patient:
         raise refused(f"{where}: image", f"images of {patient} alone", path, _REBUILD)
-    return image
+    return replace(image, patient=patient)

@@ -12,7 +12,7 @@ from spinevl.config.check import validate
 from spinevl.config.keys import key
 from spinevl.io.json_file import kind_of, read_json, read_text
 from spinevl.schema.errors import Problem, UserError, refused
-from spinevl.schema.patient import Patient
+from spinevl.schema.patient import Patient, composed
 from spinevl.schema.task import Task
 
 if TYPE_CHECKING:
@@ -222,6 +222,6 @@ def _read_ids(path: str) -> list[str]:
         for number, one in enumerate(content, start=1):
             if not isinstance(one, str):
                 raise refused(f"{path}: entry {number}", "an id", kind_of(one), "mend it")
-        return content
+        return [composed(one) for one in content]
     lines = read_text(path, expected="a file of ids, one a line").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    return [composed(line.strip()) for line in lines if line.strip()]

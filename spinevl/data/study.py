@@ -16,12 +16,13 @@ from spinevl.config.tasks import build_tasks, official_tasks
 from spinevl.data.built_records import as_built, require_as_asked
 from spinevl.data.examples import patient_examples
 from spinevl.data.prompt import check_templates, read_templates
+from spinevl.data.record_split import split_of_records
 from spinevl.data.records import read_records
 from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -136,7 +137,8 @@ class PatientStudy:
     @property
     def images_checked(self) -> bool:
         """Whether opening the study has decoded every image, all of one size."""
-        return self.source.layout.side_px is not None and not self.spec.records
+        one_size = self.source.layout.side_px is not None
+        return one_size and self.cohort.images_checked and not self.spec.records
 
     def summary(self, subset: str) -> str:
         """How many there are."""
@@ -277,7 +279,13 @@ def open_study(
         split = splitter.split(cohort.patients, known_tasks)
     study = PatientStudy(spec, source, cohort, tuple(subsets), split, tasks, templates)
     if labelled and spec.records:
-        return replace(study, split=_split_of_records(study))
+        records = {
+            side: {name: study.task_examples(task, side) for name, task in tasks.items()}
+            for side in ("train", "dev")
+        }
+        where = f"records={spec.records}"
+        split = split_of_records(records, cohort.patients, layout=cohort.layout, where=where)
+        return replace(study, split=split)
     return study
 
 
@@ -305,29 +313,3 @@ def _templates(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
     templates = read_templates(path) if path else dict(prompts.get("templates") or {})
     check_templates(templates, tasks, where=path or "prompts")
     return {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}
-
-
-def _split_of_records(study: PatientStudy) -> Split:
-    """Who trains and who is dev, as an earlier ``build`` wrote its records."""
-    known = {patient.id: patient for patient in study.cohort.patients}
-    sides = {
-        side: dict.fromkeys(
-            one.key.patient
-            for task in study.tasks.values()
-            for one in study.task_examples(task, side)
-        )
-        for side in ("train", "dev")
-    }
-    where = f"records={study.spec.records}"
-    problems = Problems()
-    for side, ids in sides.items():
-        for one in ids:
-            if one not in known:
-                at = f"{where}: patient {one} ({side})"
-                problems.add(at, "a patient of the data", "none", "name its build's data")
-    for one in sides["train"]:
-        if one in sides["dev"]:
-            problems.add(f"{where}: patient {one}", "train or dev", "both", "build them again")
-    problems.raise_any()
-    train, dev = (tuple(known[one] for one in ids) for ids in sides.values())
-    return Split(train, dev)

@@ -14,6 +14,7 @@ from spinevl.io.json_file import field, read_json_lines, read_json_list
 from spinevl.schema.asked import compare
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.patient import composed
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
 
@@ -45,6 +46,7 @@ def read_submission(
     found: dict[str, list[Prediction]] = {}
     for number, entry in enumerate(content, start=1):
         identity = entry.get("id") if isinstance(entry, dict) else None
+        identity = composed(identity) if isinstance(identity, str) else None
         if not isinstance(identity, str):
             where = f"{path}: record {number}"
             problems.add(where, "an object with a string id", repr(entry)[:60], "mend")
@@ -52,7 +54,9 @@ def read_submission(
             where = f"{path}: patient {identity}"
             problems.add(where, "one record", "another", "drop one")
         else:
-            found[identity] = _entry(path, entry, tasks, missing == "upstream", problems)
+            found[identity] = _entry(
+                path, {**entry, "id": identity}, tasks, missing == "upstream", problems
+            )
     known = set(ids)
     absent, surplus = compare(ids, found)
     if missing != "upstream":
@@ -101,8 +105,11 @@ def write_submission(
     *,
     ids: Sequence[str],
     tasks: Mapping[str, Task],
+    written: Mapping[str, str] | None = None,
 ) -> None:
     """Write a submission: exactly ``ids`` in their order, every value of ``tasks`` an int.
+
+    ``written`` spells ids as the submission template does.
 
     Raises:
         UserError: a question without an answer, or an answer that could not be parsed; it is no
@@ -114,7 +121,7 @@ def write_submission(
             f"{path} is not written: {len(unparsed)} answers could not be parsed, first "
             f"{unparsed[0]}; use predict.mode=choice, which always answers"
         )
-    content: list[dict[str, Any]] = [{"id": identity} for identity in ids]
+    content: list[dict[str, Any]] = [{"id": (written or {}).get(one, one)} for one in ids]
     for name, task in tasks.items():
         for entry, row in zip(content, rows[name], strict=True):
             labels = [one.choice for one in row]
@@ -164,7 +171,7 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
 def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task], where: str) -> Prediction:
     """The prediction of a line of a known task. Raises UserError for what write_predictions does
     not write."""
-    patient = field(entry, "id", str, where=where, fix=_AGAIN)
+    patient = composed(field(entry, "id", str, where=where, fix=_AGAIN))
     where = f"{where} (id {patient})"
     told = functools.partial(field, entry, where=where, fix=_AGAIN)
     task, level = tasks[entry["task"]], told("object", str)

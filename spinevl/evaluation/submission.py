@@ -21,8 +21,9 @@ def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> 
         UserError: with every problem.
     """
     graded = {name: task for name, task in tasks.items() if task.closed and task.weight > 0}
-    ids = [patient.id for patient in read_template(template, tasks=graded)]
-    read_submission(path, ids=ids, tasks=graded, missing="error")
+    patients = read_template(template, tasks=graded)
+    ids = [patient.written for patient in patients]
+    read_submission(path, ids=[one.id for one in patients], tasks=graded, missing="error")
     given = read_json_list(path, expected="a list of answers")
     found = [entry["id"] for entry in given]
     if found != ids:

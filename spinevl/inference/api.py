@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from spinevl.inference.predictor import Predictor
 from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example
+from spinevl.schema.patient import composed
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
@@ -70,17 +71,22 @@ class SpineModel:
         layout = _layout(study.get("data") or {})
         examples: list[Example] = []
         folders = _patients(paths, layout)
-        ids = [one for _, named in folders for one in named or ()]
-        if twice := sorted(one for one, count in Counter(ids).items() if count > 1):
-            raise UserError(f"predict: two folders are called {twice[0]}; predict them apart")
+        asked: dict[str, Path] = {}
+        for folder in (root / name for root, named in folders for name in named or ()):
+            if other := asked.get(composed(folder.name)):
+                raise UserError(
+                    f"predict: two folders are called {folder.name}: {other} and {folder}; "
+                    "predict them apart"
+                )
+            asked[composed(folder.name)] = folder
         for root, names in folders:
             source = CervAISource(test_images=str(root), **vars(layout))
             request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path)
             cohort = source.load(request, only=names)
-            asked = PatientStudy(
+            opened = PatientStudy(
                 spec, source, cohort, ("test",), None, self.tasks, study["templates"]
             )
-            examples += asked.examples("test")
+            examples += opened.examples("test")
         return Predictions(self.predictor.predict(examples))
 
 
@@ -126,11 +132,16 @@ def _patients(
 ) -> list[tuple[Path, list[str] | None]]:
     """(root, ids) pairs; ids None takes every folder of the root."""
     if isinstance(paths, (str, Path)):
-        root = Path(paths)
+        root = _whole(paths)
         shown = layout.images(str(root.parent), root.name, slices=layout.slices, levels=())
         one = any(Path(image.path).exists() for image in shown)
         return [(root.parent, [root.name])] if one else [(root, None)]
     by_root: dict[Path, list[str]] = {}
-    for path in map(Path, paths):
+    for path in map(_whole, paths):
         by_root.setdefault(path.parent, []).append(path.name)
     return list(by_root.items())
+
+
+def _whole(path: str | Path) -> Path:
+    """A path whose last part is the patient's id; links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100

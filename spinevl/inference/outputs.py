@@ -108,6 +108,6 @@ def _write_submission(
             unparsed[0],
         )
         return
-    ids = [patient.id for patient in study.patients(subset)]
-    write_submission(path, answered, ids=ids, tasks=official)
-    log.info("answers for %d patients in %s", len(ids), path)
+    written = {patient.id: patient.written for patient in study.patients(subset)}
+    write_submission(path, answered, ids=list(written), tasks=official, written=written)
+    log.info("answers for %d patients in %s", len(written), path)

@@ -19,7 +19,11 @@ _KINDS = {
 
 
 def open_regular(
-    path: str | Path, *, expected: str, missing: str = "check the path"
+    path: str | Path,
+    *,
+    expected: str,
+    missing: str = "check the path",
+    where: str | None = None,
 ) -> BufferedReader:
     """Open a regular file for reading, its links followed.
 
@@ -29,24 +33,26 @@ def open_regular(
         path: the file.
         expected: what it should hold, for messages.
         missing: what a user can do where it is not there.
+        where: what messages name in place of the path, such as the record that names it.
 
     Raises:
         UserError: not there, no regular file, or not readable.
     """
+    where = where or str(path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(path, flags)
     except FileNotFoundError:
         link = "a link to a file that is not there" if Path(path).is_symlink() else "no such file"
-        raise refused(str(path), expected, link, missing) from None
+        raise refused(where, expected, link, missing) from None
     except (OSError, ValueError) as error:  # ValueError: characters that no path has
         found = getattr(error, "strerror", None) or str(error)
-        raise refused(str(path), expected, found, "check the path and its permissions") from error
+        raise refused(where, expected, found, "check the path and its permissions") from error
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
         os.close(handle)
         found = _KINDS.get(kind, "something else")
-        raise refused(str(path), expected, found, "name a file")
+        raise refused(where, expected, found, "name a file")
     return os.fdopen(handle, "rb")
 
 

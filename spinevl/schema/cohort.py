@@ -30,6 +30,7 @@ class Cohort:
         name: what reports call it.
         latents: a side file with the geometry behind a synthetic cohort; training never opens it.
         sources: the input files by role, for manifests and fingerprints.
+        images_checked: whether every image has been decoded; training decodes them else.
         skipped: ids left out because ``missing_images=skip`` was asked for.
     """
 
@@ -41,6 +42,7 @@ class Cohort:
     name: str
     latents: Path | None = None
     sources: Mapping[str, Path] = field(default_factory=dict)
+    images_checked: bool = True
     skipped: tuple[str, ...] = ()
 
 

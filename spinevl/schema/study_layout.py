@@ -63,13 +63,19 @@ class StudyLayout:
         ]
         return (*sagittal, *axial)
 
+    def root(self, path: str) -> str:
+        """The folder that the images of all patients lie below; the path itself of other files."""
+        found = _match(self.sagittal, path) or _match(self.axial, path)
+        return path[: found.start()] if found else path
+
     def identify(self, path: str) -> ImageRef | None:
         """What a file of this layout shows; None where its name is none of the layout's."""
         if found := _match(self.sagittal, path):
             number = int(found["slice"])
             return ImageRef(path, patient=found["id"], plane="sagittal", slice=number)
         if found := _match(self.axial, path):
-            level = found.get("level") or "-".join(f"C{one}" for one in found["number"].split("-"))
+            named = found.groupdict()
+            level = named.get("level") or "-".join(f"C{one}" for one in named["number"].split("-"))
             return ImageRef(path, patient=found["id"], plane="axial", level=level)
         return None
 
@@ -79,11 +85,10 @@ def _number(level: str) -> str:
     return level.replace("C", "")
 
 
-def _match(pattern: str, path: str) -> dict[str, str] | None:
+def _match(pattern: str, path: str) -> re.Match[str] | None:
     """What stands at the fields of a pattern in the end of a path; None where it does not fit."""
     text = re.escape(pattern)
     for name, form in _FIELDS.items():
         field = re.escape(f"{{{name}}}")
         text = text.replace(field, f"(?P<{name}>{form})", 1).replace(field, f"(?P={name})")
-    found = re.search(f"(?:^|/){text}\\Z", path)
-    return found.groupdict() if found else None
+    return re.search(f"(?:^|/){text}\\Z", path)

@@ -20,9 +20,10 @@ from spinevl.schema.asked import compare
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.image_ref import ImageRef
-from spinevl.schema.patient import Patient
+from spinevl.schema.patient import Patient, composed
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
+from spinevl.sources.spelling import spelling_in, two_spellings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class CervAISource:
         test_truth, test_boxes: the true labels and boxes of the test patients, who are those of
             ``test_labels`` or, without it, of ``test_truth``.
         missing_images: ``error`` refuses a patient without a needed image, ``skip`` leaves such
-            patients out of train and dev and names them, ``ignore`` checks none.
+            patients out of train and dev and names them, ``ignore`` leaves them to training,
+            which decodes every image before it begins.
         slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
             StudyLayout.
     """
@@ -83,7 +85,7 @@ class CervAISource:
             with problems.collected():
                 known = self._test(request)
                 known_ids = {one.id for one in known}
-                wanted = known_ids if only is None else set(only)
+                wanted = known_ids if only is None else set(map(composed, only))
                 test = tuple(one for one in known if one.id in wanted)
                 for absent in sorted(wanted - known_ids):
                     where = str(self._root("test_images") / absent)
@@ -113,6 +115,7 @@ class CervAISource:
             synthetic=False,
             name=f"CervAI ({len(kept)} labelled, {len(test)} test patients)",
             sources={name: Path(path) for name, path in named.items() if path is not None},
+            images_checked=self.missing_images != "ignore",
             skipped=tuple(sorted(skipped)),
         )
 
@@ -201,9 +204,9 @@ class CervAISource:
                 str(root), "{id}/sag/6.png and so on", "no patient folder", "check the path"
             )
         wrong = [f"{root}: {found}" for one in ids if (found := check_id(one))]
-        if wrong:
+        if wrong := [*wrong, *two_spellings(str(root), ids)]:
             raise UserError(wrong)
-        return tuple(Patient(one) for one in ids)
+        return tuple(Patient(composed(one), written=one) for one in ids)
 
     def decode(self, image: ImageRef) -> np.ndarray:
         """See DataSource; images of another size than the layout's are refused."""
@@ -213,14 +216,18 @@ class CervAISource:
         self, patients: Sequence[Patient], key: str, request: StudyRequest
     ) -> tuple[Patient, ...]:
         """The patients with the images that the tasks show."""
-        root = str(self._root(key))
+        root = self._root(key)
         slices = [number for number in self.layout.slices if number in request.sag_image]
-        return tuple(
-            replace(
-                one, images=self.layout.images(root, one.id, slices=slices, levels=request.levels)
-            )
-            for one in patients
-        )
+        result = []
+        problems = Problems()
+        for one in patients:
+            with problems.collected():
+                name = spelling_in(root, one.id, self.layout)
+                images = self.layout.images(str(root), name, slices=slices, levels=request.levels)
+                shown = tuple(replace(image, patient=one.id) for image in images)
+                result.append(replace(one, images=shown))
+        problems.raise_any()
+        return tuple(result)
 
     def _unusable(self, patients: Sequence[Patient], key: str) -> dict[str, Problems]:
         """Patient id -> what is wrong with the images it needs; every file is really decoded."""
@@ -236,7 +243,9 @@ class CervAISource:
 
     def _image_problems(self, patient: Patient, root: Path) -> Problems:
         problems = Problems()
-        folder = root / patient.id
+        if not patient.images:  # what is wrong with their names is told already
+            return problems
+        folder = root / Path(patient.images[0].path).relative_to(root).parts[0]
         if self.layout.sagittal.startswith("{id}/") and not folder.is_dir():
             wanted = f"a folder with {len(patient.images)} images"
             problems.add(

@@ -15,6 +15,7 @@ from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256
 from spinevl.io.image_file import load_rgb
 from spinevl.io.json_file import field, kind_of, read_json_list
+from spinevl.io.regular_file import open_regular
 from spinevl.io.volume_file import load_volume
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -131,15 +132,22 @@ class ConversationSource:
         return tuple(ImageRef(next(files[one]), modality=one) for one in shown)
 
     def _file(self, name: str, root: Path, where: str) -> str:
-        try:
-            path = (root / name).resolve()
-            known = path.is_file()
-        except (OSError, ValueError) as error:  # too long, or with characters no path has
-            raise refused(where, "a path", repr(name), "mend it") from error
-        if self.images is not None and not path.is_relative_to(root.resolve()):
-            raise refused(where, f"files under data.images={root}", name, "move or drop it")
-        if not known:
-            raise refused(where, f"the file {name} under {root}", "none", "add it")
+        """The path of a file that a record names. Links are followed, so that images may lie in
+        the store of DVC, git-annex or datalad; what a record writes cannot lead out of ``images``.
+        """
+        if not name.isprintable():
+            raise refused(where, "a path", repr(name), "mend it")
+        path = root / name
+        below = path.is_relative_to(root) or path.is_relative_to(root.resolve())
+        if self.images is not None and (".." in Path(name).parts or not below):
+            raise refused(
+                where,
+                f"a path below data.images={root} without ..",
+                name,
+                "move the file there, or link it",
+            )
+        expected = f"the file {name} under {root}"
+        open_regular(path, expected=expected, missing="add it", where=where).close()
         return str(path)
 
 

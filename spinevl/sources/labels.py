@@ -12,7 +12,7 @@ from typing import Any
 from spinevl.io.json_file import kind_of, read_json_list
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems
-from spinevl.schema.patient import Label, Patient
+from spinevl.schema.patient import Label, Patient, composed
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 
@@ -58,7 +58,7 @@ def read_labels(
         for key in entry:
             if key not in closed and key != "id" and (close := _closest(key, names, 0.7)):
                 problems.add(where, "known keys", repr(key), f"did you mean {close!r}?")
-        patients.append(Patient(entry["id"], labels))
+        patients.append(Patient(composed(entry["id"]), labels, written=entry["id"]))
     problems.raise_any()
     return tuple(patients)
 
@@ -113,7 +113,7 @@ def read_boxes(path: str | Path, *, layout: StudyLayout = _CERVAI) -> dict[str, 
                 here = f"{where} {vertebra} slice {number}"
                 if box := _box(here, text, layout.side_px, problems):
                     boxes[vertebra][number] = box
-        result[entry["id"]] = boxes
+        result[composed(entry["id"])] = boxes
     problems.raise_any()
     return result
 
@@ -136,7 +136,7 @@ def _entries(
 ) -> list[tuple[str, dict[str, Any]]]:
     """(where, object) of each record with a usable, unrepeated id."""
     entries = []
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for number, entry in enumerate(read_json_list(path, expected=expected), start=1):
         where = f"{path}: record {number}"
         if not isinstance(entry, dict):
@@ -147,11 +147,16 @@ def _entries(
         if wrong is not None or not isinstance(identity, str):
             problems.add(where, "a string id that is a folder name", str(wrong), "mend the id")
             continue
-        if identity in seen:
-            problems.add(f"{path}: patient {identity}", "one record", "another", "drop one of them")
+        one = composed(identity)
+        if one in seen:
+            spelt = seen[one] != identity
+            found = (
+                f"{seen[one]!a} and {identity!a}, one id in two spellings" if spelt else "another"
+            )
+            problems.add(f"{path}: patient {one}", "one record", found, "drop one of them")
             continue
-        seen.add(identity)
-        entries.append((f"{path}: patient {identity}", entry))
+        seen[one] = identity
+        entries.append((f"{path}: patient {one}", entry))
     return entries
 
 

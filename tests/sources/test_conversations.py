@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,49 @@ def test_all_problems_of_a_file_are_told_at_once(folder: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_paths_do_not_leave_the_images_folder(folder: Path) -> None:
-    (folder / "in").mkdir()
-    record = {"conversations": turns("<image>?", "A"), "image": "../a.png"}
-    with pytest.raises(UserError, match=r"files under data\.images=.*found \.\./a\.png"):
+@pytest.mark.parametrize("name", ["../a.png", "{folder}/a.png", "sub/../../a.png", "sub/../b.png"])
+def test_what_a_record_writes_does_not_leave_the_images_folder(folder: Path, name: str) -> None:
+    (folder / "in/sub").mkdir(parents=True)
+    (folder / "in/b.png").symlink_to(folder / "a.png")
+    name = name.format(folder=folder)
+    record = {"conversations": turns("<image>?", "A"), "image": name}
+    with pytest.raises(UserError, match=r"record 0 .*data\.images=") as caught:
         read(folder, [record], images=str(folder / "in"))
-    (folder / "in/link.png").symlink_to(folder / "a.png")
-    with pytest.raises(UserError, match=r"files under data\.images="):
-        read(folder, [record | {"image": "link.png"}], images=str(folder / "in"))
+    assert name in str(caught.value)
+
+
+def test_links_are_followed_and_keep_their_names(folder: Path) -> None:
+    """As DVC, git-annex and datalad keep images: under a hash, without an ending."""
+    (folder / "in").mkdir()
+    (folder / "a.png").rename(folder / "0f3c")
+    (folder / "v.npy").rename(folder / "77ab")
+    (folder / "in/a.png").symlink_to("../0f3c")
+    (folder / "in/v.npy").symlink_to(folder / "77ab")
+    (folder / "images").symlink_to("in")
+    record = {
+        "conversations": turns("<image><image3d>?", "A"),
+        "image": "a.png",
+        "image3d": "v.npy",
+    }
+    for images in ("in", "images"):
+        (example,) = read(folder, [record], images=str(folder / images))
+        assert [image.path for image in example.images] == [
+            f"{folder}/{images}/a.png",
+            f"{folder}/{images}/v.npy",
+        ]
+        source = ConversationSource()
+        assert [source.decode(one).shape for one in example.images] == [(8, 8, 3), (4, 8, 8)]
+    whole = record | {"image": f"{folder}/in/a.png"}  # where the link leads
+    assert len(read(folder, [whole], images=str(folder / "images"))) == 1
+
+
+def test_what_a_record_names_is_a_file(folder: Path) -> None:
+    (folder / "gone.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    for name, said in (("gone.png", "link"), ("pipe.png", "pipe"), ("../", "folder")):
+        record = {"id": "p3", "conversations": turns("<image>?", "A"), "image": name}
+        with pytest.raises(UserError, match=rf"\(id p3\): expected the file {name} .*{said}"):
+            read(folder, [record])
 
 
 def test_a_subset_without_a_file_is_named() -> None:

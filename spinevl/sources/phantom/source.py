@@ -98,6 +98,7 @@ class PhantomSource:
             test=tuple(replace(one, boxes=test_boxes[one.id]) for one in both.test),
             test_has_truth=True,
             synthetic=True,
+            images_checked=True,  # rendered here
             name=f"phantom ({n_train} train and dev, {len(both.test)} test, seed {self.seed})",
             latents=folder / "latents.json",
         )
