@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_cases import FAMILIES, cases, random_model, write
+from export_cases import cases, random_model, write
+from export_families import FAMILIES
 from load_exports import Export
 from safetensors.torch import load_file, save_file
 

@@ -242,11 +242,18 @@ class Conversation:
         return str(self.tokenizer.convert_ids_to_tokens(token))
 
     def _chat(self, turns: Sequence[dict[str, str]], *, waits: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
                 list(turns), tokenize=False, add_generation_prompt=waits
             )
-        )
+        except TemplateError as error:
+            raise UserError(
+                f"llm.conversation=chat: this tokenizer's chat template cannot be filled: {error}; "
+                "mend it, or use llm.conversation=medmvl"
+            ) from error
+        return str(text)
 
 
 def _end_tokens(tokenizer: Any) -> frozenset[int]:

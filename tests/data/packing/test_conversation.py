@@ -204,3 +204,16 @@ def test_an_end_token_that_is_no_end_token_is_refused(shared: Path, end: str) ->
     tokenizer, _ = _with_template(shared, "qwen2", "")
     with pytest.raises(UserError, match=f"^llm.end_token={end}: not one token"):
         Conversation(tokenizer, template="medmvl", end_token=end)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [("{{ raise_exception('No system turn') }}", "No system turn"), ("{% for %}", "chat template")],
+)
+def test_a_template_that_cannot_be_filled_is_one_line(
+    shared: Path, template: str, said: str
+) -> None:
+    tokenizer, _ = _with_template(shared, "qwen2", "")
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=f"^llm.conversation=chat: .*{said}"):
+        Conversation(tokenizer, template="chat")
