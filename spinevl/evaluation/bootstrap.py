@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spinevl.schema.score import Difference, Interval
+from spinevl.schema.score import Difference
+from spinevl.schema.task_score import Interval
 
 MIN_PATIENTS = 10
 """Of fewer patients there is no interval."""

@@ -14,8 +14,9 @@ from spinevl.evaluation.task_scores import answers_score, boxes_score, patients_
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import AnswerScore, BaselineScore, Score, TaskScore
+from spinevl.schema.score import AnswerScore, BaselineScore, Score
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import TaskScore
 
 _FEW = 5  # patients with a label, below which an interval says little
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from spinevl.evaluation.join import Rows
 from spinevl.schema.box import Box
-from spinevl.schema.score import CalibrationBin, FindingScore
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import CalibrationBin, FindingScore
 
 _BINS = 10
 

@@ -17,8 +17,8 @@ from spinevl.evaluation.metrics import (
     quadratic_kappa,
     task_f1,
 )
-from spinevl.schema.score import ClassScore, LevelScore, TaskScore
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import ClassScore, LevelScore, TaskScore
 
 
 def answers_score(

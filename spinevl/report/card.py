@@ -136,5 +136,6 @@ def _data(study: Mapping[str, Any], parent: str | None) -> str:
 def _scores(score: Score | None, tasks: Mapping[str, Task]) -> str:
     if score is None:
         return "No `metrics.json` lay beside the checkpoint."
-    head = f"On {score.n_patients} patients, with 95 % intervals over patients, and baselines:"
+    who = f"On {score.n_patients} patients" + (f" ({score.selection})" if score.selection else "")
+    head = f"{who}, beside baselines. 95 % intervals: {score.notes.get('ci95', 'not recorded')}."
     return f"{head}\n\n{as_markdown(rows(score, tasks))}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from spinevl.schema.score import AnswerScore, Score, TaskScore
+from spinevl.schema.score import AnswerScore, Score
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import TaskScore
 
 _NAMES = {"model": "this model", "ceiling": "ceiling (latent geometry)"}
 

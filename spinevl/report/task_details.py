@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spinevl.report.markdown import shown_name
-from spinevl.schema.score import CalibrationBin, Difference, Score, TaskScore
+from spinevl.schema.score import Difference, Score
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import CalibrationBin, TaskScore
 
 
 def metric_of(task: Task) -> str:

@@ -19,8 +19,9 @@ from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import Difference, FindingScore, Interval, Score
+from spinevl.schema.score import Difference, Score
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import FindingScore, Interval
 from spinevl.sources.labels import VERTEBRAE, read_labels
 
 TASKS = official_tasks()

@@ -19,8 +19,8 @@ from spinevl.evaluation.metrics import (
 )
 from spinevl.schema.box import Box
 from spinevl.schema.prediction import Prediction
-from spinevl.schema.score import CalibrationBin
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import CalibrationBin
 
 
 def test_f1_equals_scikit_learn_on_random_confusions() -> None:

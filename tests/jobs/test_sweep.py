@@ -16,7 +16,8 @@ from spinevl.cli.main import main
 from spinevl.jobs.status import JobStatus, read_status, write_status
 from spinevl.jobs.sweep import read_rows, write_leaderboard
 from spinevl.report.leaderboard import Spread, markdown, plot, table
-from spinevl.schema.score import Interval, Score, TaskScore
+from spinevl.schema.score import Score
+from spinevl.schema.task_score import Interval, TaskScore
 
 
 def labels(shift: int, count: int = 8) -> list[dict[str, Any]]:
