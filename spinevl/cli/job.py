@@ -24,6 +24,7 @@ from spinevl.cli.failure import tell
 from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.config.plain import plain
+from spinevl.io.children import end_with_parent
 from spinevl.jobs.owner import owned
 from spinevl.jobs.record import recorded
 
@@ -51,11 +52,13 @@ class Job:
             worker process, and nothing else is: Hydra's own list of overrides can be written to by
             a config.
         lacking: see SweepWords.
+        process: of the command; a worker process that it has started ends with it.
     """
 
     verb: str
     words: tuple[str, ...] = ()
     lacking: Mapping[str, Collection[str]] = field(default_factory=dict)
+    process: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run the stage. Returns what it returns: the score that a sweeper optimises.
@@ -64,6 +67,8 @@ class Job:
             SystemExit: a single job failed, its problems or its traceback are printed.
             JobFailed: the same for a job of a sweep; the others go on.
         """
+        if os.getppid() == self.process:
+            end_with_parent(self.process)
         hydra_cfg = HydraConfig.get()
         saved = hydra_guard.held_configs()
         if hydra_cfg.mode == RunMode.MULTIRUN:

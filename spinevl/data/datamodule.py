@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from spinevl.build.user_modules import WithUserModules
 from spinevl.data.examples import grouped
+from spinevl.data.loader import make_loader
 from spinevl.data.packing.collate import Collator
 from spinevl.data.sampling import LengthBatches, train_sampler
 from spinevl.schema.batch import Batch
@@ -122,14 +122,7 @@ class ExampleDataModule(pl.LightningDataModule):
     def _loader(
         self, groups: Sequence[Any], collate: Callable[..., Batch], **options: Any
     ) -> DataLoader[Batch]:
-        return DataLoader(
-            groups,  # type: ignore[arg-type]
-            collate_fn=WithUserModules(collate),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
+        return make_loader(groups, collate, num_workers=self.num_workers, **options)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int

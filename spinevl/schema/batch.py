@@ -112,6 +112,10 @@ class Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def shared(self) -> Batch:
+        """The same batch in memory that other processes share. Raises RuntimeError without room."""
+        return self._each(lambda tensor: tensor.share_memory_())
+
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}

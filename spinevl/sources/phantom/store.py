@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from spinevl.io.children import end_with_parent
 from spinevl.io.cores import available_cores
 from spinevl.io.folders import whole_folder
 from spinevl.schema.box import Box
@@ -87,7 +89,12 @@ def _phantoms(cases: Sequence[Case], folder: Path, seed: int) -> Iterator[Phanto
     if workers > 1:
         n = len(cases)
         try:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                workers,
+                mp_context=get_context("spawn"),
+                initializer=end_with_parent,
+                initargs=(os.getpid(),),
+            ) as pool:
                 given = (cases, [folder] * n, [seed] * n)
                 for phantom in pool.map(render_case, *given, chunksize=8):
                     yield phantom
