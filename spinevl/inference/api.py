@@ -10,27 +10,36 @@ from typing import Any
 import torch
 
 from spinevl.build.allowlist import Allowed
+from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.check import from_plain
 from spinevl.config.options import PredictOptions
 from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
+from spinevl.evaluation.join import with_truth
 from spinevl.inference.predictor import Predictor
-from spinevl.schema.cohort import StudyRequest
-from spinevl.schema.errors import UserError
+from spinevl.schema.box import Box
+from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
-from spinevl.schema.patient import composed
+from spinevl.schema.patient import Patient, composed
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
+from spinevl.sources.arrays import Arrays, ArraySource
 from spinevl.sources.cervai import CervAISource
+from spinevl.sources.labels import read_labels
 
 
 class Predictions(list[Prediction]):
     """A list of predictions, which makes a table too."""
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame, a row a question, with the columns of ``predictions.jsonl``.
+        """A pandas DataFrame, a row a question.
+
+        Its columns are ``patient``, ``task``, ``level`` (empty for the whole spine), ``slices``,
+        ``choice`` (the label), ``text``, ``probability_0`` and so on for each label, ``box``,
+        ``truth`` and ``correct``; empty where there is none, or it is not known.
 
         Raises:
             UserError: pandas is not installed.
@@ -39,55 +48,87 @@ class Predictions(list[Prediction]):
             import pandas as pd
         except ModuleNotFoundError as error:
             raise UserError("to_frame needs pandas: pip install 'spinevl[pandas]'") from error
-        return pd.DataFrame([one.to_json() for one in self])
+        labels = sorted({label for one in self for label in one.probabilities or {}})
+        names = [f"probability_{label}" for label in labels]
+        rows = [_row(one, labels) for one in self]
+        columns = [*_BEFORE, *names, *_AFTER]
+        kinds = {"choice": "Int64", "correct": "boolean", **dict.fromkeys(names, "Float64")}
+        return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+_BEFORE = ("patient", "task", "level", "slices", "choice", "text")
+_AFTER = ("box", "truth", "correct")
+
+
+def _row(one: Prediction, labels: Sequence[int]) -> list[Any]:
+    """The cells of a prediction, in the order of the columns."""
+    known = one.probabilities or {}
+    truth = one.truth.as_list() if isinstance(one.truth, Box) else one.truth
+    box = None if one.box is None else one.box.as_list()
+    asked = [one.id, one.task, one.object, list(one.slices), one.choice, one.text]
+    return [*asked, *(known.get(label) for label in labels), box, truth, one.correct]
 
 
 class SpineModel:
     """A trained model and the study that it was trained for.
 
     Attributes:
-        predictor: answers examples.
-        tasks: what it was trained to answer.
-        config: the checkpoint's config.
+        checkpoint: the model, its tasks and its config.
+        options: how it answers.
     """
 
-    def __init__(
-        self, predictor: Predictor, tasks: Mapping[str, Task], config: Mapping[str, Any]
-    ) -> None:
-        self.predictor = predictor
-        self.tasks = tasks
-        self.config = config
+    def __init__(self, checkpoint: Checkpoint, options: PredictOptions) -> None:
+        self.checkpoint = checkpoint
+        self.options = options
+        self.tasks: Mapping[str, Task] = checkpoint.tasks
+        self.layout = _layout(checkpoint.study.get("data") or {})
 
-    def predict(self, paths: str | Path | Sequence[str | Path]) -> Predictions:
-        """Answers for a folder of patients (``{id}/sag/6.png`` ...), or for some patient folders.
+    def predict(
+        self,
+        patients: str | Path | Sequence[str | Path] | Arrays,
+        *,
+        labels: str | Path | None = None,
+    ) -> Predictions:
+        """Answers for patients.
+
+        Args:
+            patients: a folder of patients (``{id}/sag/6.png`` ...), one patient's folder, some of
+                them, or arrays: ``{"p1": {6: sagittal, "C2-C3": axial}}``. A key is the number of
+                a sagittal slice, the level of an axial one, or ``"sagittal"`` for a volume whose
+                slice 6 is ``volume[6]``. An image is uint8 [H, W], or [H, W, 3] with equal
+                channels, of the size that the model was trained on.
+            labels: a label file; the predictions then carry the truth where it has the patient.
 
         Raises:
-            UserError: an image that is missing or unusable.
+            UserError: an image that is missing or unusable, or a damaged label file.
         """
-        study = self.config["study"]
         if not self.tasks:
             raise UserError("this checkpoint was trained for no study; use spinevl predict")
-        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
-        layout = _layout(study.get("data") or {})
+        known: Sequence[Patient] = ()
+        if labels is not None:
+            closed = {name: task for name, task in self.tasks.items() if task.closed}
+            known = read_labels(labels, tasks=closed, required=list(closed))
         examples: list[Example] = []
-        folders = _patients(paths, layout)
-        asked: dict[str, Path] = {}
-        for folder in (root / name for root, named in folders for name in named or ()):
-            if other := asked.get(composed(folder.name)):
-                raise UserError(
-                    f"predict: two folders are called {folder.name}: {other} and {folder}; "
-                    "predict them apart"
-                )
-            asked[composed(folder.name)] = folder
-        for root, names in folders:
-            source = CervAISource(test_images=str(root), **vars(layout))
-            request = StudyRequest(self.tasks, {}, study["sag_image"], {"test"}, Path)
-            cohort = source.load(request, only=names)
-            opened = PatientStudy(
-                spec, source, cohort, ("test",), None, self.tasks, study["templates"]
-            )
-            examples += opened.examples("test")
-        return Predictions(self.predictor.predict(examples))
+        decode = CervAISource(**vars(self.layout)).decode
+        if isinstance(patients, Mapping):
+            source = ArraySource(patients=patients, layout=self.layout)
+            examples, decode = self._examples(source, source.load(self._request())), source.decode
+        else:
+            for folders, names in _patients(patients, self.layout):
+                files = CervAISource(test_images=str(folders), **vars(self.layout))
+                examples += self._examples(files, files.load(self._request(), only=names))
+        # a new one each time: a patient's images may have changed since the last
+        predictor = Predictor(self.checkpoint.model, decode, options=self.options)
+        return Predictions(with_truth(predictor.predict(examples), known, self.tasks))
+
+    def _request(self) -> StudyRequest:
+        return StudyRequest(self.tasks, {}, self.checkpoint.study["sag_image"], {"test"}, Path)
+
+    def _examples(self, source: DataSource, cohort: Cohort) -> list[Example]:
+        study = self.checkpoint.study
+        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
+        asked = PatientStudy(spec, source, cohort, ("test",), None, self.tasks, study["templates"])
+        return asked.examples("test")
 
 
 def load(
@@ -108,15 +149,20 @@ def load(
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
 
     Raises:
-        UserError: no checkpoint there, a damaged one, or another mode.
+        UserError: no checkpoint there, a damaged one, another mode, or a device that is not there.
     """
-    loaded = load_checkpoint(Path(checkpoint), allowed=Allowed(tuple(trusted_targets)))
-    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    layout = _layout(loaded.study.get("data") or {})
     options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="predict")
-    decode = CervAISource(**vars(layout)).decode
-    predictor = Predictor(loaded.model, decode, options=options)
-    return SpineModel(predictor, loaded.tasks, loaded.config)
+    loaded = load_checkpoint(Path(checkpoint), allowed=Allowed(tuple(trusted_targets)))
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        loaded.model.to(chosen)
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch's, for a device it does not know or have
+        reason = str(error).splitlines()[0]
+        raise refused(f"device={chosen}", "a device of this machine", reason, "try cpu") from error
+    return SpineModel(loaded, options)
 
 
 def _layout(node: Mapping[str, Any]) -> StudyLayout:
@@ -137,7 +183,14 @@ def _patients(
         one = any(Path(image.path).exists() for image in shown)
         return [(root.parent, [root.name])] if one else [(root, None)]
     by_root: dict[Path, list[str]] = {}
+    known: dict[str, Path] = {}
     for path in map(_whole, paths):
+        if other := known.get(composed(path.name)):
+            raise UserError(
+                f"predict: two folders are called {path.name}: {other} and {path}; "
+                "predict them apart"
+            )
+        known[composed(path.name)] = path
         by_root.setdefault(path.parent, []).append(path.name)
     return list(by_root.items())
 

@@ -1,0 +1,134 @@
+"""``spinevl.load(...).predict(...)``: files and arrays, and the table of the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spinevl
+from spinevl.config.compose import compose
+from spinevl.inference.api import Predictions, SpineModel
+from spinevl.schema.box import Box
+from spinevl.schema.errors import UserError
+from spinevl.schema.prediction import Prediction
+from spinevl.stages import train
+
+SIDE = 64
+DISCS = [f"C{k}-C{k + 1}" for k in range(2, 7)]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training on six patients with one sagittal slice and five axial ones each."""
+    folder = tmp_path_factory.mktemp("api")
+    rng = np.random.default_rng(0)
+    labels: list[dict[str, Any]] = []
+    for k in range(6):
+        for name in ("sag/6.png", *(f"tra/{one.replace('C', '')}.png" for one in DISCS)):
+            file = folder / "images" / f"p{k}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)).save(file)
+        labels.append({"id": f"p{k}", "qd": k % 3, "zjppt": [k % 4] * 5})
+    (folder / "labels.json").write_text(json.dumps(labels))
+    words = [
+        "data=cervai",
+        f"data.labels={folder}/labels.json",
+        f"data.train_images={folder}/images",
+        f"data.side_px={SIDE}",
+        "data.slices=[6]",
+        "task=[qd,zjppt]",
+        "split=head",
+        "trainer.max_epochs=1",
+        "trainer.progress_bar=false",
+        f"encoder.image_size={SIDE}",
+        "encoder.dim=16",
+        "encoder.widths=[8,8,16]",
+        "llm.width=32",
+        f"cache_dir={folder}/cache",
+    ]
+    train.main(compose("train", words), out=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(work: Path) -> SpineModel:
+    return spinevl.load(work / "checkpoint", device="cpu")
+
+
+def arrays(folder: Path) -> dict[int | str, np.ndarray]:
+    """The images of a patient's folder."""
+    found: dict[int | str, np.ndarray] = {6: np.asarray(Image.open(folder / "sag/6.png"))}
+    for one in DISCS:
+        found[one] = np.asarray(Image.open(folder / "tra" / f"{one.replace('C', '')}.png"))
+    return found
+
+
+def test_arrays_are_answered_as_files_are(work: Path, model: SpineModel) -> None:
+    from_files = model.predict(work / "images")
+    given = {f"p{k}": arrays(work / "images" / f"p{k}") for k in range(6)}
+    assert model.predict(given) == from_files
+    series = np.zeros((7, SIDE, SIDE), np.uint8)
+    series[6] = given["p2"].pop(6)
+    volume = {**given["p2"], "sagittal": series}
+    assert model.predict({"p2": volume}) == [one for one in from_files if one.id == "p2"]
+
+
+def test_new_pixels_are_new_answers(work: Path, model: SpineModel) -> None:
+    given = arrays(work / "images/p0")
+    before = model.predict({"p0": given})
+    changed = {name: 255 - pixels for name, pixels in given.items()}
+    after = model.predict({"p0": changed})
+    assert before[0].probabilities != after[0].probabilities
+    assert model.predict({"p0": given}) == before
+
+
+def test_a_table_has_a_column_for_everything(work: Path, model: SpineModel) -> None:
+    answers = model.predict([work / "images/p1", work / "images/p3"], labels=work / "labels.json")
+    table = answers.to_frame()
+    assert list(table.columns) == [
+        *("patient", "task", "level", "slices", "choice", "text"),
+        *(f"probability_{k}" for k in range(4)),
+        *("box", "truth", "correct"),
+    ]
+    assert len(table) == 2 * 6
+    for (_, row), one in zip(table.iterrows(), answers, strict=True):
+        assert (row["patient"], row["task"], row["level"]) == (one.id, one.task, one.object)
+        assert one.probabilities is not None
+        assert row["probability_2"] == one.probabilities[2]
+        assert row["truth"] == (1 if one.id == "p1" else 0 if one.task == "qd" else 3)
+        assert row["correct"] == (row["choice"] == row["truth"])
+    assert table["probability_3"].isna().tolist() == [one == "qd" for one in table["task"]]
+
+
+def test_what_is_not_known_is_empty() -> None:
+    given = [
+        Prediction("a", "qd", "", (6,), None, None, "?"),
+        Prediction("a", "positioning", "C2", (6,), None, None, "", Box(1, 2, 3, 4)),
+    ]
+    table = Predictions(given).to_frame()
+    assert table["choice"].isna().all()
+    assert table["correct"].isna().all()
+    assert table["box"].tolist() == [None, [1, 2, 3, 4]]
+    assert table["text"].tolist() == ["?", ""]
+    assert list(Predictions().to_frame().columns)[:3] == ["patient", "task", "level"]
+
+
+def test_problems_are_one_line_each(work: Path, model: SpineModel) -> None:
+    for asked, said in (
+        (work / "nowhere", "nowhere"),
+        ([work / "images/p0", work / "images/p9"], "p9"),
+        ([work / "images/p0", work / "other/p0"], "p0"),
+        ({"p0": {6: np.zeros((SIDE, SIDE))}}, "float64"),
+    ):
+        with pytest.raises(UserError, match=said) as refused:
+            model.predict(asked)
+        assert all("\n" not in one for one in refused.value.problems)
+    with pytest.raises(UserError, match="device=nonsense"):
+        spinevl.load(work / "checkpoint", device="nonsense")
+    with pytest.raises(UserError, match=r"gone\.json"):
+        model.predict(work / "images/p0", labels=work / "gone.json")
