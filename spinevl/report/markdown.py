@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from spinevl.schema.errors import escaped
 from spinevl.schema.score import AnswerScore, Score
 from spinevl.schema.task import Task
 from spinevl.schema.task_score import TaskScore
@@ -34,10 +35,7 @@ def as_literal(text: str) -> Markdown:
 
 def one_line(text: str) -> str:
     """Text on one line, with what cannot be printed as its code, such as ``\\x1b``."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode()
-        for one in " ".join(text.split())
-    )
+    return escaped(" ".join(text.split()))
 
 
 def as_code(text: str) -> Markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from spinevl.report.task_details import (
     metric_of,
     panel,
 )
+from spinevl.schema.errors import escaped
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import Score
 from spinevl.schema.task import Task
@@ -90,7 +92,7 @@ def write_report(
         pictures: patient -> the images shown, sagittal ones in the order asked, then axial ones.
         load: an image -> the pixels that the model was shown.
         config: the job's config as YAML.
-        provenance: ``versions`` of packages and ``git_commit``.
+        provenance: ``versions`` of packages, ``git_commit`` and ``git_dirty``.
         fingerprint: what the data are, see Study.fingerprint.
         cohort: the cohort's name.
         curve: ``metrics.csv`` of the training.
@@ -163,6 +165,13 @@ def _data(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     return told | {f"sha256 of {name}": str(value) for name, value in inputs.items()}
 
 
+def _printable(value: Any) -> Any:
+    """Text with what cannot be printed as its code; lines stay, and what is HTML already."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return "\n".join(escaped(line, longest=sys.maxsize) for line in value.split("\n"))
+
+
 def _environment() -> Any:
     """Templates in which all text from outside is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -173,6 +182,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_printable,
     )
     environment.globals["shown_name"] = shown_name
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"

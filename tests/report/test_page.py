@@ -65,6 +65,7 @@ def score() -> Score:
 VOID = {"meta", "img", "link", "br"}
 PROVENANCE = {
     "git_commit": "0123abc",
+    "git_dirty": True,
     "versions": {"spinevl": "0.2", "peft": None},
 }
 FINGERPRINT = {"cohort": "two", "n_labelled": 2, "skipped": [], "inputs": {"labels": "fee1"}}
@@ -140,7 +141,7 @@ def test_the_page_has_scores_classes_levels_data_and_versions(tmp_path: Path, sc
     assert [one.endswith("10 answers, probability 0.90, right 0.90") for one in plots] == [True]
     assert "C4-C5 0.33" in page.find("div", **{"class": "level"})
     rows = page.find("tr")
-    assert {"commit 0123abc", "spinevl 0.2", "peft not installed"} <= set(rows)
+    assert {"commit 0123abc, changed since", "spinevl 0.2", "peft not installed"} <= set(rows)
     assert {"cohort two", "labelled patients 2", "sha256 of labels fee1"} <= set(rows)
     assert page.find("pre") == ["seed: 0"]
 
@@ -217,7 +218,7 @@ def test_text_of_files_is_only_text(tmp_path: Path, score: Score) -> None:
         tasks={"qd": task},
         pictures={people[0].id: [ImageRef(bad, plane="axial", level=bad)]},
         config=bad,
-        provenance={"git_commit": bad, "versions": {bad: bad}},
+        provenance={"git_commit": bad, "git_dirty": False, "versions": {bad: bad}},
         fingerprint={bad: [bad], "inputs": {bad: bad}},
         cohort=bad,
     )
@@ -228,6 +229,12 @@ def test_text_of_files_is_only_text(tmp_path: Path, score: Score) -> None:
     assert "<script>" not in text
     assert [line for line in text.splitlines() if line.startswith("#")] == [text.splitlines()[0]]
     assert page.find("p", **{"class": "small bad"})[-1].startswith("1 ")  # one was not parsed
+
+
+def test_what_cannot_be_printed_is_shown_as_its_code(tmp_path: Path, score: Score) -> None:
+    page = report(tmp_path, score, cohort="a\ud800\x1b[2Jb", config="x: \u202e\ny: 1")
+    assert page.find("h1") == ["a\\ud800\\x1b[2Jb"]
+    assert "x: \\u202e\ny: 1</pre>" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_the_training_is_drawn_with_its_warmup(tmp_path: Path, score: Score) -> None:
