@@ -16,6 +16,7 @@ from torch import nn
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored
+from spinevl.checkpoints.bounded import sized_by
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of
 from spinevl.checkpoints.interchange import (
     end_of_answers,
@@ -52,8 +53,10 @@ class MedMVLFormat:
     def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat; weights are loaded as float32, whatever the file holds."""
         parts = parts_from(config_of(folder), folder)
-        model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
-        stored = _under_our_names(read_tensors(folder), model, where=str(folder))
+        tensors = read_tensors(folder)
+        with sized_by(tensors, folder):
+            model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
+        stored = _under_our_names(tensors, model, where=str(folder))
         _tie(model.llm.model, stored)
         fill(model, stored, where=str(folder))
         return Checkpoint(model.eval(), parts, folder=folder)

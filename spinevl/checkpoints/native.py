@@ -16,6 +16,7 @@ from typing import Any
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored, check_stored
 from spinevl.build.signature import signature_of
+from spinevl.checkpoints.bounded import sized_by
 from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of, no_checkpoint, read_config
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.config.check import node_problems
@@ -57,8 +58,10 @@ class NativeFormat:
         if config.get("format") != VERSION:
             raise no_checkpoint(folder, f'"format": {config.get("format")!r} in {CONFIG}')
         parts = _stored_parts(config, folder, allowed)
-        model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
-        fill(model, read_tensors(folder), where=str(folder / WEIGHTS))
+        stored = read_tensors(folder)
+        with sized_by(stored, folder):
+            model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
+        fill(model, stored, where=str(folder / WEIGHTS))
         parent = config.get("parent")
         return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)
 

@@ -34,7 +34,8 @@ def answer_patients(
     """
     examples = study.examples(subset)
     keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options)
-    progress = Progress(out / f".predictions.{subset}.jsonl", keys)
+    options = [len(one.options) for one in examples]
+    progress = Progress(out / f".predictions.{subset}.jsonl", keys, options)
     done = _recorded(progress, predictor, examples)
     return predictions(examples, [done[index] for index in range(len(examples))])
 

@@ -26,18 +26,22 @@ class Progress:
     Args:
         file: JSON lines of index, key and answer.
         keys: of the examples in order, see answer_keys.
+        options: how many each has; a line with scores of other ones is not kept.
 
     Attributes:
         done: index -> answer.
     """
 
-    def __init__(self, file: Path, keys: Sequence[str]) -> None:
+    def __init__(
+        self, file: Path, keys: Sequence[str], options: Sequence[int] | None = None
+    ) -> None:
         self.file = file
         self.keys = keys
         self.done: dict[int, Answer] = {
             index: answer
             for index, key, answer in resume_json_lines(file, _entry)
             if 0 <= index < len(keys) and keys[index] == key
+            if options is None or set(answer.logprobs or ()) in (set(), {*range(options[index])})
         }
 
     def record(self, answers: Iterable[tuple[int, Answer]]) -> dict[int, Answer]:

@@ -16,6 +16,7 @@ from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
+from spinevl.models.template_trial import excess_of
 from spinevl.schema.errors import UserError, refused
 
 Template = Literal["medmvl", "chat", "pretrain"]
@@ -185,7 +186,7 @@ class HFCausalLM(CausalLM):
                 "token offsets; convert it to tokenizer.json"
             )
         _require_known_tokens(model, tokenizer, where=f"llm.path={path}")
-        _settle_template(tokenizer, chat_template_options or {})
+        _settle_template(tokenizer, chat_template_options or {}, where=f"llm.path={path}")
         super().__init__(
             model,
             tokenizer,
@@ -195,7 +196,9 @@ class HFCausalLM(CausalLM):
         )
 
 
-def _settle_template(tokenizer: Any, options: Mapping[str, bool | int | str]) -> None:
+def _settle_template(
+    tokenizer: Any, options: Mapping[str, bool | int | str], *, where: str
+) -> None:
     """Write ``options``, and a date that stays, at the head of the tokenizer's chat template.
 
     There they are saved in every checkpoint with the tokenizer, so that later prompts have the
@@ -203,8 +206,11 @@ def _settle_template(tokenizer: Any, options: Mapping[str, bool | int | str]) ->
 
     Raises:
         ValueError: options for a tokenizer without a chat template.
+        UserError: a template that takes too much time or memory.
     """
     template = tokenizer.chat_template
+    if isinstance(template, str) and (excess := excess_of(template)):
+        raise refused(f"{where}: its chat template", "a short text", excess, "mend the template")
     if not isinstance(template, str):
         if options:
             raise ValueError(

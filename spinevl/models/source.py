@@ -23,9 +23,11 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
         path: the id or directory.
         what: the config key that names it.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         local = Path(path).is_dir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise refused(

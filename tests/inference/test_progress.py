@@ -168,3 +168,15 @@ def test_settings_that_decide_an_answer_change_every_key(
     assert not set(before) & set(keys(made, settings=(0.0, 80.0)))
     # a smaller batch after the memory ran out keeps what is answered
     assert keys(made, options=PredictOptions(batch_size=2, packing=Packing.off)) == before
+
+
+@pytest.mark.parametrize("scores", ['{"0": -1.0}', '{"0": -1.0, "1": -1.0, "2": -1.0}'])
+def test_scores_of_other_options_are_asked_again(tmp_path: Path, scores: str) -> None:
+    file = tmp_path / "answers.jsonl"
+    line = '{"index": 0, "key": "k", "rounds": [["q", "a"]]'
+    file.write_text(f'{line}, "logprobs": {scores}}}\n')
+    assert not Progress(file, ["k"], [2]).done
+    file.write_text(f'{line}, "logprobs": {{"1": -1.0, "0": -2.0}}}}\n')
+    assert Progress(file, ["k"], [2]).done == {0: Answer((("q", "a"),), {0: -2.0, 1: -1.0})}
+    file.write_text(f"{line}}}\n")
+    assert Progress(file, ["k"], [2]).done == {0: Answer((("q", "a"),))}

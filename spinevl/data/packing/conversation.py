@@ -242,13 +242,11 @@ class Conversation:
         return str(self.tokenizer.convert_ids_to_tokens(token))
 
     def _chat(self, turns: Sequence[dict[str, str]], *, waits: bool) -> str:
-        from jinja2 import TemplateError
-
         try:
             text = self.tokenizer.apply_chat_template(
                 list(turns), tokenize=False, add_generation_prompt=waits
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program that comes with the tokenizer
             raise UserError(
                 f"llm.conversation=chat: this tokenizer's chat template cannot be filled: {error}; "
                 "mend it, or use llm.conversation=medmvl"
