@@ -127,7 +127,7 @@ def markdown(rows: Sequence[Row]) -> str:
         )
     counts = Counter({"done": 0, "failed": 0, "running": 0})
     counts.update(row.status for row in rows)
-    count = ", ".join(f"{number} {status}" for status, number in counts.items())
+    count = ", ".join(f"{number} {as_literal(status)}" for status, number in counts.items())
     shared = f" All with {' '.join(map(as_code, common))}." if common else ""
     note = "Over seeds: mean ± standard deviation."
     if dev:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
@@ -50,7 +51,8 @@ def read_dev_score(folder: Path) -> tuple[float | None, bool]:
         content = read_json_object(folder / TRAIN_FILE)
     except UserError:
         return None, False
+    value: Any
     value, measure = content.get("dev_score"), content.get("dev_measure")
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         value = None
     return value, measure == "partial dev score"
