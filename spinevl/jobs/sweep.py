@@ -19,7 +19,7 @@ from spinevl.io.temporary import remove_leftovers
 from spinevl.jobs.owner import is_moved_aside
 from spinevl.jobs.status import JOB_FILE, read_status
 from spinevl.report.leaderboard import Row, Spread, markdown, plot, table
-from spinevl.report.metrics_file import METRICS_FILE, read_dev_score, read_metrics
+from spinevl.report.metrics_file import METRICS_FILE, read_dev_score, read_metrics, was_tried
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def _row(folder: Path, sweep: Path) -> Row:
     row = Row(name, *told)
     if row.status != "done":
         return row
+    if was_tried(folder):
+        return replace(row, error="only tried (debug), not ranked")
     score = read_metrics(folder)
     if score is None and (folder / METRICS_FILE).exists():
         return replace(row, status="unreadable", error=f"{METRICS_FILE} holds no scores")

@@ -56,3 +56,11 @@ def read_dev_score(folder: Path) -> tuple[float | None, bool]:
     if type(value) not in (int, float) or not math.isfinite(value):
         value = None
     return value, measure == "partial dev score"
+
+
+def was_tried(folder: Path) -> bool:
+    """Whether the training in a job's folder was only tried (``debug=``)."""
+    try:
+        return bool(read_json_object(folder / TRAIN_FILE).get("debug"))
+    except UserError:
+        return False

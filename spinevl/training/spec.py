@@ -12,6 +12,7 @@ from spinevl.config.check import from_plain
 from spinevl.config.keys import key
 from spinevl.config.options import (
     AugmentOptions,
+    DebugOptions,
     FeatureCacheOptions,
     ImbalanceOptions,
     LoggerOptions,
@@ -42,6 +43,7 @@ class TrainSpec:
         tuning, warmup, augment, imbalance, optim, trainer, feature_cache, logger: how to train.
         config: the job's whole config, as the loggers are told it.
         seed: of the training.
+        debug: what of it is only tried.
     """
 
     study: StudySpec
@@ -57,6 +59,7 @@ class TrainSpec:
     logger: LoggerOptions
     config: dict[str, Any]
     seed: int = key(help="of the training", min=0, max=2**32 - 1)
+    debug: DebugOptions = key(factory=DebugOptions, help="what of it is only tried")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSpec:
@@ -76,6 +79,11 @@ class TrainSpec:
         if all(values["parts"].get(name) for name in needed):
             return {}
         return {"parts": f"nodes of {', '.join(needed)}"}
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training patients."""
+        return 1 if self.debug.fast_dev_run else self.trainer.max_epochs
 
     @property
     def keeps_features(self) -> bool:

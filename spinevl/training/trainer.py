@@ -5,29 +5,42 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from spinevl.config.options import PRECISIONS, TrainerOptions
+from spinevl.config.options import PRECISIONS, Profiler, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.schema.errors import UserError, refused
 from spinevl.training.loggers import close_loggers
 from spinevl.training.module import TrainingModule
+from spinevl.training.spec import TrainSpec
 
 
 def make_trainer(
-    options: TrainerOptions, callbacks: list[pl.Callback], *, logger: Any, log_every: int
+    spec: TrainSpec, callbacks: list[pl.Callback], *, out: Path, logger: Any, batches: int
 ) -> pl.Trainer:
-    """A Trainer; what it refuses (an accelerator that is not there) is the user's to mend."""
+    """The Trainer of a training; what it refuses is the user's to mend.
+
+    Args:
+        spec: the training.
+        callbacks: what happens around its steps.
+        out: the job's folder, which takes a profile.
+        logger: see make_logger.
+        batches: of an epoch.
+    """
+    options, debug = spec.trainer, spec.debug
     try:
         return pl.Trainer(
             accelerator=options.accelerator,
             devices=1,
             precision=precision_of(options.precision, options.accelerator),
-            max_epochs=options.max_epochs,
+            max_epochs=spec.epochs,
+            limit_train_batches=batches if debug.on else None,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_norm,
             num_sanity_val_steps=0,
@@ -37,11 +50,18 @@ def make_trainer(
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
             logger=logger,
-            log_every_n_steps=log_every,
+            log_every_n_steps=min(10, batches),
+            detect_anomaly=debug.detect_anomaly,
+            profiler=_profiler(debug.profiler, out),
             callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def _profiler(kind: Profiler, out: Path) -> Any:
+    kinds = {Profiler.simple: SimpleProfiler, Profiler.advanced: AdvancedProfiler}
+    return kinds[kind](dirpath=out, filename="profile") if kind in kinds else None
 
 
 def run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -> None:

@@ -29,6 +29,7 @@ from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
+from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.imbalance import weighted
 from spinevl.data.packing.collate import Collator
@@ -83,17 +84,17 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     clock = Clock()
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    steps = -(-data.train_batches // spec.trainer.accumulate)  # an epoch
-    module = _module(spec, model, heads, max(1, spec.trainer.max_epochs * steps))
+    batches = spec.debug.batches(data.train_batches)  # an epoch
+    steps = -(-batches // spec.trainer.accumulate)
+    module = _module(spec, model, heads, max(1, spec.epochs * steps))
     epochs = dev_epochs(
-        spec.trainer.max_epochs,
+        spec.epochs,
         checks=spec.trainer.dev_checks,
         after=module.warmup_steps / max(1, steps),
     )
     callbacks = [clock, DevEpochs(epochs), best, MetricsFile(out / "metrics.csv", clock)]
     logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
-    log_every = min(10, data.train_batches)
-    trainer = make_trainer(spec.trainer, callbacks, logger=logger, log_every=log_every)
+    trainer = make_trainer(spec, callbacks, out=out, logger=logger, batches=batches)
     run(trainer, module, data)
     report = {
         **clock.report(),
@@ -107,6 +108,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         "dev_measure": measure,
         "dev_score_step": best.step,
         "dev_history": best.history,
+        "debug": spec.debug.on,
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
@@ -138,6 +140,8 @@ def open_for_training(
     check_device(spec.trainer)
     if note := check_logger(spec.logger):
         tell(note)
+    if spec.debug.on:
+        tell("debug: this training is only tried; its scores mean nothing")
     if spec.keeps_features:
         spec.study.cache_folder()  # refused here rather than after the data
     if not spec.checkpoint:
@@ -174,6 +178,8 @@ def _batches(
         learn=True,
         heads=heads,
     )
+    if few := spec.debug.overfit_batches * options.batch_patients:
+        train = [one for group in grouped(train)[:few] for _, one in group]
     data = ExampleDataModule(
         train,
         [one for one in study.examples("dev") if one.kind != "box"],

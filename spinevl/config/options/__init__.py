@@ -1,5 +1,6 @@
 """Every option that is not an object: dataclasses whose fields say what they mean and take."""
 
+from spinevl.config.options.debug import DebugOptions, Profiler
 from spinevl.config.options.inference import (
     FeatureCacheOptions,
     History,
@@ -39,6 +40,7 @@ __all__ = [
     "SCHEMAS",
     "AugmentOptions",
     "ClassWeights",
+    "DebugOptions",
     "ExportFormat",
     "FeatureCacheOptions",
     "History",
@@ -54,6 +56,7 @@ __all__ = [
     "Packing",
     "PredictMode",
     "PredictOptions",
+    "Profiler",
     "PromptOptions",
     "SagType",
     "Schedule",

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from spinevl.config.keys import key
+from spinevl.config.options.debug import DebugOptions
 from spinevl.config.options.inference import FeatureCacheOptions, PredictOptions
 from spinevl.config.options.logger import LoggerOptions
 from spinevl.config.options.training import (
@@ -154,6 +155,7 @@ class Train(Common):
     feature_cache: FeatureCacheOptions = key(
         factory=FeatureCacheOptions, help="kept features of frozen encoders"
     )
+    debug: DebugOptions = key(factory=DebugOptions, help="a training that is only tried")
     seed: int = key(0, help="of the training; data and splits have their own", min=0, max=2**32 - 1)
     cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
@@ -33,7 +31,7 @@ class TinyEncoder(Encoder):
         self,
         *,
         image_size: Positive = 224,
-        widths: Sequence[Positive] = (32, 64, 128),
+        widths: tuple[Positive, Positive, Positive] = (32, 64, 128),
         tokens_per_side: Positive = 2,
         dim: Positive = 128,
     ) -> None:
