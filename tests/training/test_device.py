@@ -1,36 +1,64 @@
-"""A device that is not there is refused before any data are read, by doctor and train alike."""
+"""The device and precision that trainer.* chooses, for training and for what follows it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from spinevl.config.compose import compose
+from spinevl.build.trust import NOTHING
 from spinevl.config.options import TrainerOptions
-from spinevl.schema.errors import UserError
-from spinevl.stages import doctor, train
-from spinevl.training.trainer import check_device
+from spinevl.inference import predictor
+from spinevl.stages import run
+from spinevl.training.trainer import device_of, precision_of
 
 
-@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps"])
-def test_an_accelerator_that_is_not_there_is_named(
-    accelerator: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    cfg = compose("doctor", ["data=cervai", f"trainer.accelerator={accelerator}"])
-    said = []
-    for stage in (doctor, train):
-        with pytest.raises(UserError) as caught:
-            stage.main(cfg, out=tmp_path)
-        said.append(caught.value.problems)
-    assert said[0] == said[1]
-    assert said[0][0].startswith(f"trainer.accelerator={accelerator}: ")
-
-
-def test_what_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A GPU that emulates bfloat16, as far as anyone asks."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for accelerator in ("auto", "cpu", "gpu", "cuda"):
-        check_device(TrainerOptions(accelerator=accelerator))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "mps", "device"),
+    [
+        ("auto", True, False, "cuda"),
+        ("gpu", True, False, "cuda"),
+        ("cuda", True, False, "cuda"),
+        ("cpu", True, True, "cpu"),
+        ("auto", False, True, "mps"),
+        ("gpu", False, True, "mps"),
+        ("mps", True, True, "mps"),
+        ("auto", False, False, "cpu"),
+    ],
+)
+def test_the_device_is_the_trainers(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, cuda: bool, mps: bool, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert device_of(accelerator) == device
+
+
+def test_auto_takes_bf16_only_where_the_gpu_computes_in_it(gpu: pytest.MonkeyPatch) -> None:
+    assert precision_of("auto", "auto") == "32-true"
+    assert precision_of("bf16", "auto") == "bf16-mixed"  # asked for by name
+    gpu.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert precision_of("auto", "gpu") == "bf16-mixed"
+    assert precision_of("auto", "cpu") == "32-true"
+
+
+def test_a_run_predicts_where_it_trained(gpu: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    gpu.setattr(predictor, "load_predictor", lambda *_, **options: told.update(options))
+    spec: Any = SimpleNamespace(trainer=TrainerOptions(accelerator="cpu"), feature_cache=None)
+    run._predictor(spec, None, Path(), {}, NOTHING)  # type: ignore[arg-type]
+    assert told["device"] == "cpu"
