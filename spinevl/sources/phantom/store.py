@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from spinevl.io.children import end_with_parent
 from spinevl.io.cores import available_cores
-from spinevl.io.folders import whole_folder
+from spinevl.io.folders import recovered, whole_folder
 from spinevl.schema.box import Box
 from spinevl.sources.labels import VERTEBRAE
 from spinevl.sources.phantom.labels import GRADED
@@ -35,7 +36,9 @@ test_template.json                                  their ids in the submission 
 latents.json                                        the geometry behind the pictures; training
                                                     never opens it
 spec.json                                           what this folder was made from
+files.json                                          size and checksum of every other file
 """
+_FILES = "files.json"  # the size and the checksum of every other file
 _LOG_EVERY_S = 5.0
 _CASES_A_WORKER = 40  # starting a process takes as long as rendering some
 
@@ -43,11 +46,12 @@ _CASES_A_WORKER = 40  # starting a process takes as long as rendering some
 def rendered_cohort(
     cases: Sequence[Case], folder: Path, *, seed: int, spec: Mapping[str, Any]
 ) -> Path:
-    """``folder`` with the cohort in it; rendered beside and renamed where it is not there yet.
+    """``folder`` with the cohort in it; rendered beside and put there where it is not there yet, or
+    is damaged.
 
     Jobs that ask for one cohort at once wait for the first of them.
     """
-    if (folder / "spec.json").is_file():
+    if _is_intact(recovered(folder)):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # beside the folder of cohorts, which holds nothing but cohorts
@@ -57,14 +61,45 @@ def rendered_cohort(
             stack.enter_context(FileLock(lock))
         except OSError:  # a file system without locks: two jobs then both render, and one wins
             log.debug("no lock on %s", lock)
-        if (folder / "spec.json").is_file():
+        if _is_intact(folder, log.warning):
             return folder
         with whole_folder(folder) as beside:
             phantoms = dict(_rendered(cases, beside, seed))
             _write_lists(beside, cases, phantoms)
             (beside / "README.txt").write_text(NOTICE, encoding="utf-8")
             _write_json(beside / "spec.json", spec)
+            _write_json(beside / _FILES, {name: _stamp(beside / name) for name in _names(beside)})
     return folder
+
+
+def _is_intact(folder: Path, say: Callable[[str], object] = log.debug) -> bool:
+    """Whether every file of a cohort is as it was rendered; ``say`` is told what is not."""
+    if not folder.is_dir():
+        return False
+    try:
+        stamps = json.loads((folder / _FILES).read_bytes())
+        broken = [name for name, stamp in stamps.items() if stamp != _stamp(folder / name)]
+    except (OSError, ValueError, AttributeError, RecursionError):
+        broken = [_FILES]
+    if broken:
+        say(
+            f"{folder}: {len(broken)} files of these phantoms are damaged or missing (first "
+            f"{broken[0]}); they are rendered again"
+        )
+    return not broken
+
+
+def _names(folder: Path) -> list[str]:
+    return [str(one.relative_to(folder)) for one in sorted(folder.rglob("*")) if one.is_file()]
+
+
+def _stamp(file: Path) -> list[int] | None:
+    """Size and checksum; None where the file cannot be read."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    return [len(content), zlib.crc32(content)]
 
 
 def _rendered(

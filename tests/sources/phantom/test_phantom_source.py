@@ -93,7 +93,7 @@ def test_processes_render_what_one_process_does(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_CASES_A_WORKER", 1)
-    monkeypatch.setattr(store, "_cores", lambda: 2)
+    monkeypatch.setattr(store, "available_cores", lambda: 2)
     other = load(tmp_path)
     for path in sorted(images_of(cohort, "train").rglob("*.png")):
         twin = images_of(other, "train") / path.relative_to(images_of(cohort, "train"))
@@ -177,3 +177,28 @@ def test_given_boxes_hold_nothing_of_a_step() -> None:
     }
     given, _ = draw_phantom(Case("train", 0, "a", drawn.labels, boxes), seed=0)
     assert (drawn.geometry.step_in_boxes, given.geometry.step_in_boxes) == (0.4, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "label", "list", "old"])
+def test_a_damaged_cohort_is_rendered_again_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    numbers = {"n_train": 1, "n_dev": 1, "n_test": 1}
+    images = images_of(load(tmp_path, **numbers), "train")
+    folder = images.parents[1]
+    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    picture = next(iter(sorted(images.rglob("*.png"))))
+    if damage == "cut":
+        picture.write_bytes(before[picture][:100])
+    elif damage == "garbage":  # of the same size
+        picture.write_bytes(before[picture][:-20] + b"x" * 20)
+    elif damage == "missing":
+        picture.unlink()
+    else:
+        name = {"label": "labels.json", "list": "files.json", "old": "files.json"}[damage]
+        (folder / name).write_text("[1, {" if damage != "old" else '{"spec.json": [0, 0]}')
+    with caplog.at_level("WARNING"):
+        load(tmp_path, **numbers)
+    assert [str(folder) in record.getMessage() for record in caplog.records] == [True]
+    assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
+    assert [one.name for one in folder.parent.iterdir()] == [folder.name]
