@@ -45,14 +45,15 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
 
 
 def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[str]:
-    """Hold every example and image against the model, and estimate time and memory.
+    """Hold every example and image against the model, name duplicates, estimate time and memory.
 
     Yields:
-        Lines that say what is fine.
+        Lines that say what is fine, and warnings.
 
     Raises:
         UserError: with every problem of the first subset that has any.
     """
+    from spinevl.data.duplicates import duplicate_lines
     from spinevl.data.images import ImageStore
     from spinevl.data.packing.collate import Collator
     from spinevl.data.packing.image_input import check_images
@@ -70,6 +71,7 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
         images = {image for one in examples for image in one.images}
         check_images(images, collate.inputs, decoded=study.images_checked)
         yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
+    yield from duplicate_lines(counts, ImageStore(study.decode).load)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield f"ok  model: {total:,} parameters, {trained:,} of them trained"
