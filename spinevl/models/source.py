@@ -11,6 +11,7 @@ from typing import Any
 from spinevl.io.files import expanded
 from spinevl.io.finite import require_finite_weights
 from spinevl.io.folders import recovered
+from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import pickles_in
 from spinevl.schema.errors import UserError, refused
 
@@ -19,17 +20,23 @@ from spinevl.schema.errors import UserError, refused
 def checked_source(path: str, *, what: str) -> Iterator[None]:
     """Turn a failure to load from a Hugging Face id or directory into a UserError.
 
+    What transformers and tokenizers raise for a damaged file is any error.
+
     Args:
         path: the id or directory.
         what: the config key that names it.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
+    local = Path(path).is_dir()
+    if local and (Path(path) / "config.json").exists():
+        read_json_object(Path(path) / "config.json")
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        local = Path(path).is_dir()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (UserError, RuntimeError, MemoryError):  # told already, or not about the files
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not isinstance(error, OSError | ValueError):
+            reason = f"what transformers cannot read ({type(error).__name__}: {reason})"
         raise refused(
             f"{what}={path}",
             "a directory with its config and safetensors weights"

@@ -163,7 +163,9 @@ def directory(folder: Path, template: str | None) -> str:
     )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    AutoConfig.for_model("qwen2", **{**SMALL, "vocab_size": len(tokenizer)}).save_pretrained(folder)
+    # a row more: loaded as Qwen2's, the tokenizer has <|endoftext|> too
+    rows = len(tokenizer) + 1
+    AutoConfig.for_model("qwen2", **{**SMALL, "vocab_size": rows}).save_pretrained(folder)
     return str(folder)
 
 

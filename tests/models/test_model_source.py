@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import huggingface_hub
 import pytest
 from transformers import CLIPConfig, Qwen2Config
 
+from spinevl import models
+from spinevl.models.llm import HFCausalLM
 from spinevl.models.source import checkpoint_folder, refuse_kernels, source_folder
 from spinevl.schema.errors import UserError
 
@@ -63,3 +66,25 @@ def test_a_repository_is_named_as_one(asked: list[str]) -> None:
     with pytest.raises(UserError, match=r"encoder\.path=MSIIP/other"):
         source_folder("MSIIP/other", what="encoder.path")
     assert asked == ["MSIIP/MedM-VL-2D", "MSIIP/other"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "7"),
+        ("config.json", '{"model_type": "qwen2", "model_type": "llama"}'),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer.json", "null"),
+        ("tokenizer.json", '{"records": {}}'),
+        ("tokenizer.json", '{"added_tokens": 3}'),
+    ],
+)
+def test_a_damaged_description_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+    small = Path(models.__file__).with_name("tiny_tokenizer")
+    shutil.copytree(small, tmp_path / "llm")
+    Qwen2Config(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "llm")
+    (tmp_path / "llm" / file).write_text(content)
+    with pytest.raises(UserError) as caught:
+        HFCausalLM(path=str(tmp_path / "llm"), pretrained=False)
+    (line,) = caught.value.problems
+    assert str(tmp_path / "llm") in line
