@@ -81,7 +81,8 @@ class StudySpec:
             raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
         for name in ("data", "split"):
             node = found.get(name) or {}
-            if files := [f"{name}.{key}={node[key]}" for key in _PATHS if node.get(key)]:
+            named = {key: node[key] for key in _PATHS if isinstance(node.get(key), str)}
+            if files := [f"{name}.{key}={path}" for key, path in named.items()]:
                 log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
         told = from_plain(StudySpec, found)
         return replace(self, **{name: getattr(told, name) for name in missing}, stored=missing)

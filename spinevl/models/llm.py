@@ -114,7 +114,9 @@ class CausalLM(nn.Module):
 def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
     """Refuse a tokenizer that writes ids for which the model has no embedding."""
     rows = int(model.get_input_embeddings().num_embeddings)
-    token, last = max(tokenizer.get_vocab().items(), key=lambda one: one[1])
+    unused = {tokenizer.unk_token, tokenizer.pad_token}  # a tokenizer's class may add them
+    known = ((token, one) for token, one in tokenizer.get_vocab().items() if token not in unused)
+    token, last = max(known, key=lambda one: one[1])
     if last >= rows:
         raise refused(
             f"{where}: its tokenizer",
