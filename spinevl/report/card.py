@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ def card(
     bases = [path for node in nodes if HUB_ID.fullmatch(path := str(node.get("path") or ""))]
     front = [
         "---",
-        f"license: {license_id}",
+        f"license: {_scalar(license_id)}",
         *(["base_model:", *(f"- {json.dumps(base)}" for base in bases)] if bases else []),
         f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "pipeline_tag: image-text-to-text",
@@ -108,6 +109,11 @@ def card(
         sections += ["## Training", as_markdown([["what", "value"], *facts])]
     sections += ["## Scores", _scores(score, tasks), "## How to load it", _USAGE[form], _TRIED]
     return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _scalar(text: str) -> str:
+    """Text as a value of YAML; JSON's strings are YAML's too."""
+    return text if re.fullmatch(r"[A-Za-z][\w.-]*", text) else json.dumps(text)
 
 
 def _kind(node: Mapping[str, Any]) -> str:
