@@ -265,7 +265,7 @@ def test_ctrl_c_ends_a_job_and_a_sweep(folder: Path) -> None:
         assert "spinevl: interrupted" in said
         assert "Traceback" not in said
     (state,) = [json.loads(file.read_text()) for file in (folder / "swept").rglob("job.json")]
-    assert (state["status"], state["error"]) == ("failed", "interrupted")
+    assert (state["status"], state["error"]) == ("interrupted", "interrupted")
 
 
 def test_mistakes_are_one_line_without_a_traceback(folder: Path) -> None:
