@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE.format(verbs="\n".join(f"  {v.ljust(width)}  {t}" for v, t in VERBS.items())))
         return 0
     if "--version" in arguments:
-        from importlib.metadata import version
+        from spinevl.jobs.provenance import code
 
-        print(f"spinevl {version('spinevl')}")
+        print(f"spinevl {code()}")
         return 0
     if first == "completion":
         return _completion(arguments[1:])
