@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-llm test bench fuzz chaos lint types clean
+.PHONY: setup demo demo-llm test bench fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -37,6 +37,10 @@ fuzz: setup
 chaos: setup
 	$(BIN)/python tests/robustness/chaos.py --kills 50
 
+# loads exports with other versions of transformers, in environments of their own
+check-exports: setup
+	$(BIN)/python tests/exports --envs .venv-exports
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +49,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-exports .mypy_cache .ruff_cache .pytest_cache build dist
