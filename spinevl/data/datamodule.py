@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
@@ -27,20 +28,24 @@ class Steps:
     Args:
         loader: the batches.
         accumulate: batches a step; the last step of an epoch may have fewer.
+        limit: batches of an epoch that are trained; None is all.
     """
 
-    def __init__(self, loader: DataLoader[Batch], accumulate: int) -> None:
+    def __init__(
+        self, loader: DataLoader[Batch], accumulate: int, *, limit: int | None = None
+    ) -> None:
         self.loader = loader
         self.accumulate = accumulate
+        self.limit = limit
         self.sampler = loader.sampler  # the trainer tells it the epoch
         self.batch_sampler = loader.batch_sampler
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return len(range(len(self.loader))[: self.limit])
 
     def __iter__(self) -> Iterator[Batch]:
         step: list[Batch] = []
-        for batch in self.loader:
+        for batch in islice(self.loader, self.limit):
             step.append(batch)
             if len(step) == self.accumulate:
                 yield from self._normalised(step)
@@ -50,9 +55,9 @@ class Steps:
     def _normalised(self, step: Sequence[Batch]) -> Iterator[Batch]:
         # the trainer divides each loss by ``accumulate``, in the last step of an epoch too
         answers = sum(batch.answer_divisor for batch in step) / self.accumulate
-        targets = sum(batch.auxiliary_divisor for batch in step) / self.accumulate
+        targets = max(sum(batch.auxiliary_divisor for batch in step), 1.0) / self.accumulate
         for batch in step:
-            yield replace(batch, answer_divisor=answers, auxiliary_divisor=max(targets, 1.0))
+            yield replace(batch, answer_divisor=answers, auxiliary_divisor=targets)
 
 
 class ExampleDataModule(pl.LightningDataModule):
@@ -69,6 +74,7 @@ class ExampleDataModule(pl.LightningDataModule):
 
     Attributes:
         train_batches: training batches an epoch.
+        limit: how many of them are trained; None is all.
 
     Raises:
         UserError: ratios that do not fit the examples.
@@ -94,6 +100,7 @@ class ExampleDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.accumulate = accumulate
+        self.limit: int | None = None
         self.ratios = ratios
         self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // batch_size)
@@ -111,7 +118,7 @@ class ExampleDataModule(pl.LightningDataModule):
         else:
             options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": self.sampler}
             loader = self._loader(grouped(self.train), self.collate, **options)
-        return Steps(loader, self.accumulate)
+        return Steps(loader, self.accumulate, limit=self.limit)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Dev examples in order; options take no gradients, so four times as many at once."""

@@ -20,9 +20,9 @@ from spinevl.data.record_split import split_of_records
 from spinevl.data.records import read_records
 from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
-from spinevl.io.hashing import sha256
+from spinevl.io.hashing import sha256, sha256_of_names
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
 from spinevl.schema.task import Task
@@ -200,10 +200,31 @@ class PatientStudy:
             "sag_image": list(self.spec.sag_image or ()),
             "sag_type": self.spec.sag_type,
             "split": with_absolute_paths(self.spec.split or {}),
+            "sides": self._sides(),
             "data": with_absolute_paths(self.spec.data or {}),
             "cohort": self.cohort.name,
             "synthetic": self.cohort.synthetic,
         }
+
+    def _sides(self) -> dict[str, str]:
+        """The sha256 of the ids of train and of dev; a checkpoint names no patient."""
+        sides = ("train", "dev") if self.split else ()
+        return {side: sha256_of_names(one.id for one in self.patients(side)) for side in sides}
+
+    def require_sides(self, stored: Mapping[str, Any]) -> None:
+        """Refuse a split that was drawn as a checkpoint's, and is another: its files have changed.
+
+        Dev would have patients that were trained on, or that had no say in the checkpoint.
+        """
+        if self.split is None or not {"data", "split"} <= set(self.spec.stored):
+            return
+        if stored.get("sides") not in (None, self._sides()):
+            raise refused(
+                f"split of {self.cohort.name}",
+                "the train and dev patients of the checkpoint's training",
+                f"others: now {len(self.split.train)} train and {len(self.split.dev)} are dev",
+                "restore its label file and images, or name the patients with data= and split=",
+            )
 
 
 Study = PatientStudy | ConversationStudy

@@ -37,6 +37,8 @@ def open_checkpoint(
     study = open_study(StudySpec.from_config(config).filled(stored), subsets, trust=trust)
     if isinstance(study, ConversationStudy):
         study.require_window(stored)
+    else:
+        study.require_sides(stored)
     predictor = load_predictor(
         folder,
         study,

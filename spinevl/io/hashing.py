@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from spinevl.io.regular_file import open_regular
@@ -12,6 +14,11 @@ def sha256(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal. Raises UserError where it is none."""
     with open_regular(path, expected="a file") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_names(names: Iterable[str]) -> str:
+    """The sha256 of names, in whatever order."""
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, int]:

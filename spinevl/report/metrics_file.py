@@ -19,17 +19,18 @@ METRICS_FILE = "metrics.json"
 TRAIN_FILE = "train.json"
 
 
-def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float:
+def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float | None:
     """Write ``metrics.json`` and print its table.
 
     Returns:
-        What a sweep compares: the total, or the first task's score where no task is graded.
+        What a sweep compares: the total, or the first task's score where no task is graded; None
+        where that could not be scored.
     """
     write_text_atomic(out / METRICS_FILE, json.dumps(score.to_json(), indent=2, ensure_ascii=False))
     print(as_text(rows(score, tasks)))
     if score.value is not None:
         return score.value
-    return score.tasks[next(iter(tasks))].value or 0.0
+    return score.tasks[next(iter(tasks))].value
 
 
 def read_metrics(folder: Path) -> Score | None:

@@ -83,7 +83,7 @@ class CervAISource:
                 patients = self._with_images(patients, "train_images", request)
         if "test" in request.subsets:
             with problems.collected():
-                known = self._test(request)
+                known = self._test(request, only)
                 known_ids = {one.id for one in known}
                 wanted = known_ids if only is None else set(map(composed, only))
                 test = tuple(one for one in known if one.id in wanted)
@@ -164,12 +164,15 @@ class CervAISource:
         known = self._labelled(self.test_truth, self.test_boxes, request)
         values = [np.ravel(one.labels[name]) for one in known for name in one.labels]
         if len(known) > 1 and values and not np.concatenate(values).any():
-            raise refused(
-                self.test_truth,
-                "true labels",
-                "0 everywhere, as in a template",
-                "give the true ones",
-            )
+            labels = {one.id: one.labels for one in known}
+            if asked is not None and labels == {one.id: one.labels for one in asked}:
+                raise refused(
+                    self.test_truth,
+                    "true labels",
+                    f"0 everywhere, as in {self.test_labels}",
+                    "give the true ones; leave out data.test_labels if these are",
+                )
+            log.warning("%s: 0 everywhere; take care that it is no template", self.test_truth)
         if asked is None:
             return known
         problems = Problems()
@@ -183,7 +186,7 @@ class CervAISource:
         by_id = {one.id: one for one in known}
         return tuple(by_id[one.id] for one in asked)
 
-    def _test(self, request: StudyRequest) -> tuple[Patient, ...]:
+    def _test(self, request: StudyRequest, only: Collection[str] | None) -> tuple[Patient, ...]:
         asked = None
         if self.test_labels is not None:
             tasks = {**request.known_tasks, **request.tasks}
@@ -203,6 +206,9 @@ class CervAISource:
             raise refused(
                 str(root), "{id}/sag/6.png and so on", "no patient folder", "check the path"
             )
+        if only is not None:  # what else lies there is not asked about
+            wanted = set(map(composed, only))
+            ids = [one for one in ids if composed(one) in wanted]
         wrong = [f"{root}: {found}" for one in ids if (found := check_id(one))]
         if wrong := [*wrong, *two_spellings(str(root), ids)]:
             raise UserError(wrong)

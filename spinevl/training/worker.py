@@ -84,7 +84,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     clock = Clock()
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    batches = spec.debug.batches(data.train_batches)  # an epoch
+    data.limit = batches = spec.debug.batches(data.train_batches)  # an epoch
     steps = -(-batches // spec.trainer.accumulate)
     module = _module(spec, model, heads, max(1, spec.epochs * steps))
     epochs = dev_epochs(

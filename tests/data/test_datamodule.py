@@ -50,3 +50,17 @@ def test_a_steps_losses_sum_to_the_mean_over_its_tokens(accumulate: int) -> None
         )
         assert total == pytest.approx(1.0)
         assert batches[start].auxiliary_divisor == pytest.approx(2 * batches[start].answer_divisor)
+
+
+def test_a_step_counts_only_the_batches_that_are_trained() -> None:
+    loader = DataLoader([Counted(n, 0.5) for n in (3.0, 5.0, 7.0)], batch_size=None)  # type: ignore[arg-type]
+    steps = Steps(loader, 4, limit=1)
+    (only,) = steps
+    assert len(steps) == 1
+    assert only.answer_divisor * 4 == 3.0
+
+
+def test_few_auxiliary_targets_are_told_from_the_whole_step() -> None:
+    for targets, expected in ((0.5, 1.5), (0.0, 1.0)):  # a step without any has a loss of 0
+        loader = DataLoader([Counted(1.0, targets)] * 3, batch_size=None)  # type: ignore[arg-type]
+        assert [one.auxiliary_divisor * 3 for one in Steps(loader, 3)] == [expected] * 3

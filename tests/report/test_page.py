@@ -285,3 +285,9 @@ def test_boxes_alone_are_what_a_sweep_compares(tmp_path: Path) -> None:
     score = evaluate(PATIENTS, predictions(""), tasks=tasks, n_resamples=2)
     assert score.value is None
     assert write_metrics(score, tasks, out=tmp_path) == 1.0
+
+
+def test_what_could_not_be_scored_is_no_zero(tmp_path: Path, score: Score) -> None:
+    task = replace(score.tasks["qd"], value=None)
+    unscored = replace(score, value=None, tasks={**score.tasks, "qd": task})
+    assert write_metrics(unscored, {"qd": TASKS["qd"]}, out=tmp_path) is None

@@ -399,6 +399,27 @@ def test_a_truth_that_is_not_that_of_the_template_is_refused(
     assert all(one in line for one in said)
 
 
+@pytest.mark.parametrize("template", [None, [{"id": "b"}, {"id": "a"}]])
+def test_healthy_test_patients_are_taken_with_a_warning(
+    tmp_path: Path, template: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cohort = load_test(tmp_path, [{**ZEROS, "id": one} for one in "ab"], template)
+    assert cohort.test_has_truth
+    assert {one.labels["qd"] for one in cohort.test} == {0}
+    assert f"{tmp_path}/truth.json: 0 everywhere" in caplog.text
+
+
+def test_what_lies_beside_the_patients_that_are_asked_about_is_let_be(tmp_path: Path) -> None:
+    for name in ("p1", "x:y", "caf\u00e9", "cafe\u0301"):
+        write_patient(tmp_path / "images", name)
+    source = CervAISource(test_images=str(tmp_path / "images"))
+    request = StudyRequest({"qd": TASKS["qd"]}, TASKS, [6], {"test"}, lambda: tmp_path)
+    assert [one.id for one in source.load(request, only=["p1"]).test] == ["p1"]
+    for only, said in ((None, "x:y"), (["x:y"], "x:y"), (["caf\u00e9"], "each id once")):
+        with pytest.raises(UserError, match=said):
+            source.load(request, only=only)
+
+
 def test_the_boxes_of_the_test_patients_are_those_of_their_labels(tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"id": "b", **BOXES}]))

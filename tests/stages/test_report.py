@@ -126,6 +126,25 @@ def test_test_patients_without_labels_have_no_report(work: Path, tmp_path: Path)
     assert not (tmp_path / "report.html").exists()
 
 
+def test_patients_that_came_after_the_training_are_not_drawn_into_dev(tmp_path: Path) -> None:
+    own = study(tmp_path / "own", prefix="own", count=10, seed=0)
+    asked = [*own, *TINY, "task=[qd]", "split=stratified", f"cache_dir={tmp_path}/cache"]
+    (tmp_path / "job").mkdir()
+    train.main(compose("train", asked), out=tmp_path / "job")
+    labels = tmp_path / "own" / "labels.json"
+    known = json.loads(labels.read_text())
+    labels.write_text(json.dumps(known[::-1]))  # drawn in another order
+    with pytest.raises(UserError, match=r"8 train and 2 are dev.*data= and split="):
+        run(tmp_path, tmp_path / "again")
+    labels.write_text(json.dumps([{**known[0], "id": "own00"}, *known[1:]], indent=1))
+    (tmp_path / "same").mkdir()
+    assert run(tmp_path, tmp_path / "same")[1]["n_patients"] == 2  # the same patients
+    (tmp_path / "named").mkdir()
+    labels.write_text(json.dumps(known[::-1]))
+    _, metrics, _ = run(tmp_path, tmp_path / "named", *own)
+    assert "may have used some" in metrics["selection"]
+
+
 def test_from_the_command_line(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
