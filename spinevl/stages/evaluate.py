@@ -26,7 +26,7 @@ from spinevl.sources.labels import read_boxes, read_labels
 log = logging.getLogger(__name__)
 
 
-def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float:
+def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Write ``metrics.json``, print a table, and return the score."""
     config: Any = plain(cfg)
     labels, answers, boxes = config["labels"], config["answers"], config["boxes"]
