@@ -164,11 +164,12 @@ def _flat(text: str) -> str:
 
 
 def _unreadable(error: OverrideParseException) -> str:
-    lexer = str(error.message).startswith("Lexer")
+    # letters, digits and a few signs need no quotes; braces and blanks do
+    lexer = str(error.message).startswith("Lexer") or "{" in str(error.override)
     reason = "" if lexer else f": {_flat(error.message).split(' See ')[0]}"
     hint = (
         "put a value with other characters than letters, digits, . _ / - into quotes within "
-        "quotes: \"key='~/a b'\""
+        "quotes: \"key='~/a b'\", 'key=\"{id}/a.png\"'"
         if lexer
         else "write key=value, and lists in quotes: 'sag_image=[5,6]'"
     )

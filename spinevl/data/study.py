@@ -288,7 +288,10 @@ def open_study(
     shown = spec.sag_image or []
     if unknown := [str(one) for one in shown if one not in source.layout.slices]:
         known = ", ".join(map(str, source.layout.slices))
-        raise UserError(f"sag_image has no slice {', '.join(unknown)}; choose from {known}")
+        raise UserError(
+            f"sag_image has no slice {', '.join(unknown)}; choose from {known}, the slices of the "
+            "data (data.slices; with data=cervai also data.sagittal, data.axial and data.side_px)"
+        )
     known_tasks = {**official_tasks(), **tasks}
     request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder)
     cohort = source.load(request)

@@ -76,7 +76,7 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
         raise refused(str(path), expected, f"mode {image.mode}", "convert it to grey")
     if side_px is not None and pixels.shape != (side_px, side_px):
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        fix = f"resample it to {side_px} x {side_px}"
+        fix = f"set data.side_px if all have this size, or resample it to {side_px} x {side_px}"
         raise refused(str(path), expected, found, fix)
     return pixels
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from spinevl.checkpoints.interchange import TRIED
 from spinevl.models.source import HUB_ID
-from spinevl.report.markdown import as_markdown, rows
+from spinevl.report.markdown import as_code, as_markdown, rows
 from spinevl.schema.score import Score
 from spinevl.schema.task import Task
 
@@ -135,7 +135,7 @@ def _data(study: Mapping[str, Any], parent: str | None) -> str:
     if study.get("task"):
         facts.append(["tasks", ", ".join(study["task"])])
     inputs = (study.get("fingerprint") or {}).get("inputs") or {}
-    facts += [[f"sha256 of {name}", f"`{value}`"] for name, value in inputs.items()]
+    facts += [[f"sha256 of {name}", as_code(value)] for name, value in inputs.items()]
     return as_markdown([["what", "value"], *facts]) if facts else "Not recorded."
 
 

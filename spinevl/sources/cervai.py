@@ -242,6 +242,9 @@ class CervAISource:
         root = self._root(key)
         if not root.is_dir():
             raise refused(str(root), "a folder", "none", f"check data.{key}")
+        paths = [Path(image.path) for patient in patients for image in patient.images]
+        if paths and not any(path.exists() for path in paths):
+            raise _other_layout(root, paths[0])
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             found = pool.map(lambda patient: self._image_problems(patient, root), patients)
             pairs = zip(patients, found, strict=True)
@@ -270,6 +273,18 @@ class CervAISource:
                 f"data.{key} is not set: give the folder that holds {{id}}/sag and {{id}}/tra"
             )
         return Path(os.path.abspath(expanded(path, f"data.{key}")))  # noqa: PTH100 - keeps links
+
+
+def _other_layout(root: Path, wanted: Path) -> UserError:
+    """The error where not one image lies where the layout expects it."""
+    there = next((str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()), None)
+    return refused(
+        str(root),
+        f"images such as {wanted.relative_to(root)}",
+        "not one of them, but files such as " + there if there else "no file",
+        "check the folder, or say how the images are named (data.sagittal, data.axial, "
+        "data.slices, data.side_px; docs/cli.md has an example)",
+    )
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:

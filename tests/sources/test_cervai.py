@@ -431,3 +431,16 @@ def test_the_boxes_of_the_test_patients_are_those_of_their_labels(tmp_path: Path
     ]
     with pytest.raises(ValueError, match="test_boxes: given without test_truth"):
         CervAISource(test_boxes=str(boxes))
+
+
+def test_images_in_another_layout_are_one_line_that_names_the_keys(tmp_path: Path) -> None:
+    for one in "ab":
+        folder = write_patient(tmp_path / "images", one)
+        for path in [*folder.rglob("*.png")]:
+            path.rename(folder / f"{path.parent.name}_{path.name}")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    (line,) = caught.value.problems
+    assert "a/sag/6.png" in line
+    assert "sag_6.png" in line or "tra_" in line
+    assert "data.sagittal" in line
