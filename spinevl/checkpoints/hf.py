@@ -26,7 +26,7 @@ from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import MEDMVL_SYSTEM
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 
 IMAGE_TOKEN = "<image>"
 
@@ -87,8 +87,12 @@ _HUB_PREFIXES = {
 
 def _hub_name(key: str) -> str:
     """The name that a weight of ours has in a LLaVA checkpoint on the hub."""
-    ours = next(one for one in _HUB_PREFIXES if key.startswith(one))
-    return _HUB_PREFIXES[ours] + key[len(ours) :]
+    for ours, theirs in _HUB_PREFIXES.items():
+        if key.startswith(ours):
+            return theirs + key[len(ours) :]
+    raise refused(
+        "format=hf", "only weights that LLaVA has", f"the weight {key}", "take format=medmvl"
+    )
 
 
 def _write_config(folder: Path, model: VLM, *, image_id: int, end: int) -> None:
@@ -162,8 +166,10 @@ def _medmvl_template(end_token: str) -> str:
         f"{{{{ {json.dumps(MEDMVL_SYSTEM)} }}}}"
         "{% for m in messages %}{% if m['role'] == 'user' %}"
         "USER: {{ m['content'] | trim }} ASSISTANT:"
-        "{% else %}"
+        "{% elif m['role'] == 'assistant' %}"
         f" {{{{ m['content'] | trim }}}}{{{{ {json.dumps(end_token)} }}}}"
+        "{% else %}"
+        "{{ raise_exception('expected messages of user and assistant, found ' + m['role']) }}"
         "{% endif %}{% endfor %}"
     )
 

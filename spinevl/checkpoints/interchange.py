@@ -14,6 +14,7 @@ from typing import Any
 from spinevl.checkpoints.format import CONFIG
 from spinevl.data.packing.conversation import Conversation
 from spinevl.models.vlm import VLM
+from spinevl.schema.errors import refused
 
 TRIED = ("4.42.4", "4.57.6", "5.6.0", "5.23.0")
 """The versions of transformers that ``make check-exports`` loads the exports with."""
@@ -35,7 +36,13 @@ def end_of_answers(model: VLM) -> int:
 
 def write_config(folder: Path, config: Any, **fields: Any) -> None:
     """Write the ``config.json`` of a Hugging Face config; ``fields`` stand in for its own."""
-    write_json(folder / CONFIG, both_spellings({**_written(config), **fields}))
+    try:
+        told = both_spellings({**_written(config), **fields})
+    except KeyError as error:
+        where = f"rope_parameters of the {config.model_type} config"
+        fix = "mend the config.json of the base model"
+        raise refused(where, f"a value for {error}", "none", fix) from error
+    write_json(folder / CONFIG, told)
 
 
 def write_generation_config(folder: Path, model: VLM) -> None:
@@ -56,7 +63,7 @@ def write_tokenizer(folder: Path, tokenizer: Any) -> None:
     file = folder / "tokenizer_config.json"
     told = json.loads(file.read_text(encoding="utf-8"))
     told = {key: value for key, value in told.items() if key not in _OWN}
-    if told["tokenizer_class"] not in _BYTE_LEVEL:
+    if told.get("tokenizer_class") not in _BYTE_LEVEL:
         told["tokenizer_class"] = "PreTrainedTokenizerFast"
     if (extra := told.pop("extra_special_tokens", None)) is not None:
         told["additional_special_tokens"] = extra

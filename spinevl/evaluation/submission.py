@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from spinevl.evaluation.answer_files import read_submission
 from spinevl.io.json_file import read_json_list
 from spinevl.schema.errors import Problems, refused
+from spinevl.schema.patient import composed
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_template
 
@@ -28,12 +29,11 @@ def check_submission(path: str, *, template: str, tasks: Mapping[str, Task]) -> 
     found = [entry["id"] for entry in given]
     if found != ids:
         place = next(k for k, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
-        raise refused(
-            f"{path}: record {place + 1}",
-            f"patient {ids[place]}, as in {template}",
-            f"patient {found[place]}",
-            "put the patients in the template's order",
-        )
+        wanted, given_id, fix = ids[place], found[place], "put the patients in the template's order"
+        if composed(wanted) == composed(given_id):  # they look the same
+            wanted, given_id, fix = ascii(wanted), ascii(given_id), "spell the id as there"
+        where = f"{path}: record {place + 1}"
+        raise refused(where, f"patient {wanted}, as in {template}", f"patient {given_id}", fix)
     problems = Problems()
     for entry in given:
         if keys := sorted(set(entry) - {"id", *graded}):

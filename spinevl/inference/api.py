@@ -18,6 +18,8 @@ from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
 from spinevl.inference.predictor import Predictor
+from spinevl.io.files import expanded
+from spinevl.models.source import checkpoint_folder
 from spinevl.schema.box import Box
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
 from spinevl.schema.errors import UserError, refused
@@ -107,7 +109,7 @@ class SpineModel:
         known: Sequence[Patient] = ()
         if labels is not None:
             closed = {name: task for name, task in self.tasks.items() if task.closed}
-            known = read_labels(labels, tasks=closed, required=list(closed))
+            known = read_labels(expanded(labels), tasks=closed, required=list(closed))
         examples: list[Example] = []
         decode = CervAISource(**vars(self.layout)).decode
         if isinstance(patients, Mapping):
@@ -151,8 +153,13 @@ def load(
     Raises:
         UserError: no checkpoint there, a damaged one, another mode, or a device that is not there.
     """
-    options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="predict")
-    loaded = load_checkpoint(Path(checkpoint), allowed=Allowed(tuple(trusted_targets)))
+    if type(batch_patients) is not int or batch_patients < 1:
+        found = repr(batch_patients)
+        raise refused("load: batch_patients", "an integer, 1 or more", found, "leave it out")
+    options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="load")
+    loaded = load_checkpoint(
+        checkpoint_folder(str(checkpoint)), allowed=Allowed(tuple(trusted_targets))
+    )
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         loaded.model.to(chosen)
@@ -192,9 +199,11 @@ def _patients(
             )
         known[composed(path.name)] = path
         by_root.setdefault(path.parent, []).append(path.name)
+    if not by_root:
+        raise refused("predict", "patients", "none", "give their folders")
     return list(by_root.items())
 
 
 def _whole(path: str | Path) -> Path:
     """A path whose last part is the patient's id; links stay."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    return Path(os.path.abspath(expanded(path)))  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""The course of a training, read from ``metrics.csv`` and drawn as small charts."""
+"""The course of a training, read from ``metrics.csv`` and ``train.json``, as small charts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spinevl.report.metrics_file import read_training
 from spinevl.schema.errors import refused
 
 WIDTH, HEIGHT = 360, 200
@@ -25,8 +26,7 @@ class Chart:
     Attributes:
         title: what its values are.
         lines: name -> its points, (x, y).
-        dots: points that are marked one by one, with their values; the best one is the first of
-            the highest.
+        dots: points that are marked one by one, with their values, and which is the checkpoint's.
         x_ticks, y_ticks: where a scale has a number, and which.
         warmup: where the warm-up of the auxiliary heads ends, and at which step; None without one.
     """
@@ -40,12 +40,22 @@ class Chart:
 
 
 def charts(path: Path) -> list[Chart]:
-    """The charts of what a training wrote down: those of columns that hold numbers."""
+    """The charts of what a training wrote down: those of columns that hold numbers.
+
+    ``train.json`` beside the file says which step the checkpoint is of, and how long the warm-up
+    was. Without it the latest of the best dev scores is the checkpoint's, as when training.
+    """
     columns = _read(path)
     if not columns:
         return []
     last = max(points[-1][0] for points in columns.values())
-    warmup = _warmup_end(columns)
+    told = read_training(path.parent)
+    warmup = told.get("warmup_steps")
+    warmup = warmup if type(warmup) is int and 0 < warmup <= last else None
+    scored = columns.get("dev/score", ())
+    kept = max(scored, key=lambda one: (one[1], one[0]), default=(None, None))[0]
+    if told.get("dev_score_step") in [step for step, _ in scored]:
+        kept = told["dev_score_step"]
     rates = {name: points for name, points in columns.items() if name.split("/")[0] == "lr"}
     if len(rates) > 1:
         rates.pop("lr", None)  # the same rate as that of the first part
@@ -59,7 +69,7 @@ def charts(path: Path) -> list[Chart]:
         ("Learning rate", rates),
         ("Gradient norm", named("grad_norm")),
     ]
-    return [_chart(title, lines, last, warmup) for title, lines in shown if lines]
+    return [_chart(title, lines, last, warmup, kept) for title, lines in shown if lines]
 
 
 def _read(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -92,16 +102,13 @@ def _number(text: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _warmup_end(columns: Mapping[str, Points]) -> int | None:
-    """The last step that trained on the auxiliary heads alone; None where there was none."""
-    answered = [step for step, _ in columns.get("loss/answer", ())]
-    alone = [
-        step for step, _ in columns.get("loss/auxiliary", ()) if not answered or step < answered[0]
-    ]
-    return int(alone[-1]) if alone and answered else None
-
-
-def _chart(title: str, lines: Mapping[str, Points], last: float, warmup: int | None) -> Chart:
+def _chart(
+    title: str,
+    lines: Mapping[str, Points],
+    last: float,
+    warmup: int | None,
+    kept: float | None,
+) -> Chart:
     values = [value for points in lines.values() for _, value in points]
     y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if title == "Dev score" else _ticks(0.0, max(values))
     low, high = min(0.0, *values), max(y_ticks[-1], *values)
@@ -117,11 +124,10 @@ def _chart(title: str, lines: Mapping[str, Points], last: float, warmup: int | N
         for name, points in lines.items()
     }
     scores = lines.get("dev/score", ())
-    best = max(range(len(scores)), key=lambda k: scores[k][1], default=None)
     return Chart(
         title=title,
         lines=drawn,
-        dots=[(x(s), y(v), f"{v:.3f}", k == best) for k, (s, v) in enumerate(scores)],
+        dots=[(x(step), y(value), f"{value:.3f}", step == kept) for step, value in scores],
         x_ticks=[(x(step), f"{step:g}") for step in _ticks(0.0, last) if step <= last],
         y_ticks=[(y(value), f"{value:g}") for value in y_ticks],
         warmup=None if warmup is None else (x(warmup), warmup),

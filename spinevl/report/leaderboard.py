@@ -132,6 +132,9 @@ def markdown(rows: Sequence[Row]) -> str:
     note = "Over seeds: mean ± standard deviation."
     if dev:
         note = f"Ranked by the dev score; test patients choose nothing. {note}"
+    if any(row.value is None and row.scored is not None for row in rows):
+        only = "A job with a test score alone has no rank; report's subset=dev gives it one."
+        note = f"{only} {note}"
     return f"# Leaderboard\n\nJobs: {count}. {note}{shared}\n\n{as_markdown(lines)}\n"
 
 

@@ -43,15 +43,20 @@ def read_metrics(folder: Path) -> Score | None:
         return None
 
 
+def read_training(folder: Path) -> dict[str, Any]:
+    """``train.json`` in a job's folder; empty where it is absent or not ours."""
+    try:
+        return read_json_object(folder / TRAIN_FILE)
+    except UserError:
+        return {}
+
+
 def read_dev_score(folder: Path) -> tuple[float | None, bool]:
     """The dev score of the training in a job's folder, and whether graded tasks are missing.
 
     The score is None where ``train.json`` is absent, not ours, or of a training without dev.
     """
-    try:
-        content = read_json_object(folder / TRAIN_FILE)
-    except UserError:
-        return None, False
+    content = read_training(folder)
     value: Any
     value, measure = content.get("dev_score"), content.get("dev_measure")
     if type(value) not in (int, float) or not math.isfinite(value):
@@ -61,7 +66,4 @@ def read_dev_score(folder: Path) -> tuple[float | None, bool]:
 
 def was_tried(folder: Path) -> bool:
     """Whether the training in a job's folder was only tried (``debug=``)."""
-    try:
-        return bool(read_json_object(folder / TRAIN_FILE).get("debug"))
-    except UserError:
-        return False
+    return bool(read_training(folder).get("debug"))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ class ArraySource:
                 continue
             images = [_named(one, patient) for one in shown]
             for key in arrays:
-                if not (type(key) is int or key == VOLUME or _LEVEL.fullmatch(str(key))):
+                number = isinstance(key, Integral) and not isinstance(key, bool)
+                if not (number or key == VOLUME or _LEVEL.fullmatch(str(key))):
                     wanted = f"slice numbers, levels (C2-C3) and {VOLUME!r}"
                     problems.add(f"patient {patient}", wanted, f"the key {key!r}", "rename it")
             for image in images:

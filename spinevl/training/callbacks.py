@@ -14,7 +14,7 @@ import torch
 
 from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
-from spinevl.training.divergence import diverged, require_finite, require_finite_weights
+from spinevl.training.divergence import diverged, require_finite, require_finite_parts
 
 if TYPE_CHECKING:
     from spinevl.training.module import TrainingModule
@@ -119,7 +119,7 @@ class BestCheckpoint(pl.Callback):
             log.info("checkpoint/ holds the weights of step %d, %.3f on dev", self.step, self.score)
 
     def _keep(self, module: TrainingModule, step: int) -> None:
-        require_finite_weights(module.parts(), step=step)
+        require_finite_parts(module.parts(), step=step)
         self.save()
         self.step = step
 
@@ -145,6 +145,7 @@ class MetricsFile(pl.Callback):
         self._fields: list[str] = []
         self._row: dict[str, Any] = {}
         self._due = False
+        self._written = 0  # the step of the last row
         self._start = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -191,9 +192,10 @@ class MetricsFile(pl.Callback):
         self.on_train_end(trainer, pl_module)
 
     def _write(self) -> None:
-        if self._row and self._due:
+        if self._due and self._row.get("step", 0) != self._written:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._fields).writerow(self._row)
+            self._written = self._row["step"]
         self._due = False
 
 

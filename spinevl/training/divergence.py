@@ -27,7 +27,7 @@ def require_finite(
             raise diverged(f"{name} is {value}", step=step, parts=parts)
 
 
-def require_finite_weights(parts: Mapping[str, nn.Module], *, step: int) -> None:
+def require_finite_parts(parts: Mapping[str, nn.Module], *, step: int) -> None:
     """Raise the error of a training that diverged where a weight is not finite."""
     if _not_finite(parts, gradients=False):
         raise diverged("the weights cannot be kept", step=step, parts=parts)

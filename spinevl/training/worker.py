@@ -101,6 +101,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         "peak_memory_bytes": _peak_memory(),
         "device": str(module.device),
         "steps": trainer.global_step,
+        "warmup_steps": module.warmup_steps,
         "seconds": time.monotonic() - begun,
         "images_encoded": sum(one.encoded for one in features) if features else None,
         "images_cached": sum(one.found for one in features) if features else None,

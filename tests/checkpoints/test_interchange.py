@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, models
 from transformers import Gemma3TextConfig, PreTrainedTokenizerFast, Qwen2Config
 
+from spinevl.checkpoints.hf import _hub_name, _medmvl_template
 from spinevl.checkpoints.interchange import both_spellings, write_config, write_tokenizer
+from spinevl.models.llm import TinyLLM
+from spinevl.schema.conversation import MEDMVL_SYSTEM
+from spinevl.schema.errors import UserError
 
 
 def test_two_rotary_embeddings_are_spelled_as_gemma_3_had_them() -> None:
@@ -66,3 +71,27 @@ def test_merges_are_texts_where_no_token_has_a_space(
     assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"] == merges
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_rotary_embedding_that_lacks_a_value_is_one_line(tmp_path: Path) -> None:
+    config = Qwen2Config()
+    config.rope_parameters = {"rope_type": "linear", "rope_theta": 7e4}
+    with pytest.raises(UserError, match=r"qwen2 config.*'factor'"):
+        write_config(tmp_path, config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_medmvl_conversation_has_no_other_roles() -> None:
+    tokenizer = TinyLLM().tokenizer
+    tokenizer.chat_template = _medmvl_template("</s>")
+    turns = [{"role": "user", "content": " Curve? "}, {"role": "assistant", "content": "A."}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert text == f"{MEDMVL_SYSTEM}USER: Curve? ASSISTANT: A.</s>"
+    for role in ("system", "tool"):
+        with pytest.raises(TemplateError, match=f"found {role}"):
+            tokenizer.apply_chat_template([{"role": role, "content": "x"}, *turns], tokenize=False)
+
+
+def test_a_weight_that_llava_lacks_is_named() -> None:
+    with pytest.raises(UserError, match=r"connector\.gate"):
+        _hub_name("connector.gate")

@@ -118,12 +118,26 @@ def test_what_is_not_known_is_empty() -> None:
     assert list(Predictions().to_frame().columns)[:3] == ["patient", "task", "level"]
 
 
+def test_a_home_directory_may_be_written_as_a_tilde(
+    work: Path, model: SpineModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(work))
+    again = spinevl.load("~/checkpoint", device="cpu", batch_patients=1)
+    found = again.predict(["~/images/p4"], labels="~/labels.json")
+    assert [one.truth for one in found] == [1, *[0] * 5]
+    assert [one.choice for one in found] == [
+        one.choice for one in model.predict(work / "images/p4")
+    ]
+
+
 def test_problems_are_one_line_each(work: Path, model: SpineModel) -> None:
     for asked, said in (
         (work / "nowhere", "nowhere"),
         ([work / "images/p0", work / "images/p9"], "p9"),
         ([work / "images/p0", work / "other/p0"], "p0"),
         ({"p0": {6: np.zeros((SIDE, SIDE))}}, "float64"),
+        ([], "expected patients, found none"),
+        ({}, "expected patients, found none"),
     ):
         with pytest.raises(UserError, match=said) as refused:
             model.predict(asked)
@@ -132,3 +146,6 @@ def test_problems_are_one_line_each(work: Path, model: SpineModel) -> None:
         spinevl.load(work / "checkpoint", device="nonsense")
     with pytest.raises(UserError, match=r"gone\.json"):
         model.predict(work / "images/p0", labels=work / "gone.json")
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(UserError, match=f"batch_patients.*found {wrong}"):
+            spinevl.load(work / "checkpoint", batch_patients=wrong)  # type: ignore[arg-type]

@@ -161,6 +161,8 @@ def test_a_test_score_without_a_dev_score_is_shown_and_not_ranked(tmp_path: Path
         (3, 0.25, 0.9), (0, None, 0.9), (1, None, 0.9), (2, None, 0.9)
     ]  # fmt: skip
     assert "|  |  |  | 0.900 |" in markdown(rows)
+    assert "subset=dev" in markdown(rows)
+    assert "subset=dev" not in markdown(rows[:1])
 
 
 def test_trainings_alone_are_ranked_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def test_a_training_with_a_warmup(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps({"warmup_steps": 20}))
     found = by_title(table(tmp_path / "metrics.csv", ROWS))
     assert list(found) == ["Dev score", "Training loss", "Learning rate"]
     width, height = RIGHT - LEFT, BOTTOM - TOP
@@ -82,3 +84,27 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00step")
     with pytest.raises(UserError, match=r"metrics\.csv"):
         charts(tmp_path / "metrics.csv")
+
+
+@pytest.mark.parametrize(
+    ("told", "kept", "warmup"),
+    [
+        (None, 40, None),  # of equal scores the latest, as in the training
+        ({"dev_score_step": 40, "warmup_steps": 13}, 40, 13),
+        ({"dev_score_step": 30, "warmup_steps": 0}, 30, None),  # higher by less than the digits
+        ({"dev_score_step": [1], "warmup_steps": "x"}, 40, None),
+        ([], 40, None),
+    ],
+)
+def test_the_checkpoints_score_and_the_warmup_are_what_the_training_says(
+    tmp_path: Path, told: Any, kept: int, warmup: int | None
+) -> None:
+    if told is not None:
+        (tmp_path / "train.json").write_text(json.dumps(told))
+    scores = {10: 0.25, 20: "", 30: 0.5, 40: 0.5}
+    rows = [{"step": step, "dev/score": score} for step, score in scores.items()]
+    (dev,) = charts(table(tmp_path / "metrics.csv", rows))
+    width = RIGHT - LEFT
+    marked = [x for x, _, _, best in dev.dots if best]
+    assert marked == [LEFT + width * kept / 40]
+    assert dev.warmup == (warmup and (round(LEFT + width * warmup / 40, 1), warmup))

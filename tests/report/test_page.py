@@ -241,13 +241,14 @@ def test_the_training_is_drawn_with_its_warmup(tmp_path: Path, score: Score) -> 
     rows = ["step,loss,loss/answer,loss/auxiliary,dev/score"]
     rows += ["10,2,,2,", "20,3,2,1,", "20,3,2,1,0.5"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    (tmp_path / "train.json").write_text('{"warmup_steps": 14}')
     page = report(tmp_path, score, curve=tmp_path / "metrics.csv")
     names = [f["aria-label"] for tag, f, _ in page.elements if f.get("class") == "chart training"]
     assert names == ["Dev score by optimiser step", "Training loss by optimiser step"]
     texts = page.find("text")
     assert {"optimiser step", "dev score", "training loss", "0.500"} <= set(texts)
     assert len(page.find("rect", **{"class": "phase"})) == 2
-    assert re.search(r"step 10\b", " ".join(page.find("p")))
+    assert re.search(r"step 14\b", " ".join(page.find("p")))
     assert page.find("h2")[-5:] == [
         "vertebra boxes",
         "Training",

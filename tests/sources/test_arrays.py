@@ -86,3 +86,12 @@ def test_one_id_in_two_spellings_is_one_patient() -> None:
 def test_nobody_is_refused() -> None:
     with pytest.raises(UserError):
         load({})
+
+
+def test_slices_may_be_numbered_by_numpy() -> None:
+    for kind in (np.int64, np.uint8):
+        keys = [kind(6), kind(7)]
+        np.testing.assert_array_equal(load({"a": dict.fromkeys(keys, GREY)})["a"], [GREY])
+    for key in (np.bool_(True), np.float64(7)):
+        with pytest.raises(UserError, match="patient a"):
+            load({"a": {6: GREY, key: GREY}})

@@ -15,6 +15,7 @@ from spinevl.config.tasks import official_tasks
 from spinevl.data.records import read_records, records_text
 from spinevl.data.split import FilesSplit
 from spinevl.evaluation.answer_files import read_submission, write_submission
+from spinevl.evaluation.submission import check_submission
 from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example, Key
@@ -112,3 +113,19 @@ def test_a_submission_is_read_in_any_spelling_and_written_as_its_template(tmp_pa
     assert [(one.id, one.choice) for one in answers] == [(ONE, 2)]
     write_submission(given, answers, ids=[ONE], tasks=TASKS, written={ONE: TWO})
     assert json.loads(given.read_text()) == [{"id": TWO, "qd": 2}]
+
+
+def test_a_submission_that_spells_an_id_otherwise_than_its_template_is_told_so(
+    tmp_path: Path,
+) -> None:
+    for name, ids in (("template", ["a", ONE]), ("answers", ["a", TWO])):
+        (tmp_path / name).write_text(json.dumps([{"id": one, "qd": 0} for one in ids]))
+    with pytest.raises(UserError) as caught:
+        check_submission(
+            str(tmp_path / "answers"), template=str(tmp_path / "template"), tasks=TASKS
+        )
+    (line,) = caught.value.problems
+    assert "record 2" in line
+    assert ascii(ONE) in line
+    assert ascii(TWO) in line
+    assert "order" not in line

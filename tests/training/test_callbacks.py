@@ -13,7 +13,7 @@ from torch import nn
 
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
-from spinevl.training.callbacks import BestCheckpoint, dev_epochs
+from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile, dev_epochs
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
 
@@ -61,6 +61,26 @@ def test_of_equal_scores_the_latest_weights_are_kept() -> None:
     assert (best.step, best.score) == (30, 0.5)
 
 
+@pytest.mark.parametrize("stop", ["end", "exception", "both"])
+def test_the_last_step_has_one_row_however_the_training_stops(tmp_path: Path, stop: str) -> None:
+    groups = [{"name": "llm"}]
+    trainer: Any = SimpleNamespace(
+        optimizers=[SimpleNamespace(param_groups=groups)], global_step=0, current_epoch=0
+    )
+    module: Any = SimpleNamespace(step_values={"loss": 1.0})
+    file = MetricsFile(tmp_path / "metrics.csv", Clock(), every=3)
+    file.on_train_start(trainer, module)
+    for step in (1, 2, 3, 4, 5):
+        trainer.global_step = step
+        file.on_train_batch_end(trainer, module)
+    if stop != "exception":
+        file.on_train_end(trainer, module)
+    if stop != "end":
+        file.on_exception(trainer, module, RuntimeError("a disk that is full"))
+    with (tmp_path / "metrics.csv").open() as rows:
+        assert [row["step"] for row in csv.DictReader(rows)] == ["1", "3", "5"]
+
+
 def trained(folder: Path, *overrides: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
     config = compose(
         "train",
@@ -80,7 +100,10 @@ def trained(folder: Path, *overrides: str) -> tuple[list[dict[str, str]], dict[s
 def test_a_row_is_an_optimizer_step_and_the_first_and_last_have_one(tmp_path: Path) -> None:
     overrides = ["trainer.max_epochs=4", "trainer.accumulate=2", "trainer.dev_checks=2"]
     rows, told = trained(tmp_path, *overrides, "optim.lr.llm=2e-4", "optim.warmup_ratio=0")
-    assert told["steps"] == 12  # three an epoch: two, two and one batch
+    assert (told["steps"], told["warmup_steps"]) == (
+        12,
+        4,
+    )  # three an epoch: two, two and one batch
     assert [int(row["step"]) for row in rows] == [1, 9, 10, 12]
     # the warm-up of four steps trains on the auxiliary loss alone
     assert [bool(row["loss/answer"]) for row in rows] == [False, True, True, True]

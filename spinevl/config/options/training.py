@@ -149,7 +149,7 @@ class TrainerOptions:
     max_epochs: int = key(12, help="passes over the training patients", min=1)
     batch_patients: int = key(4, help="patients (or conversations) a step", min=1)
     accumulate: int = key(1, help="steps an optimizer update", min=1)
-    clip_norm: float | None = key(1.0, help="largest gradient norm; null does not clip", min=0)
+    clip_norm: float | None = key(1.0, help="largest gradient norm; null does not clip", above=0)
     dev_checks: int = key(
         6, help="how often dev is scored in a training; the best score is kept", min=1
     )

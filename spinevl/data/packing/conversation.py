@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from spinevl.schema.conversation import MEDMVL_SYSTEM, PLACEHOLDER
@@ -45,8 +45,8 @@ class Conversation:
         end_token: what ends an answer under ``medmvl``; the tokenizer's eos by default.
 
     Attributes:
-        end_id: the token that ends an answer: the last one that is learned of every answer (but
-            for ``pretrain``, which learns none), and the one that ends generation.
+        end_id: the token that ends an answer: the last one that is learned of every answer, and the
+            one that ends generation. ``pretrain`` learns none, and needs none but to generate.
 
     Raises:
         UserError: the template's name is unknown, the tokenizer has no chat template, or answers
@@ -67,8 +67,8 @@ class Conversation:
         self.template = template
         self.end_token = end_token or tokenizer.eos_token
         self._ends = _end_tokens(tokenizer)
-        # a probe shows the end token of a chat template, and whether the other one is learned
-        self.end_id = self._shown_end() if template == "chat" else self._named_end()
+        if template != "pretrain":
+            self.answer_end()
         self._assemble = lru_cache(maxsize=65536)(self._assemble_uncached)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,6 +89,11 @@ class Conversation:
     def dialogue(self, rounds: Rounds) -> TokenSequence:
         """Questions with their answers; the last answer is None where it is waited for."""
         return self._assemble(tuple(rounds))
+
+    @cached_property
+    def end_id(self) -> int:
+        """A probe shows the end token of a chat template, and whether the other one is learned."""
+        return self._shown_end() if self.template == "chat" else self._named_end()
 
     def answer_end(self) -> int:
         """The token that ends an answer; an export names it as its ``eos_token_id``."""
@@ -135,7 +140,7 @@ class Conversation:
             if last != self.end_id:
                 raise UserError(
                     f"llm.conversation={self.template}: the answer that ends in "
-                    f"{text[stop - 30 : stop]!r} was tokenized so that its last token is "
+                    f"{text[max(0, stop - 30) : stop]!r} was tokenized so that its last token is "
                     f"{self._name(last)}, expected {self._name(self.end_id)}; use another end token"
                 )
         learned = [

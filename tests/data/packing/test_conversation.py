@@ -202,6 +202,10 @@ def test_answers_that_end_differently_are_refused(shared: Path) -> None:
 @pytest.mark.parametrize("end", ["</end>", "none", " ", "a"])
 def test_an_end_token_that_is_no_end_token_is_refused(shared: Path, end: str) -> None:
     tokenizer, _ = _with_template(shared, "qwen2", "")
+    pretrain = Conversation(tokenizer, template="pretrain", end_token=end)
+    assert pretrain.exchange("<image>", "A scan.").symbols[0] == -1  # learns no end
+    with pytest.raises(UserError, match=r"^llm\.end_token"):
+        pretrain.answer_end()
     with pytest.raises(UserError, match=f"^llm.end_token={end}: not one token"):
         Conversation(tokenizer, template="medmvl", end_token=end)
 
