@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["UserError", "load"]
 
 # ``python -m spinevl`` (or ``-m spinevl.training.worker``) puts the working directory in front of
 # everything that is installed. A folder of data is not a place for code, and the console script
@@ -16,6 +16,14 @@ _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH
 _OTHERS = os.path.abspath(sys.path[0]) != _HOME if sys.path else False  # noqa: PTH100
 if _OTHERS and sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     del sys.path[0]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UserError":  # what is raised for a mistake in the input; its ``problems`` are lines
+        from spinevl.schema.errors import UserError
+
+        return UserError
+    raise AttributeError(f"module 'spinevl' has no attribute {name!r}")
 
 
 def load(checkpoint: Any, **options: Any) -> Any:

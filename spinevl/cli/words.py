@@ -77,7 +77,9 @@ def sweep_words(verb: str, words: Sequence[str], *, own: Path | None = None) -> 
         words: behind it, flags first.
         own: the folder of ``--config-dir``.
     """
-    texts = [word for word in words if not word.startswith("-") and ("=" in word or word[0] == "~")]
+    texts = [
+        word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))
+    ]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
     except HydraException:  # Hydra tells the same, and its error is explained

@@ -13,6 +13,7 @@ from spinevl.data.built_records import MANIFEST
 from spinevl.data.records import records_text
 from spinevl.data.study import PatientStudy, record_file
 from spinevl.io.files import made_folder, write_text_atomic
+from spinevl.schema.errors import Problems
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def write_records(
         provenance: what the manifest says of the job.
 
     Raises:
-        UserError: ``output_dir`` cannot be written; checked before anything is.
+        UserError: ``output_dir`` cannot be written, or holds such a file with other records. This
+            is checked before anything is written.
     """
     folder = made_folder(output_dir, "output_dir") if output_dir else out
     texts: dict[str, str] = {}
@@ -47,6 +49,8 @@ def write_records(
             texts[name] = records_text(examples, with_answer_turn=subset == "train")
             digest = hashlib.sha256(texts[name].encode()).hexdigest()
             outputs[name] = {"records": len(examples), "sha256": digest}
+    if output_dir:
+        _require_no_others(folder, texts)
     for name, text in texts.items():
         write_text_atomic(folder / name, text)
     write_split(study, out)
@@ -55,6 +59,16 @@ def write_records(
     write_text_atomic(out / MANIFEST, json.dumps(manifest, indent=2))
     total = sum(entry["records"] for entry in outputs.values())
     log.info("%d records in %d files under %s", total, len(texts), folder)
+
+
+def _require_no_others(folder: Path, texts: Mapping[str, str]) -> None:
+    """Refuse a folder in which record files of another build would be overwritten."""
+    problems = Problems()
+    for name, text in texts.items():
+        if (folder / name).exists() and (folder / name).read_bytes() != text.encode():
+            fix = "remove it, or name another output_dir or suffix"
+            problems.add(str(folder / name), "no file, or these records", "other content", fix)
+    problems.raise_any()
 
 
 def write_split(study: PatientStudy, out: Path) -> None:

@@ -43,6 +43,7 @@ class StudyLayout:
         self, root: str, patient: str, *, slices: Sequence[int], levels: Sequence[str]
     ) -> tuple[ImageRef, ...]:
         """The sagittal slices and the axial slices of some levels of one patient below ``root``."""
+        root = root.rstrip("/")  # of "/" itself nothing is left
         sagittal = [
             ImageRef(
                 f"{root}/{self.sagittal.format(id=patient, slice=number)}",

@@ -113,3 +113,8 @@ def test_such_a_sweep_runs_and_one_without_the_key_anywhere_is_refused(
     err = capfd.readouterr().err
     assert "unknown key 'split.n_fold'" in err
     assert "Traceback" not in err
+
+
+def test_an_empty_word_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", ""]) == 1  # of "$EXTRA" in a script
+    assert capsys.readouterr().err.startswith("spinevl: ")

@@ -114,3 +114,16 @@ def test_a_refusal_is_one_line_and_writes_nothing(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert [one.name for one in tmp_path.rglob("*.json")] == ["job.json"]  # which says so
+
+
+def test_records_of_another_build_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps([{"id": x, "qd": 1} for x in "abcde"]))
+    common = ["data=cervai", "data.labels=labels.json", "data.train_images=x", "task=[qd]"]
+    common += ["data.missing_images=ignore", "output_dir=there", "split=head"]
+    for split, code in ((3, 0), (3, 0), (2, 1)):
+        done = spinevl(
+            "build", *common, f"split.n_train={split}", f"hydra.run.dir=o{split}", cwd=tmp_path
+        )
+        assert done.returncode == code, done.stderr
+    assert "there/qd_train.json" in done.stderr
+    assert len(json.loads((tmp_path / "there/qd_train.json").read_text())) == 3
