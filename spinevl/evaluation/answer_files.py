@@ -112,15 +112,10 @@ def write_submission(
     ``written`` spells ids as the submission template does.
 
     Raises:
-        UserError: a question without an answer, or an answer that could not be parsed; it is no
-            integer, and none is guessed.
+        UserError: a question without an answer.
     """
+    assert not unparsed_answers(predictions, tasks)  # no integer, and none is guessed
     rows = by_patient(predictions, ids, tasks)
-    if unparsed := unparsed_answers(predictions, tasks):
-        raise UserError(
-            f"{path} is not written: {len(unparsed)} answers could not be parsed, first "
-            f"{unparsed[0]}; use predict.mode=choice, which always answers"
-        )
     content: list[dict[str, Any]] = [{"id": (written or {}).get(one, one)} for one in ids]
     for name, task in tasks.items():
         for entry, row in zip(content, rows[name], strict=True):
