@@ -16,7 +16,7 @@ from spinevl.schema.errors import UserError, escaped
 log = logging.getLogger(__name__)
 
 # keys of a data or split node that name files
-_PATHS = (
+PATHS = (
     *("labels", "boxes", "train_images", "test_images", "test_labels"),
     *("test_truth", "test_boxes"),
     *("train", "dev", "test", "images"),
@@ -81,7 +81,7 @@ class StudySpec:
             raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
         for name in ("data", "split"):
             node = found.get(name) or {}
-            named = {key: node[key] for key in _PATHS if isinstance(node.get(key), str)}
+            named = {key: node[key] for key in PATHS if isinstance(node.get(key), str)}
             if files := [f"{name}.{key}={path}" for key, path in named.items()]:
                 log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
         told = from_plain(StudySpec, found)
@@ -115,6 +115,6 @@ class StudySpec:
 def with_absolute_paths(node: Mapping[str, Any]) -> dict[str, Any]:
     """A data or split node whose files are found from any working directory."""
     return {
-        key: str(expanded(value, key).absolute()) if key in _PATHS and value else value
+        key: str(expanded(value, key).absolute()) if key in PATHS and value else value
         for key, value in node.items()
     }

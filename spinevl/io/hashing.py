@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def sha256_of_names(names: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path | os.DirEntry[str]) -> tuple[int, int]:
     """Size in bytes and time of the last change: what tells an edited file at once."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns

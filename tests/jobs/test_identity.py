@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spinevl.data.study_spec import PATHS
 from spinevl.jobs.identity import identity
 
 CONFIG: dict[str, Any] = {
@@ -85,6 +88,75 @@ def test_a_folder_that_contains_the_jobs_own_does_not(tmp_path: Path) -> None:
     (tmp_path / "out/metrics.csv").touch()
     assert identity(config, out=tmp_path / "out") == before
     assert identity(config, out=tmp_path.parent / "elsewhere") != before
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_every_key_that_names_files_counts(tmp_path: Path, key: str) -> None:
+    (tmp_path / "x").write_text("one")
+    with chdir(tmp_path):  # a name without a slash
+        before = identity({"data": {key: "x"}})
+        (tmp_path / "x").write_text("two")
+        assert identity({"data": {key: "x"}}) != before
+
+
+def test_a_linked_folder_counts_by_its_files_and_may_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "store/p1/t2").mkdir(parents=True)
+    (tmp_path / "store/p1/t2/6.png").write_text("one")
+    (tmp_path / "store/p1/t2/back").symlink_to(tmp_path / "store")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/p1").symlink_to(tmp_path / "store/p1")
+    config = {"data": {"images": f"{tmp_path}/images"}}
+    before = identity(config)
+    (tmp_path / "store/p1/t2/6.png").write_text("changed")
+    assert identity(config) != before
+
+
+def test_what_a_checkpoint_was_trained_on_counts_unless_the_config_names_other(
+    tmp_path: Path,
+) -> None:
+    named(tmp_path)
+    (tmp_path / "other.json").write_text("other")
+    study = {"data": {"labels": f"{tmp_path}/labels.json", "train_images": f"{tmp_path}/images"}}
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps({"study": study}))
+    asked = {"checkpoint": f"{tmp_path}/checkpoint", "data": None}
+    other = {**asked, "data": {"labels": f"{tmp_path}/other.json"}}
+    export = {"checkpoint": asked["checkpoint"]}
+    before = [identity(one) for one in (asked, other, export)]
+    for name in ("labels.json", "images/p1/6.png"):
+        (tmp_path / name).write_text(f"changed {name}")
+        after = [identity(one) for one in (asked, other, export)]
+        assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
+        before = after
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"study": 3}', '{"study": {"data": "x"}}'])
+def test_a_checkpoint_that_cannot_be_read_is_left_to_its_reader(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert len(identity({"checkpoint": str(tmp_path), "data": None})) == 16
+
+
+@pytest.mark.parametrize("as_trained", [False, True])
+def test_the_images_beside_conversations_count(tmp_path: Path, as_trained: bool) -> None:
+    records: list[Any] = [{"image": ["a.png", "b.png"]}, {"image3d": "deep/c.nii"}, {}]
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "test.json").write_text(json.dumps(records))
+    data = {"train": None, "test": f"{tmp_path}/test.json", "images": None}
+    (tmp_path / "config.json").write_text(json.dumps({"study": {"data": data}}))
+    config = {"checkpoint": f"{tmp_path}/config.json", "data": data}
+    if as_trained:
+        config = {"checkpoint": str(tmp_path), "data": None}
+    out = tmp_path / "outputs/now"  # which the folder of the images contains
+    (tmp_path / "b.png").touch()
+    seen = {identity(config, out=out)}
+    for name in ("a.png", "b.png", "deep/c.nii"):
+        (tmp_path / name).write_text("changed")
+        seen.add(identity(config, out=out))
+    assert len(seen) == 4
+    (tmp_path / "unrelated.png").touch()
+    assert identity(config, out=out) in seen
+    records.append("no record")
+    (tmp_path / "test.json").write_text(json.dumps(records))
+    assert identity(config, out=out) not in seen
 
 
 @pytest.mark.parametrize("text", ["[image]Grade [label]: [options]?/" * 200, "~nobody/x", "a\0/b"])
