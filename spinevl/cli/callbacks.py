@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
@@ -26,6 +27,10 @@ class NewFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before a single job."""
+        _new.clear()
+        with suppress(OSError, OmegaConfBaseException):  # Hydra meets the same error, and raises it
+            if not (folder := Path(config.hydra.run.dir)).exists():
+                _new.append(folder.resolve())
         _make_new(config.hydra.run)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -38,6 +43,17 @@ def _make_new(node: DictConfig) -> None:
     if _BY_THE_SECOND in str(unresolved["dir"]):
         with suppress(OSError), read_write(node):  # Hydra meets the same error, and raises it
             node.dir = str(new_folder(Path(node.dir)))
+            _new.append(Path(node.dir).resolve())
+
+
+def remove_new(folder: Path) -> None:
+    """Remove the folder of a single job that leaves nothing: if it was not there before."""
+    if folder.resolve() in _new:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+_new: list[Path] = []
 
 
 class Leaderboard(Callback):

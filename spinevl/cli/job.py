@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
+from spinevl.cli.callbacks import remove_new
 from spinevl.cli.failure import tell
 from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.config.plain import plain
 from spinevl.io.children import end_with_parent
+from spinevl.jobs.identity import identity
 from spinevl.jobs.owner import owned
 from spinevl.jobs.record import recorded
 
@@ -92,31 +94,36 @@ class Job:
     def _in_folder(self, cfg: DictConfig, hydra_cfg: Any, saved: Any) -> float | None:
         """The stage, in a folder that is the job's own.
 
-        A config that cannot be run touches no folder, except that a sweep keeps account of it.
+        A config that cannot be run touches no folder, except that a sweep keeps account of it where
+        there are no results.
         """
         out, sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
         trust = Trust.from_words(self.words)
-        config: dict[str, Any] | None = None
+        config: dict[str, Any] = {}
+        own: str | None = None
         wrong: Exception | None = None
         try:
             self._check(cfg, hydra_cfg, trust)
             config = plain(cfg)
+            if sweep or self.verb not in _WRITES_NOTHING:
+                own = identity(config, out=out)
         except Exception as error:
             wrong = error
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
         if not sweep and (wrong or self.verb in _WRITES_NOTHING):
-            with suppress(OSError):  # the folder of its own that Hydra has made, if it is empty
-                out.rmdir()
+            remove_new(out)
             if wrong:
                 raise wrong
             return stage.main(cfg, out=out, trust=trust)
-        with owned(out, config, say=_say) as complete:
+        with owned(out, config, identity=own, say=_say) as complete:
+            if complete and wrong:
+                raise wrong
             if complete and self.verb not in _SHOWS_RESULTS:
                 _say(f"{out}: this job is complete already; its results stay as they are")
                 return complete.value
             hydra_guard.save_configs(saved)
             overrides = tuple(_overrides(hydra_cfg))
-            with recorded(out, config, number=hydra_cfg.job.num if sweep else 0,
+            with recorded(out, config, identity=own, number=hydra_cfg.job.num if sweep else 0,
                           overrides=overrides) as record:  # fmt: skip
                 if wrong:
                     raise wrong

@@ -32,9 +32,11 @@ def side_by_side(launcher: Any, number: int) -> Iterator[None]:
     jobs = int(launcher.get("n_jobs") or 1)
     cores = available_cores()
     os.environ[CORES] = str(max(1, cores // (jobs if jobs > 0 else cores)))
-    with _numbered(number):
-        yield
-    os.environ[CORES] = str(cores)
+    try:
+        with _numbered(number):
+            yield
+    finally:
+        os.environ[CORES] = str(cores)
 
 
 @contextmanager

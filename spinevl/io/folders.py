@@ -54,6 +54,12 @@ def recovered(folder: Path) -> Path:
     return folder
 
 
+def recover_all(within: Path) -> None:
+    """Put back every folder right below another whose replacement was cut."""
+    for old in within.glob(".*.old"):
+        recovered(within / old.name[1 : -len(".old")])
+
+
 def _put(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``; an old one is found under the name of ``new`` or is gone."""
     for attempt in range(10):

@@ -5,13 +5,14 @@ what lies in the folder                what the job does
 =====================================  ==========================================================
 nothing                                takes it
 its own results, complete              nothing; the results stay as they are
-its own results, cut                   goes on; what it must make again is removed
+its own results, cut                   starts again; answers that it has so far are kept
 another job's results                  moves them aside, ``FOLDER.old-1``, and takes the folder
-files that are no job's                nothing; it is refused
-a job that runs now                    nothing; it is refused
+files of no job                        nothing; it is refused
+files that a running job writes        nothing; it is refused
 =====================================  ==========================================================
 
-Two jobs are the same where their ``identity`` is. Another version of the code is a warning.
+A job whose config cannot be run replaces the account of one like it, and nothing else. Two jobs are
+the same where their ``identity`` is. Another version of the code is a warning.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from spinevl.io.folders import recovered
+from spinevl.io.folders import recover_all
 from spinevl.io.temporary import remove, remove_leftovers
-from spinevl.jobs.identity import identity, input_paths
+from spinevl.jobs.identity import input_paths
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JOB_FILE, JobStatus, read_status
+from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError, refused
+from spinevl.training.loggers import TENSORBOARD
 
 LOCK = ".job.lock"
 
-# what a job leaves at its end, which an unfinished one must not show; what it can go on from
-# (answers so far, the best checkpoint until there is a better one) stays
+# what a job leaves at its end, which an unfinished one must not show; answers so far stay, and the
+# checkpoint until the training that starts again has one
 _AT_THE_END = (
-    *("metrics.json", "report.html", "predictions.jsonl", "answers.json", "conversations.json"),
-    *("train.json", "metrics.csv", "tensorboard"),
+    *("report.html", "predictions.jsonl", "answers.json", "conversations.json"),
+    *(METRICS_FILE, TRAIN_FILE, CURVE_FILE, TENSORBOARD),
 )
 # what makes a folder a job's, and what counts for nothing
 _OF_A_JOB = (JOB_FILE, "job_config.json", ".hydra/hydra.yaml")
@@ -68,33 +71,39 @@ def is_moved_aside(folder: Path, within: Path) -> bool:
 
 
 @contextmanager
-def owned(out: Path, config: Mapping[str, Any] | None, *, say: Say) -> Iterator[JobStatus | None]:
-    """Own a folder as long as this lasts; the lock goes with the process.
+def owned(
+    out: Path, config: Mapping[str, Any], *, identity: str | None, say: Say
+) -> Iterator[JobStatus | None]:
+    """Own a folder for as long as this lasts; the lock goes with the process.
 
     Args:
         out: the folder, made where it is not there.
-        config: of the job, resolved; None where it cannot be, which makes it no other job's like.
+        config: of the job, resolved as far as it can be.
+        identity: of the job, see jobs.identity; None where it cannot run. Such a job takes the
+            place of none but its like.
         say: is told in a line what happened to files that were there.
 
     Yields:
-        The status of the same job where it is complete, None where it has to run.
+        None where the job may write; otherwise the status of the job whose results stay as they
+        are: the same job's, complete, or any job's where this one cannot run.
 
     Raises:
         UserError: the folder is another's, see above.
     """
-    wanted = None if config is None else identity(config, out=out)
     while True:
         lock, moved = _locked(out), False
         try:
             remove_leftovers(out, locked=True)
-            for old in out.glob(".*.old"):
-                recovered(out / old.name[1 : -len(".old")])
+            recover_all(out)
             earlier = read_status(out)
-            if earlier and wanted and earlier.identity == wanted:
+            if earlier and identity is None:
+                yield earlier if earlier.identity else None
+                return
+            if earlier and earlier.identity == identity:
                 yield _resumed(out, earlier, say)
                 return
             if not _is_empty(out):
-                _move_aside(out, config or {}, say)
+                _move_aside(out, config, say)
                 moved = True
                 continue
             yield None
@@ -128,14 +137,17 @@ def _running(out: Path) -> UserError:
 
 
 def _resumed(out: Path, earlier: JobStatus, say: Say) -> JobStatus | None:
-    """The status where the job is complete; otherwise make the folder ready to go on."""
+    """The status where the job is complete; otherwise make the folder ready to start again."""
     if earlier.code != code():
         say(f"{out}: this job was begun by spinevl {earlier.code}, and this is {code()}")
     if earlier.status == "done" and all((out / name).exists() for name in earlier.results):
         return earlier
     for name in _AT_THE_END:
         remove(out / name)
-    say(f"{out}: the same job was here and is not complete ({earlier.status}); it goes on")
+    say(
+        f"{out}: the same job was here and is not complete ({earlier.status}); it starts "
+        "again, with the answers that it has so far"
+    )
     return None
 
 
@@ -147,7 +159,8 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
     """Rename a folder that holds another job's results.
 
     Raises:
-        UserError: it holds none, or something that this job reads; it stays as it is.
+        UserError: it holds none, something that this job reads, or a folder below it that a job is
+            using; it stays as it is.
     """
     fix = "name another hydra.run.dir"
     if not any((out / name).exists() for name in _OF_A_JOB):
@@ -161,6 +174,9 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
         if path.absolute().resolve().is_relative_to(out.resolve()):
             found = f"{key}={path}, and results of another job, which would be moved aside"
             raise refused(f"{out}", "a folder without what the job reads", found, fix)
+    for lock in out.rglob(LOCK):
+        if lock.parent != out:
+            _locked(lock.parent).release()
     for number in count(1):
         aside = out.with_name(f"{out.name}.old-{number}")
         with suppress(FileExistsError):

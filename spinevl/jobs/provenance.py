@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import spinevl
-from spinevl.jobs.identity import identity
+from spinevl.jobs.status import read_status
 
 PACKAGES = (
     *("spinevl", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers"),
@@ -23,8 +23,9 @@ _GIT_SECONDS = 10
 
 def provenance(config: Mapping[str, Any], *, out: Path) -> dict[str, Any]:
     """The identity of the job in a folder, its resolved config, the package's commit, versions."""
+    status = read_status(out)
     return {
-        "identity": identity(config, out=out),
+        "identity": status and status.identity,
         "config": config,
         **commit_of(Path(spinevl.__file__).parent),
         "versions": versions(),

@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spinevl.data.built_records import MANIFEST
+from spinevl.io.json_file import read_json_object
 from spinevl.io.process import this_process
-from spinevl.jobs.identity import identity
 from spinevl.jobs.machine import reason
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JOB_FILE, JobStatus, write_status
@@ -23,13 +24,19 @@ _NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|log|.*\.(log|out|err)")
 
 @contextmanager
 def recorded(
-    out: Path, config: Mapping[str, Any] | None, *, number: int, overrides: tuple[str, ...]
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    identity: str | None,
+    number: int,
+    overrides: tuple[str, ...],
 ) -> Iterator[Callable[[float | None], float | None]]:
     """Write ``job.json`` at the start, and how the job has ended when everything else is written.
 
     Args:
         out: the job's folder, which it owns.
-        config: resolved; None where it cannot be.
+        config: of the job, resolved as far as it can be.
+        identity: of the job; None where it cannot run.
         number: of the job in its sweep.
         overrides: that it adds to its config.
 
@@ -47,7 +54,7 @@ def recorded(
     status = JobStatus(
         number,
         overrides,
-        identity=None if config is None else identity(config, out=out),
+        identity=identity,
         code=code(),
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         **asdict(this_process()),
@@ -68,12 +75,18 @@ def recorded(
             end("failed", reason(error, out))
         raise
     kept = value if value is not None and math.isfinite(value) else None
-    status = replace(status, value=kept, results=_results(out, config or {}))
+    status = replace(status, value=kept, results=_results(out, config))
     end("done")
 
 
 def _results(out: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of what a job has left in its folder, and the paths of its files elsewhere."""
     names = sorted(one.name for one in out.iterdir() if not _NO_RESULT.fullmatch(one.name))
     if elsewhere := config.get("output_dir"):
-        names.append(str(Path(elsewhere).expanduser().absolute()))
+        folder = Path(elsewhere).expanduser().absolute()
+        if (out / MANIFEST).is_file():  # other builds may write there too
+            written = [folder / name for name in read_json_object(out / MANIFEST)["outputs"]]
+        else:
+            written = sorted(one for one in folder.rglob("*") if one.is_file())
+        names += map(str, written)
     return tuple(names)

@@ -25,14 +25,16 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.checkpoints.load import FORMATS, load_checkpoint
     from spinevl.report.card import card
-    from spinevl.report.metrics_file import read_metrics
+    from spinevl.report.metrics_file import TRAIN_FILE, read_metrics
 
     form = config["format"]
-    folder = expanded(config["output_dir"], "output_dir") if config["output_dir"] else out / form
-    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise refused(
-            f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
-        )
+    folder = out / form  # the job's own, so that one there is what a cut job left
+    if config["output_dir"]:
+        folder = expanded(config["output_dir"], "output_dir")
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+            raise refused(
+                f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
+            )
     checkpoint = load_checkpoint(config["checkpoint"], allowed=trust.allowed)
     assert checkpoint.folder is not None
     tasks = checkpoint.tasks  # refused before anything is written
@@ -44,7 +46,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
             tasks=tasks,
             license_id=config["license"],
             score=read_metrics(run),
-            training=_training(run / "train.json"),
+            training=_training(run / TRAIN_FILE),
             form=form,
         )
         (beside / "README.md").write_text(text, encoding="utf-8")

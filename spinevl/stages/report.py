@@ -13,7 +13,7 @@ from spinevl.config.plain import plain
 from spinevl.data.study import PatientStudy, require_patients
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
-from spinevl.report.metrics_file import write_metrics
+from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import refused
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         config=OmegaConf.to_yaml(cfg, resolve=True),
         provenance=provenance(config, out=out),
         fingerprint=fingerprint,
-        curve=folder.parent / "metrics.csv",
+        curve=folder.parent / CURVE_FILE,
     )
     log.info("report: %s", out / "report.html")
     return value

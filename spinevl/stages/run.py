@@ -19,7 +19,7 @@ from spinevl.data.study import PatientStudy, require_patients
 from spinevl.io.files import write_text_atomic
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
-from spinevl.report.metrics_file import write_metrics
+from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         config=OmegaConf.to_yaml(cfg, resolve=True),
         provenance=told,
         fingerprint=fingerprint,
-        curve=out / "metrics.csv",
+        curve=out / CURVE_FILE,
     )
     log.info("report: %s", out / "report.html")
     return value if dev is None and scored == "dev" else dev

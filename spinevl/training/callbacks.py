@@ -116,7 +116,8 @@ class BestCheckpoint(pl.Callback):
     ) -> None:
         """Say what a training that stopped has left."""
         if self.score is not None:
-            log.info("checkpoint/ holds the weights of step %d, %.3f on dev", self.step, self.score)
+            told = "checkpoint/ holds the weights of step %d, %.3f on dev; a restart replaces it"
+            log.info(told, self.step, self.score)
 
     def _keep(self, module: TrainingModule, step: int) -> None:
         require_finite_parts(module.parts(), step=step)

@@ -22,6 +22,8 @@ from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
 
+TENSORBOARD = "tensorboard"  # the folder of its files; a run with a name has its own in it
+
 _PACKAGES = {LoggerKind.tensorboard: "tensorboard", LoggerKind.wandb: "wandb"}
 _NOT_ONLINE = ("offline", "disabled", "dryrun")
 
@@ -70,7 +72,7 @@ def make_logger(options: LoggerOptions, *, out: Path, hyperparameters: Mapping[s
     if options.kind == LoggerKind.tensorboard:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        logger = TensorBoardLogger(folder, name=options.name or "tensorboard", version="")
+        logger = TensorBoardLogger(folder, name=TENSORBOARD, version=options.name or "")
         logger.log_hyperparams(told)
         return logger
     from wandb.errors import Error

@@ -42,6 +42,7 @@ from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns
+from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError
 from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
@@ -92,7 +93,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         checks=spec.trainer.dev_checks,
         after=module.warmup_steps / max(1, steps),
     )
-    callbacks = [clock, DevEpochs(epochs), best, MetricsFile(out / "metrics.csv", clock)]
+    callbacks = [clock, DevEpochs(epochs), best, MetricsFile(out / CURVE_FILE, clock)]
     logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
     trainer = make_trainer(spec, callbacks, out=out, logger=logger, batches=batches)
     run(trainer, module, data)
@@ -113,7 +114,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    write_text_atomic(out / "train.json", json.dumps(report, indent=2, allow_nan=False))
+    write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score

@@ -14,6 +14,7 @@ import pytest
 
 from spinevl.cli.main import main
 from spinevl.jobs import owner
+from spinevl.jobs.identity import identity
 from spinevl.jobs.owner import LOCK, new_folder, owned
 from spinevl.jobs.record import recorded
 from spinevl.jobs.status import read_status
@@ -26,10 +27,11 @@ OTHER: dict[str, Any] = {"seed": 1}
 def run(out: Path, config: dict[str, Any] | None, *files: str, fails: bool = False) -> list[str]:
     """A job that leaves some files; what it said of its folder, and ``complete`` where it was."""
     said: list[str] = []
-    with owned(out, config, say=said.append) as complete:
+    one = None if config is None else identity(config, out=out)
+    with owned(out, config or {}, identity=one, say=said.append) as complete:
         if complete:
             return [*said, "complete"]
-        with recorded(out, config, number=0, overrides=()) as record:
+        with recorded(out, config or {}, identity=one, number=0, overrides=()) as record:
             for name in files:
                 (out / name).write_text(name)
             if fails:
@@ -92,6 +94,52 @@ def test_another_version_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monkey
     assert complete == "complete"
 
 
+def test_a_job_that_cannot_run_replaces_no_results(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="half way"):
+            run(tmp_path / "new", None, fails=True)
+    assert names(tmp_path / "new") == ["job.json"]
+    run(tmp_path / "o", FIRST, "x")
+    assert run(tmp_path / "o", None, "never") == ["complete"]
+    assert run(tmp_path / "o", FIRST, "never") == ["complete"]
+    assert names(tmp_path) == ["new", "o"]
+    assert names(tmp_path / "o") == ["job.json", "x"]
+
+
+def test_a_folder_with_a_running_job_below_is_not_moved(tmp_path: Path) -> None:
+    run(tmp_path / "o", FIRST, "x")
+    (tmp_path / "o/ended").mkdir()
+    (tmp_path / "o/ended" / LOCK).touch()  # of a job that was killed
+    with (
+        owned(tmp_path / "o/deep/inner", OTHER, identity="1", say=print),
+        pytest.raises(UserError, match="deep/inner"),
+    ):
+        run(tmp_path / "o", OTHER)
+    assert names(tmp_path) == ["o"]
+    run(tmp_path / "o", OTHER)
+    assert names(tmp_path) == ["o", "o.old-1"]
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_a_result_elsewhere_that_was_removed_is_made_again(tmp_path: Path, manifest: bool) -> None:
+    config = {**FIRST, "output_dir": f"{tmp_path}/records"}
+    (tmp_path / "records").mkdir()
+    for name in ("of_this_job", "another"):
+        (tmp_path / "records" / name).touch()
+    out = tmp_path / "o"
+    if manifest:
+        out.mkdir()
+        (out / "manifest.json").write_text('{"outputs": {"of_this_job": {}}}')
+        with recorded(out, config, identity=identity(config), number=0, overrides=()):
+            pass
+    else:
+        run(out, config)
+    (tmp_path / "records/another").unlink()
+    assert (run(out, config) == ["complete"]) is manifest
+    (tmp_path / "records/of_this_job").unlink()
+    assert run(out, config) != ["complete"]
+
+
 def test_files_that_are_no_jobs_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis\.tex"):
@@ -112,7 +160,7 @@ def test_what_the_job_reads_is_not_moved_away(tmp_path: Path, key: str) -> None:
 def test_a_folder_that_is_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from spinevl.jobs.owner import owned\n"
-        "with owned(Path(sys.argv[1]), {'seed': 0}, say=print):\n"
+        "with owned(Path(sys.argv[1]), {'seed': 0}, identity='0', say=print):\n"
         "    print('mine', flush=True); time.sleep(60)"
     )
     job = subprocess.Popen(
@@ -174,6 +222,25 @@ def test_a_config_that_fails_touches_no_folder(
     assert "o.old-1" in capsys.readouterr().err
     assert "answers=a.json" in (here / "o/.hydra/overrides.yaml").read_text()
     assert "answers=b.json" in (here / "o.old-1/.hydra/overrides.yaml").read_text()
+
+
+def test_a_users_empty_folder_stays(here: Path) -> None:
+    (here / "empty").mkdir()
+    for folder in ("empty", "new"):
+        assert evaluate("answers=b.json", "missing=perhaps", f"hydra.run.dir={folder}") == 1
+    assert names(here) == ["a.json", "b.json", "empty"]
+
+
+def test_a_mistyped_sweep_leaves_the_results_of_the_right_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ("-m", "answers=a.json,b.json", "hydra.sweep.dir=m")
+    assert evaluate(*sweep) == 0
+    kept = {one: one.stat().st_mtime_ns for one in here.rglob("*.json")}
+    assert evaluate(*sweep, "missing=perhaps") == 1
+    assert "missing=perhaps" in capsys.readouterr().err
+    assert {one: one.stat().st_mtime_ns for one in here.rglob("*.json")} == kept
+    assert len((here / "m/leaderboard.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_a_sweep_into_the_same_folder_keeps_its_board(here: Path) -> None:

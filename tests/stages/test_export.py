@@ -237,6 +237,15 @@ def test_an_export_overwrites_nothing(shared: Path, tmp_path: Path) -> None:
         run(golden, tmp_path, f"output_dir={tmp_path}/there")
 
 
+def test_an_export_that_was_cut_at_its_end_is_finished(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
+    (tmp_path / "medmvl").mkdir()
+    (tmp_path / "medmvl/cut").touch()
+    folder = run(golden, tmp_path)
+    assert not (folder / "cut").exists()
+    assert (folder / "README.md").exists()
+
+
 @pytest.mark.parametrize(
     ("combo", "change", "message"),
     [

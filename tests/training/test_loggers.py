@@ -28,9 +28,10 @@ def test_csv_is_no_lightning_logger(tmp_path: Path) -> None:
 
 def test_tensorboard_writes_into_the_jobs_folder(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    options = LoggerOptions(kind=LoggerKind.tensorboard)
-    logger = make_logger(options, out=tmp_path, hyperparameters={"seed": 0, "a": {"b": [1]}})
-    assert Path(logger.log_dir).is_relative_to(tmp_path / "tensorboard")
+    for name in (None, "mine"):
+        options = LoggerOptions(kind=LoggerKind.tensorboard, name=name)
+        logger = make_logger(options, out=tmp_path, hyperparameters={"seed": 0, "a": {"b": [1]}})
+        assert Path(logger.log_dir) == tmp_path / "tensorboard" / (name or "")
 
 
 def test_wandb_without_a_key_or_a_network_is_offline_and_says_so(
