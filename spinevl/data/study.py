@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from spinevl.schema.image_ref import ImageRef, Modality
 
+
+log = logging.getLogger(__name__)
 
 CONVERSATIONS = "spinevl.sources.conversations.ConversationSource"
 R = TypeVar("R")
@@ -218,7 +221,12 @@ class PatientStudy:
         """
         if self.split is None or not {"data", "split"} <= set(self.spec.stored):
             return
-        if stored.get("sides") not in (None, self._sides()):
+        if (known := stored.get("sides")) is None:
+            log.warning(
+                "the checkpoint is of an earlier version, which does not tell its train and dev "
+                "patients: if its label file or images have changed, dev may hold some of train"
+            )
+        elif known != self._sides():
             raise refused(
                 f"split of {self.cohort.name}",
                 "the train and dev patients of the checkpoint's training",

@@ -126,7 +126,9 @@ def test_test_patients_without_labels_have_no_report(work: Path, tmp_path: Path)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_patients_that_came_after_the_training_are_not_drawn_into_dev(tmp_path: Path) -> None:
+def test_patients_that_came_after_the_training_are_not_drawn_into_dev(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = study(tmp_path / "own", prefix="own", count=10, seed=0)
     asked = [*own, *TINY, "task=[qd]", "split=stratified", f"cache_dir={tmp_path}/cache"]
     (tmp_path / "job").mkdir()
@@ -139,6 +141,13 @@ def test_patients_that_came_after_the_training_are_not_drawn_into_dev(tmp_path: 
     labels.write_text(json.dumps([{**known[0], "id": "own00"}, *known[1:]], indent=1))
     (tmp_path / "same").mkdir()
     assert run(tmp_path, tmp_path / "same")[1]["n_patients"] == 2  # the same patients
+    config = tmp_path / "job" / "checkpoint" / "config.json"
+    told = json.loads(config.read_text())
+    del told["study"]["sides"]  # as before they were kept
+    config.write_text(json.dumps(told))
+    (tmp_path / "earlier").mkdir()
+    run(tmp_path, tmp_path / "earlier")
+    assert "earlier version" in caplog.text
     (tmp_path / "named").mkdir()
     labels.write_text(json.dumps(known[::-1]))
     _, metrics, _ = run(tmp_path, tmp_path / "named", *own)
