@@ -243,6 +243,7 @@ def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[
         "ok  test: 4 conversations, 4 images",
     ]
     assert [line.split(":")[0] for line in lines[3:]] == [
+        "warn  the same image in two of train, dev and test",
         "ok  model",
         "estimate  memory",
         "estimate  training",
