@@ -32,7 +32,7 @@ def spec(folder: Path, *overrides: str) -> StudySpec:
     ("sag_image", "said"), [("[4]", "slice 4"), ("[6,9]", "slice 9"), ("[3,6,8]", "slice 3, 8")]
 )
 def test_slices_that_the_data_lack_are_refused(tmp_path: Path, sag_image: str, said: str) -> None:
-    with pytest.raises(UserError, match=f"^sag_image has no {said}; choose from 5, 6, 7$"):
+    with pytest.raises(UserError, match=f"^sag_image has no {said}; choose from 5, 6, 7"):
         open_study(spec(tmp_path, *SMALL, f"sag_image={sag_image}"), None)
 
 
