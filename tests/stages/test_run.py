@@ -150,7 +150,7 @@ def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None
         model.predict([some, some.parent / "nobody"])
     with pytest.raises(UserError, match="two folders are called"):
         model.predict([some, cohort / "images/train" / some.name])
-    with pytest.raises(UserError, match=r"predict\.mode"):
+    with pytest.raises(UserError, match=r"load\.mode"):
         spinevl.load(job / "checkpoint", mode="guess", device="cpu")
     table = answers.to_frame()
     assert isinstance(answers, list)
