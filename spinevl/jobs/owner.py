@@ -97,7 +97,7 @@ def owned(
             recover_all(out)
             earlier = read_status(out)
             if earlier and identity is None:
-                yield earlier if earlier.identity else None
+                yield None if earlier.never_ran else earlier
                 return
             if earlier and earlier.identity == identity:
                 yield _resumed(out, earlier, say)

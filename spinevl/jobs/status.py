@@ -50,6 +50,11 @@ class JobStatus:
     value: float | None = None
     results: tuple[str, ...] = ()
 
+    @property
+    def never_ran(self) -> bool:
+        """Whether its config could not be run, so that it has left nothing else."""
+        return self.status == "failed" and self.identity is None
+
 
 def write_status(out: Path, status: JobStatus) -> None:
     """Write ``job.json`` into a job's folder."""

@@ -17,7 +17,7 @@ from spinevl.jobs import owner
 from spinevl.jobs.identity import identity
 from spinevl.jobs.owner import LOCK, new_folder, owned
 from spinevl.jobs.record import recorded
-from spinevl.jobs.status import read_status
+from spinevl.jobs.status import JobStatus, read_status, write_status
 from spinevl.schema.errors import UserError
 
 FIRST: dict[str, Any] = {"seed": 0}
@@ -104,6 +104,9 @@ def test_a_job_that_cannot_run_replaces_no_results(tmp_path: Path) -> None:
     assert run(tmp_path / "o", FIRST, "never") == ["complete"]
     assert names(tmp_path) == ["new", "o"]
     assert names(tmp_path / "o") == ["job.json", "x"]
+    # an earlier version, which knew no identity
+    write_status(tmp_path / "o", JobStatus(0, (), "done"))
+    assert run(tmp_path / "o", None, "never") == ["complete"]
 
 
 def test_a_folder_with_a_running_job_below_is_not_moved(tmp_path: Path) -> None:
