@@ -163,3 +163,8 @@ def test_from_the_command_line(
     asked = [f"checkpoint={work}/job/checkpoint", f"cache_dir={work}/cache"]
     assert not main(["report", *asked, "hydra.run.dir=out"])
     assert (tmp_path / "out/report.md").is_file()
+    assert not main(["report", *asked, "hydra.run.dir=out"])
+    assert "complete already" in capsys.readouterr().err
+    (work / "own/images/own17/sag/6.png").touch()  # which only the checkpoint names
+    assert not main(["report", *asked, "hydra.run.dir=out"])
+    assert "out.old-1" in capsys.readouterr().err
