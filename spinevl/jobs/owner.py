@@ -30,7 +30,7 @@ from spinevl.io.folders import recover_all
 from spinevl.io.temporary import remove, remove_leftovers
 from spinevl.jobs.identity import input_paths
 from spinevl.jobs.provenance import code
-from spinevl.jobs.status import JOB_FILE, JobStatus, read_status
+from spinevl.jobs.status import JobStatus, read_status
 from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError, refused
 from spinevl.training.loggers import TENSORBOARD
@@ -44,7 +44,7 @@ _AT_THE_END = (
     *(METRICS_FILE, TRAIN_FILE, CURVE_FILE, TENSORBOARD),
 )
 # what makes a folder a job's, and what counts for nothing
-_OF_A_JOB = (JOB_FILE, "job_config.json", ".hydra/hydra.yaml")
+_OF_A_JOB = ("job_config.json", "manifest.json", "train_spec.json")
 _NOTHING = re.compile(r"\.job\.lock|\.gitkeep|\.DS_Store|lost\+found|log|.*\.(log|out|err)")
 _ASIDE = re.compile(r".*\.old-\d+")
 
@@ -117,6 +117,8 @@ def owned(
 
 def _locked(out: Path) -> FileLock:
     """The folder's lock, which no other process has."""
+    if out.exists() and not out.is_dir():
+        raise refused(f"{out}", "a folder for the job", "a file", "name another hydra.run.dir")
     while True:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)
@@ -163,7 +165,11 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
             using; it stays as it is.
     """
     fix = "name another hydra.run.dir"
-    if not any((out / name).exists() for name in _OF_A_JOB):
+    if out.is_symlink() or Path.cwd().is_relative_to(out.resolve()):
+        what = "a link to a folder" if out.is_symlink() else "the working directory"
+        found = f"{what} with results of another job, which cannot be moved aside"
+        raise refused(f"{out}", "a folder for this job", found, fix)
+    if read_status(out) is None and not any((out / name).exists() for name in _OF_A_JOB):
         names = sorted(one.name for one in out.iterdir() if not _NOTHING.fullmatch(one.name))
         found = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise refused(f"{out}", "a new or empty folder, or one of a job", found, fix)

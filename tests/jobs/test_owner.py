@@ -154,7 +154,7 @@ def test_files_that_are_no_jobs_are_left_alone(tmp_path: Path) -> None:
 def test_what_the_job_reads_is_not_moved_away(tmp_path: Path, key: str) -> None:
     (tmp_path / "o/inner").mkdir(parents=True)
     run_config = {**OTHER, key: f"{tmp_path}/o/inner"}
-    (tmp_path / "o/job.json").write_text("{}")
+    write_status(tmp_path / "o", JobStatus(0, (), "done"))
     with pytest.raises(UserError, match=f"{key}="):
         run(tmp_path / "o", run_config)
     assert names(tmp_path) == ["o"]
@@ -261,3 +261,35 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     (here / "locked").mkdir(mode=0o500)
     assert evaluate("answers=b.json", "hydra.run.dir=locked/o") == 1
     assert "locked/o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mine", ['{"slurm": 1}', "no JSON"])
+def test_another_programs_job_file_makes_no_folder_ours(tmp_path: Path, mine: str) -> None:
+    (tmp_path / "o/.hydra").mkdir(parents=True)
+    (tmp_path / "o/.hydra/hydra.yaml").touch()
+    (tmp_path / "o/job.json").write_text(mine)
+    (tmp_path / "o/thesis.tex").touch()
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        run(tmp_path / "o", FIRST)
+    assert names(tmp_path / "o") == [".hydra", "job.json", "thesis.tex"]
+
+
+def test_neither_a_link_nor_the_working_directory_is_moved_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "o", FIRST, "x")
+    (tmp_path / "link").symlink_to("o")
+    with pytest.raises(UserError, match="link"):
+        run(tmp_path / "link", OTHER)
+    (tmp_path / "o/below").mkdir()
+    for folder in ("o", "o/below"):
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(UserError, match="working directory"):
+            run(tmp_path / "o", OTHER)
+    assert names(tmp_path / "o") == ["below", "job.json", "x"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "o").touch()
+    with pytest.raises(UserError, match=r"hydra\.run\.dir"):
+        run(tmp_path / "o", FIRST)
