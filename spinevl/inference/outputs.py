@@ -97,7 +97,13 @@ def _write_submission(
     if not complete:
         path.unlink(missing_ok=True)  # of an earlier job in this folder
         found = sum(task.weight for task in closed.values())
-        log.info("no answers.json: the weights of a submission's tasks sum to 1, not to %g", found)
+        log.info(
+            "answers for %d patients in %s; no answers.json, the challenge's submission: the weights "
+            "of its tasks sum to 1, and these to %g",
+            len({one.id for one in answered}),
+            out / "predictions.jsonl",
+            found,
+        )
         return
     official = {name: task for name, task in closed.items() if task.weight > 0}
     if unparsed := unparsed_answers(answered, official):

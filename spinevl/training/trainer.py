@@ -119,7 +119,7 @@ def quiet() -> None:
     """Silence what Lightning says to its developers, not to ours."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*DataLoader.* across ranks is zero.*")
+    warnings.filterwarnings("ignore", message=".*Loader.* across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
