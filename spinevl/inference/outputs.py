@@ -98,8 +98,8 @@ def _write_submission(
         path.unlink(missing_ok=True)  # of an earlier job in this folder
         found = sum(task.weight for task in closed.values())
         log.info(
-            "answers for %d patients in %s; no answers.json, the challenge's submission: the weights "
-            "of its tasks sum to 1, and these to %g",
+            "answers for %d patients in %s; no answers.json, the challenge's submission, "
+            "whose weights of tasks sum to 1, and not to %g",
             len({one.id for one in answered}),
             out / "predictions.jsonl",
             found,

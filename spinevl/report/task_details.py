@@ -100,9 +100,13 @@ def classes(score: TaskScore, task: Task) -> dict[str, Any]:
                 "shares": (one.f1, one.recall, one.precision),
             }
         )
+    given = [k for k, counts in enumerate(zip(*score.confusion, strict=True)) if any(counts)]
+    many = sum(one.support for one in score.classes) >= 10  # of a few patients it says nothing
+    constant = len(given) == 1 and many and not score.unparsed
     return {
         "title": task.title,
         "columns": [short(choice) for choice in task.choices],
+        "only_answer": short(task.choices[given[0]]) if constant else None,
         "rows": table,
         "figures": {
             "accuracy": score.accuracy,

@@ -18,6 +18,7 @@ from spinevl.evaluation.join import with_truth
 from spinevl.report.markdown import as_markdown, rows
 from spinevl.report.metrics_file import read_metrics, write_metrics
 from spinevl.report.page import CLINICAL, IDS, PHANTOM, PRIVACY, write_report
+from spinevl.report.task_details import classes
 from spinevl.schema.box import Box
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient
@@ -256,6 +257,13 @@ def test_the_training_is_drawn_with_its_warmup(tmp_path: Path, score: Score) -> 
         "Data",
         "Versions",
     ]
+
+
+def test_a_model_that_always_says_the_same_is_told_of() -> None:
+    for wrong, told in (("nowhere", "normal"), ("C4-C5", None)):
+        scored = evaluate(PATIENTS, predictions(wrong), tasks=TASKS, baselines=[], n_resamples=2)
+        assert classes(scored.tasks["zjppt"], TASKS["zjppt"])["only_answer"] == told
+        assert classes(scored.tasks["qd"], TASKS["qd"])["only_answer"] is None  # two answers
 
 
 def test_the_markdown_says_the_same_in_short(tmp_path: Path, score: Score) -> None:
