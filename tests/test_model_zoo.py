@@ -138,7 +138,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = str(resources.files("spinevl.models") / "tiny_tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     for name, own in LLMS.items():
-        settings = {**DECODER, **own, "vocab_size": len(tokenizer)}
+        settings = {**DECODER, **own, "vocab_size": len(tokenizer) + 8}
         AutoConfig.for_model(**settings).save_pretrained(folder / f"llm_{name}")
         tokenizer.save_pretrained(folder / f"llm_{name}")
     return folder

@@ -27,8 +27,8 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
         what: the config key that names it.
     """
     local = Path(path).is_dir()
-    if local and (Path(path) / "config.json").exists():
-        read_json_object(Path(path) / "config.json")
+    if local:
+        _check_descriptions(Path(path), f"{what}={path}")
     try:
         yield
     except (UserError, RuntimeError, MemoryError):  # told already, or not about the files
@@ -45,6 +45,20 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
             reason,
             "check the directory" if local else "check the name, or download it beforehand",
         ) from error
+
+
+_MAX_BYTES = 2**28  # of a description; a large tokenizer.json has some 2**25
+
+
+def _check_descriptions(folder: Path, where: str) -> None:
+    """Refuse what transformers would read without bounds, or otherwise than we do."""
+    for file in sorted(folder.iterdir()):
+        described = file.suffix in (".json", ".jinja", ".txt", ".model") and file.is_file()
+        if described and (size := file.stat().st_size) > _MAX_BYTES:
+            found = f"{file.name} of {size} bytes"
+            raise refused(where, f"files of at most {_MAX_BYTES} bytes", found, "copy it again")
+    if (folder / "config.json").exists():
+        read_json_object(folder / "config.json")
 
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -88,3 +88,12 @@ def test_a_damaged_description_is_one_line(tmp_path: Path, file: str, content: s
         HFCausalLM(path=str(tmp_path / "llm"), pretrained=False)
     (line,) = caught.value.problems
     assert str(tmp_path / "llm") in line
+
+
+def test_a_description_beyond_reason_is_not_read(tmp_path: Path) -> None:
+    shutil.copytree(Path(models.__file__).with_name("tiny_tokenizer"), tmp_path / "llm")
+    Qwen2Config(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "llm")
+    with (tmp_path / "llm/chat_template.jinja").open("r+") as file:
+        file.truncate(2**33)  # takes no space
+    with pytest.raises(UserError, match=r"chat_template\.jinja"):
+        HFCausalLM(path=str(tmp_path / "llm"), pretrained=False)

@@ -29,6 +29,12 @@ def _strict(mutations: Mutations) -> Mutations:
 # Conversations take images of any size.
 ANY_SIZE = {n: (m, None if n in ("other size", "one pixel") else b) for n, (m, b) in IMAGES.items()}
 
+# A list of ids has no keys to repeat.
+NO_OBJECTS = {"repeated key": (JSON_FILE["repeated key"][0], None)}
+# What tokenizer_config.json says stands in tokenizer.json and the chat template, too.
+UNREAD = ("missing", "a pipe", "broken link", "a folder", "a device", "other shape")
+OPTIONAL = {n: (m, None if n in UNREAD else b) for n, (m, b) in (ANY_FILE | SHAPES).items()}
+
 # (name in the table, file, command, what is done to the file)
 FILES: list[tuple[str, str, str, Mutations]] = [
     ("labels", "labels.json", "doctor", _strict(JSON_FILE)),
@@ -36,7 +42,7 @@ FILES: list[tuple[str, str, str, Mutations]] = [
     ("submission", "answers.json", "doctor answers", _strict(JSON_FILE)),
     ("answers", "answers.json", "evaluate answers", _strict(JSON_FILE)),
     ("predictions", "predictions.jsonl", "evaluate predictions", JSONL),
-    ("split", "train_ids.json", "doctor split", JSON_FILE),
+    ("split", "train_ids.json", "doctor split", JSON_FILE | NO_OBJECTS),
     ("prompts", "prompts.json", "build", JSON_FILE),
     ("records", "records/zjppt_train.json", "doctor records", JSON_FILE),
     ("conversations", "talk.json", "doctor talk", JSON_FILE),
@@ -50,7 +56,7 @@ FILES: list[tuple[str, str, str, Mutations]] = [
     ("model config", "checkpoint/config.json", "predict", JSON_FILE | CONFIG),
     ("model config", "talker/config.json", "predict talk", JSON_FILE | CONFIG),
     ("tokenizer", "talker/llm/tokenizer.json", "predict talk", ANY_FILE | SHAPES),
-    ("tokenizer", "talker/llm/tokenizer_config.json", "predict talk", ANY_FILE | SHAPES),
+    ("tokenizer", "talker/llm/tokenizer_config.json", "predict talk", OPTIONAL),
     ("tokenizer", "llama/config.json", "doctor talk", ANY_FILE | SHAPES),
     ("chat template", "talker/llm/chat_template.jinja", "predict talk", ANY_FILE | TEMPLATE),
 ]
