@@ -138,7 +138,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = str(resources.files("spinevl.models") / "tiny_tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     for name, own in LLMS.items():
-        settings = {**DECODER, **own, "vocab_size": len(tokenizer) + 8}
+        settings = {**DECODER, **own, "vocab_size": len(tokenizer)}
         AutoConfig.for_model(**settings).save_pretrained(folder / f"llm_{name}")
         tokenizer.save_pretrained(folder / f"llm_{name}")
     return folder
@@ -305,8 +305,9 @@ def test_a_model_with_two_encoders_is_saved_and_goes_to_medmvl_and_back(
     end = "<|im_end|>"
     parts["llm"] |= {"conversation": "medmvl", "end_token": end}
     model = assemble(parts)
-    save_checkpoint(tmp_path / "ours", Checkpoint(model, parts))
     model.llm.tokenizer.add_special_tokens({"eos_token": end})
+    model.llm.model.resize_token_embeddings(len(model.llm.tokenizer) + 1)
+    save_checkpoint(tmp_path / "ours", Checkpoint(model, parts))
     (tmp_path / "theirs").mkdir()
     MedMVLFormat().write(tmp_path / "theirs", Checkpoint(model, parts))
     for folder in ("ours", "theirs"):
