@@ -132,7 +132,7 @@ def _command(words: list[str], study: Path, work: Path) -> tuple[list[str], Path
 
     if not work.exists():
         copy_study(study, work)
-        shutil.rmtree(work / "cache")
+        shutil.rmtree(work / "cache", ignore_errors=True)  # none where nothing was kept
     where = "hydra.sweep.dir=out" if "-m" in words else "hydra.run.dir=out"
     cache = [] if words[0] in ("evaluate", "export") else ["cache_dir=cache"]
     return [sys.executable, "-m", "spinevl", *words, where, *cache], work
