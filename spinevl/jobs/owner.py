@@ -142,7 +142,7 @@ def _resumed(out: Path, earlier: JobStatus, say: Say) -> JobStatus | None:
     """The status where the job is complete; otherwise make the folder ready to start again."""
     if earlier.code != code():
         say(f"{out}: this job was begun by spinevl {earlier.code}, and this is {code()}")
-    if earlier.status == "done" and all((out / name).exists() for name in earlier.results):
+    if earlier.is_whole(out):
         return earlier
     for name in _AT_THE_END:
         remove(out / name)

@@ -17,7 +17,7 @@ from spinevl.io.json_file import read_json_object
 from spinevl.io.process import this_process
 from spinevl.jobs.machine import reason
 from spinevl.jobs.provenance import code
-from spinevl.jobs.status import JOB_FILE, JobStatus, write_status
+from spinevl.jobs.status import JOB_FILE, JobStatus, size_of, write_status
 
 _NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|log|.*\.(log|out|err)")
 
@@ -75,7 +75,9 @@ def recorded(
             end("failed", reason(error, out))
         raise
     kept = value if value is not None and math.isfinite(value) else None
-    status = replace(status, value=kept, results=_results(out, config))
+    results = _results(out, config)
+    sizes = tuple(size_of(out / name) for name in results)
+    status = replace(status, value=kept, results=results, sizes=sizes)
     end("done")
 
 

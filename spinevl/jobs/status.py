@@ -34,6 +34,7 @@ class JobStatus:
         host, pid, start: its process, see io.process.
         value: what its stage returned.
         results: the files and folders that it left in its folder, or elsewhere.
+        sizes: of ``results`` in bytes, -1 of folders.
     """
 
     number: int
@@ -49,11 +50,25 @@ class JobStatus:
     start: str = ""
     value: float | None = None
     results: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether the job is done, and what it left in ``folder`` is there as it left it."""
+        sizes = self.sizes if len(self.sizes) == len(self.results) else (-1,) * len(self.results)
+        found = zip((folder / name for name in self.results), sizes, strict=True)
+        return self.status == "done" and all(
+            path.exists() and size in (-1, size_of(path)) for path, size in found
+        )
 
     @property
     def never_ran(self) -> bool:
         """Whether its config could not be run, so that it has left nothing else."""
         return self.status == "failed" and self.identity is None
+
+
+def size_of(result: Path) -> int:
+    """The size of a file in bytes; -1 of anything else."""
+    return result.stat().st_size if result.is_file() else -1
 
 
 def write_status(out: Path, status: JobStatus) -> None:
@@ -72,7 +87,9 @@ def read_status(folder: Path) -> JobStatus | None:
         one = from_plain(JobStatus, content)
     except UserError:
         return None
-    one = replace(one, overrides=tuple(one.overrides), results=tuple(one.results))
+    one = replace(
+        one, overrides=tuple(one.overrides), results=tuple(one.results), sizes=tuple(one.sizes)
+    )
     if one.status == "running" and one.pid and not is_alive(Process(one.host, one.pid, one.start)):
         return replace(one, status="interrupted", error="its process was killed")
     return one

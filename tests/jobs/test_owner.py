@@ -293,3 +293,12 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "o").touch()
     with pytest.raises(UserError, match=r"hydra\.run\.dir"):
         run(tmp_path / "o", FIRST)
+
+
+def test_a_result_that_was_changed_later_makes_the_job_start_again(tmp_path: Path) -> None:
+    run(tmp_path, FIRST, "answers.jsonl")
+    assert run(tmp_path, FIRST) == ["complete"]
+    (tmp_path / "answers.jsonl").write_text("cut")
+    (said,) = run(tmp_path, FIRST, "answers.jsonl")
+    assert "not complete" in said
+    assert run(tmp_path, FIRST) == ["complete"]
