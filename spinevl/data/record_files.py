@@ -13,6 +13,7 @@ from spinevl.data.built_records import MANIFEST
 from spinevl.data.records import records_text
 from spinevl.data.study import PatientStudy, record_file
 from spinevl.io.files import made_folder, write_text_atomic
+from spinevl.io.temporary import remove_leftovers
 from spinevl.schema.errors import Problems
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def write_records(
             outputs[name] = {"records": len(examples), "sha256": digest}
     if output_dir:
         _require_no_others(folder, texts)
+        remove_leftovers(folder)
     for name, text in texts.items():
         write_text_atomic(folder / name, text)
     write_split(study, out)

@@ -27,6 +27,7 @@ from spinevl.features.encode import encoded_in_parts
 from spinevl.features.key import encoder_key, image_key
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
+from spinevl.io.temporary import remove_leftovers
 from spinevl.models.encoder.base import Encoder
 from spinevl.schema.errors import UserError
 
@@ -148,6 +149,7 @@ def _read_or_encode(
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
         _sweep(home)
+        remove_leftovers(home, locked=True)
         rows = _read(home, set(first_of), shape)
         missing = [key for key in first_of if key not in rows]
         for start in range(0, len(missing), _SEGMENT_IMAGES):

@@ -251,3 +251,13 @@ def test_features_that_are_not_finite_are_neither_kept_nor_read(
     again = table(tmp_path)
     assert (again.encoded, again.found) == (1, 5)
     assert torch.isfinite(again(PATHS)).all()
+
+
+def test_what_a_killed_job_was_writing_is_removed(tmp_path: Path) -> None:
+    table(tmp_path, PATHS[:3])
+    (home,) = (one for one in tmp_path.iterdir() if one.is_dir())
+    left = home / ".x.json.00000000-1-1-0123abcd.tmp"  # as io.temporary names it
+    left.touch()
+    table(tmp_path)
+    assert not left.exists()
+    assert table(tmp_path).encoded == 0
