@@ -27,7 +27,7 @@ class Parameter:
 
     @property
     def slot(self) -> Slot | None:
-        """The role that it asks for; None where it asks for none, or for what cannot be told."""
+        """The role that it asks for; None if it needs none, or if its annotation is unreadable."""
         annotation = self.annotation
         if isinstance(annotation, str):
             try:  # an annotation is code of the class, which is allowed already

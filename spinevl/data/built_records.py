@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 def as_built(spec: StudySpec, files: Collection[str]) -> StudySpec:
     """The study with the slices and prompts of the build whose record files it reads.
 
-    A folder whose manifest is of another build, or that has none, leaves the study as it is: its
-    records are then held to the slices and prompts of the command.
+    If the manifest is missing or belongs to another build, the study is unchanged, and the records
+    must match the command's slices and prompts.
 
     Args:
         spec: a study with ``records``.

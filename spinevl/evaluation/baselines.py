@@ -32,7 +32,7 @@ class Baseline(Protocol):
         """Answers to the questions of ``asked``, with the same id, task, object and slices.
 
         Choices and boxes of ``asked`` are the model's and must not be used. Questions that the
-        baseline cannot answer are left out: it is scored in the tasks that it answers whole.
+        baseline cannot answer are left out: it is scored only on tasks that it answers in full.
         """
 
 

@@ -195,4 +195,7 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
         aside.rmdir()
         found = f"results of another job, which cannot be moved aside ({error.strerror})"
         raise refused(f"{out}", "a folder for this job", found, fix) from error
-    say(f"{out}: it held the results of another job, which are in {aside} now")
+    say(
+        f"{out}: it held the results of a job with another config or other input files, which are "
+        f"in {aside} now"
+    )
