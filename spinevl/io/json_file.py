@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spinevl.io.regular_file import open_regular
+from spinevl.io.regular_file import read_regular
 from spinevl.schema.errors import Problems, UserError, refused
 
 log = logging.getLogger(__name__)
@@ -166,15 +165,13 @@ def _object(entry: Any) -> dict[str, Any]:
 
 def _content(path: str | Path, expected: str) -> bytes:
     """The bytes of a regular file, within bounds."""
-    with open_regular(path, expected=expected) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            found = f"{size / 2**30:.1f} GiB"
-            raise refused(str(path), f"{expected}, at most 4 GiB", found, "split the file")
-        try:
-            return file.read()
-        except OSError as error:
-            raise refused(str(path), expected, str(error), "check the disk") from error
+    return read_regular(
+        path,
+        expected=expected,
+        max_bytes=MAX_BYTES,
+        limit="at most 4 GiB",
+        too_large="split the file",
+    )
 
 
 def _decoded(content: bytes, where: str, expected: str) -> str:

@@ -62,15 +62,29 @@ def read_regular(
     expected: str,
     missing: str = "check the path",
     max_bytes: int | None = None,
+    limit: str | None = None,
+    too_large: str = "check what it holds",
 ) -> bytes:
-    """The content of a regular file of ``max_bytes`` at most, see open_regular."""
+    """The content of a regular file, see open_regular.
+
+    Args:
+        path, expected, missing: see open_regular.
+        max_bytes: the largest size that is read.
+        limit: what messages say of that size.
+        too_large: what a user can do about a larger file.
+
+    Raises:
+        UserError: see open_regular; also where it is too large.
+    """
     with open_regular(path, expected=expected, missing=missing) as file:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
             found = f"{size:,} bytes, more than {max_bytes:,}"
-            raise refused(str(path), expected, found, "check what it holds")
+            wanted = f"{expected}, {limit}" if limit else expected
+            raise refused(str(path), wanted, found, too_large)
         try:
             return file.read()
         except (OSError, MemoryError) as error:
-            found = f"no readable file ({getattr(error, 'strerror', None) or error})"
+            reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+            found = f"no readable file ({reason})"
             raise refused(str(path), expected, found, "check the disk") from error

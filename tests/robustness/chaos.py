@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from small_study import COMMANDS, SHORT, make_study
+from small_study import COMMANDS, SHORT, copy_study, make_study
 
 PHANTOMS = ["data=phantom", "data.n_train=8", "data.n_dev=4", "data.n_test=4", *SHORT]
 FROZEN = ["tuning.encoder=frozen", "augment=none"]
@@ -128,8 +128,6 @@ def _kill(name: str, kills: int, *, study: Path, rng: random.Random) -> tuple[li
 
 def _command(words: list[str], study: Path, work: Path) -> tuple[list[str], Path]:
     """The command in a copy of the study, with an output folder and caches of its own."""
-    from fuzz_cases import copy_study
-
     if not work.exists():
         copy_study(study, work)
         shutil.rmtree(work / "cache", ignore_errors=True)  # none where nothing was kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fuzz_bytes import ANY_FILE, Mutation
@@ -146,10 +145,3 @@ def _override(rng: random.Random, keys: list[str]) -> tuple[str, ...]:
         key = key[:-1] + rng.choice("abcxyz")
     sign = rng.choice(["", "", "", "", "+", "++"])
     return (f"{sign}{key}={rng.choice(VALUES)}",)
-
-
-def copy_study(study: Path, to: Path) -> None:
-    """The study's files as hard links; a mutation writes the file that it changes anew."""
-    import shutil
-
-    shutil.copytree(study, to, copy_function=lambda a, b: Path(b).hardlink_to(a))

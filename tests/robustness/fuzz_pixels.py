@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from fuzz_bytes import Mutation, replace
 from PIL import Image
-
-SIDE = 64
+from small_study import SIDE
 
 
 def _png(path: Path, header: bytes, rows: bytes) -> None:

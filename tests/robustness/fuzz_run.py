@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fuzz_cases import Case, copy_study
+from fuzz_cases import Case
+from small_study import copy_study
 
 LIMIT_S = 20
 LINES = 25  # spinevl prints 20 problems and how many more there are

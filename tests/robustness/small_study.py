@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def make_study(folder: Path) -> None:
     _train(folder)
 
 
+def copy_study(study: Path, to: Path) -> None:
+    """The study's files as hard links; a mutation writes the file that it changes anew."""
+    shutil.copytree(study, to, copy_function=lambda a, b: Path(b).hardlink_to(a))
+
+
 def _label(one: str, k: int, rng: np.random.Generator) -> dict[str, Any]:
     graded = {task: rng.integers(0, 4, n).tolist() for task, n in LEVELS.items()}
     return {"id": one, "qd": k % 3, "sl": k % 2, **graded}
@@ -156,7 +162,6 @@ def _write_llama(folder: Path) -> None:
 
 def _train(folder: Path) -> None:
     import contextlib
-    import shutil
 
     from spinevl.cli.main import main
 
