@@ -32,6 +32,7 @@ LAYERS = (
     {"models", "sources"},
     {"config"},
     {"build"},
+    {"distributed"},
     {"io"},
     {"schema"},
 )

@@ -17,7 +17,7 @@ from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
 from spinevl.training.divergence import require_finite
-from spinevl.training.normalise import mean_over_ranks
+from spinevl.distributed.ranks import mean_over_ranks
 from spinevl.training.optim import adamw, parameter_groups
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import distributed, multiprocessing
 
-from spinevl.training.normalise import mean_over_ranks
+from spinevl.distributed.ranks import mean_over_ranks
 
 
 def test_one_rank_keeps_its_value() -> None:

@@ -1,0 +1,86 @@
+"""The processes that work on one job: which of them this one is, and what they tell each other.
+
+Without a process group there is one of them, and every function is a plain value. ``torch`` is
+imported only where there are several.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rank() -> int:
+    """The number of this process, from 0; before the group is made, as its launcher says."""
+    group = _group()
+    return group.get_rank() if group else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes there are; before the group is made, as the launcher says."""
+    group = _group()
+    return group.get_world_size() if group else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and tells the user."""
+    return rank() == 0
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every process's ``value``, in the order of their ranks; each must call this."""
+    group = _group()
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * group.get_world_size()
+    group.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if group := _group():
+        group.barrier()
+
+
+def mean_over_ranks(value: float, *, like: torch.Tensor) -> torch.Tensor | float:
+    """The mean of every process's ``value``; where there are several, on the device of ``like``.
+
+    Data-parallel training averages gradients over processes. A loss summed over the tokens of one
+    and divided by this mean of their number is then the mean over the tokens of all.
+    """
+    group = _group()
+    if group is None:
+        return value
+    import torch
+
+    total = torch.tensor(value, dtype=torch.float32, device=like.device)
+    group.all_reduce(total)
+    return total / group.get_world_size()
+
+
+def largest_over_ranks(values: Sequence[int], *, device: torch.device) -> list[int]:
+    """The largest of every process's values, place by place."""
+    group = _group()
+    if group is None:
+        return list(values)
+    import torch
+
+    found = torch.tensor(list(values), dtype=torch.int64, device=device)
+    group.all_reduce(found, op=group.ReduceOp.MAX)
+    return found.tolist()
+
+
+def _group() -> Any:
+    """torch.distributed where this process belongs to a group, and None without one."""
+    if "torch" not in sys.modules:
+        return None
+    from torch import distributed
+
+    there = distributed.is_available() and distributed.is_initialized()
+    return distributed if there else None
