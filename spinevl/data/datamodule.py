@@ -75,6 +75,7 @@ class ExampleDataModule(pl.LightningDataModule):
     Attributes:
         train_batches: training batches an epoch.
         limit: how many of them are trained; None is all.
+        first_epoch: the epochs before the trainer's first.
 
     Raises:
         UserError: ratios that do not fit the examples.
@@ -101,6 +102,7 @@ class ExampleDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.accumulate = accumulate
         self.limit: int | None = None
+        self.first_epoch = 0
         self.ratios = ratios
         self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // batch_size)
@@ -114,8 +116,10 @@ class ExampleDataModule(pl.LightningDataModule):
             questions = [[pair] for group in grouped(self.train) for pair in group]
             lengths = [self.collate.length(example) for ((_, example),) in questions]
             batches = LengthBatches(lengths, n_batches=self.train_batches, seed=self.seed)
+            batches.sampler.first_epoch = self.first_epoch
             loader = self._loader(questions, self.collate, batch_sampler=batches)
         else:
+            self.sampler.first_epoch = self.first_epoch
             options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": self.sampler}
             loader = self._loader(grouped(self.train), self.collate, **options)
         return Steps(loader, self.accumulate, limit=self.limit)

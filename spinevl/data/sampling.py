@@ -14,16 +14,20 @@ from spinevl.schema.example import Example
 
 
 class EpochSampler(Sampler[int]):
-    """A permutation that depends on the seed and the epoch alone, so that runs repeat exactly."""
+    """A permutation that depends on the seed and the epoch alone, so that runs repeat exactly.
+
+    Attributes:
+        first_epoch: the epochs before the trainer's first.
+    """
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size = size
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.first_epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
+        """Called by the trainer before each of its epochs."""
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         return self.size

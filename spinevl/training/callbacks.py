@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def dev_epochs(max_epochs: int, *, checks: int, after: float = 0.0) -> set[int]:
+def dev_epochs(epochs: int, *, checks: int) -> set[int]:
     """The epochs, counted from 1, at whose end dev is scored: evenly spread, the last among them.
 
     Args:
-        max_epochs: of the training.
+        epochs: of the stage that trains on answers.
         checks: how many of them; as many as there are where that is fewer.
-        after: where the warm-up ends, in epochs. What ends earlier has not trained the LLM.
     """
-    possible = max_epochs - int(after)
-    count = min(checks, possible)
-    return {max_epochs - k * possible // count for k in range(count)}
+    count = min(checks, epochs)
+    return {epochs - k * epochs // count for k in range(count)}
 
 
 class DevEpochs(pl.Callback):
@@ -94,7 +92,7 @@ class BestCheckpoint(pl.Callback):
         Raises:
             UserError: the score is not finite, which is never the best.
         """
-        step, parts = trainer.global_step, pl_module.parts()
+        step, parts = pl_module.step, pl_module.parts()
         if not all(map(is_finite, self._logprobs)):
             raise diverged("log-probabilities on dev are not finite", step=step, parts=parts)
         value = self.measure(self._batches, self._logprobs)
@@ -102,6 +100,7 @@ class BestCheckpoint(pl.Callback):
         self._batches, self._logprobs = [], []
         self.history.append((step, value))
         pl_module.log("dev/score", value, prog_bar=True)
+        pl_module.log_place(step=step)
         if self.score is None or value >= self.score:
             self._keep(pl_module, step)
             self.score = value
@@ -109,7 +108,7 @@ class BestCheckpoint(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Without a closed question on dev nothing was scored: keep the last weights."""
         if self.score is None:
-            self._keep(pl_module, trainer.global_step)
+            self._keep(pl_module, pl_module.step)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -128,40 +127,43 @@ class BestCheckpoint(pl.Callback):
 class MetricsFile(pl.Callback):
     """Writes ``metrics.csv``: a row for the first, the last and every ``every``-th optimizer step.
 
-    A step after which dev is scored has a row too, with the score in it. A row is written when the
-    next step is done. Our own, for Lightning's CSVLogger deletes an existing file, its
-    LearningRateMonitor refuses two groups of one part, and its ThroughputMonitor does not know how
-    many tokens a packed row shares.
+    A step after which dev is scored has a row too, with the score in it, and so has the last one of
+    the warm-up. A row is written when the next step is done. Our own, for Lightning's CSVLogger
+    deletes an existing file, its LearningRateMonitor refuses two groups of one part, and its
+    ThroughputMonitor does not know how many tokens a packed row shares.
 
     Args:
         path: the file.
+        parts: what learns, each with a learning rate.
         clock: tells the speed; it stands before this callback.
         every: steps from row to row.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, every: int = 10) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, parts: Collection[str], every: int = 10
+    ) -> None:
         self.path = path
         self.clock = clock
         self.every = every
-        self._fields: list[str] = []
+        self._fields = ["step", "epoch", "loss", "loss/answer", "loss/auxiliary", "grad_norm"]
+        self._fields += [f"lr/{part}" for part in parts]
+        self._fields += ["dev/score", "tokens_per_second", "padding_share", "seconds"]
         self._row: dict[str, Any] = {}
         self._due = False
         self._written = 0  # the step of the last row
         self._start = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the header."""
+        """Write the header, once."""
+        if self._start:
+            return
         self._start = time.monotonic()
-        parts = dict.fromkeys(group["name"] for group in trainer.optimizers[0].param_groups)
-        self._fields = ["step", "epoch", "loss", "loss/answer", "loss/auxiliary", "grad_norm"]
-        self._fields += [f"lr/{part}" for part in parts]
-        self._fields += ["dev/score", "tokens_per_second", "padding_share", "seconds"]
         with self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(self._fields)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: TrainingModule, *_: Any) -> None:  # type: ignore[override]
         """Take down an optimizer step; a batch that was only accumulated is none."""
-        step = trainer.global_step
+        step = pl_module.step
         if step == self._row.get("step", 0):
             return
         self._write()
@@ -169,7 +171,7 @@ class MetricsFile(pl.Callback):
         self._due = not self._row or step % self.every == 0
         self._row = {
             "step": step,
-            "epoch": trainer.current_epoch,
+            "epoch": pl_module.epoch,
             **{name: f"{value:.6g}" for name, value in pl_module.step_values.items()},
             "tokens_per_second": f"{speed['tokens_per_second']:.6g}",
             "padding_share": f"{speed['padding_share']:.6g}",

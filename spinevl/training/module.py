@@ -11,14 +11,15 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from spinevl.config.options import AugmentOptions, OptimOptions, WarmupOptions
+from spinevl.config.options import AugmentOptions, OptimOptions
+from spinevl.distributed.ranks import mean_over_ranks
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
 from spinevl.training.augment import augment
 from spinevl.training.divergence import require_finite
-from spinevl.distributed.ranks import mean_over_ranks
 from spinevl.training.optim import adamw, parameter_groups
+from spinevl.training.stage import Stage
 
 
 class TrainingModule(pl.LightningModule):
@@ -27,14 +28,13 @@ class TrainingModule(pl.LightningModule):
     Args:
         model: the model, its parts already frozen, adapted or free.
         heads: auxiliary classification heads; None trains on the next-token loss alone.
-        warmup: the weight of their loss, and the share of steps that train on them alone.
+        auxiliary_weight: of their loss beside the next-token loss.
         augment: augmentation of the images that a trained encoder reads.
         optim: AdamW and its schedule.
-        total_steps: optimizer steps of the whole run.
         seed: of the augmentation.
 
     Attributes:
-        warmup_steps: optimizer steps on the auxiliary loss alone.
+        stage: what is trained, see ``begin``.
         step_values: the last optimizer step's losses, gradient norm and learning rates.
     """
 
@@ -43,25 +43,35 @@ class TrainingModule(pl.LightningModule):
         model: VLM,
         heads: AuxiliaryHeads | None,
         *,
-        warmup: WarmupOptions,
+        auxiliary_weight: float,
         augment: AugmentOptions,
         optim: OptimOptions,
-        total_steps: int,
         seed: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.heads = heads
-        self.warmup = warmup
+        self.stage: Stage
+        self.auxiliary_weight = auxiliary_weight
         self.augment = augment
         self.optim = optim
-        self.total_steps = total_steps
-        # the last step trains on answers, however short the training
-        warmup_steps = min(round(warmup.fraction * total_steps), total_steps - 1)
-        self.warmup_steps = warmup_steps if heads else 0
         self.augmentation = torch.Generator().manual_seed(seed)
         self.step_values: dict[str, float] = {}
         self._losses: list[dict[str, torch.Tensor]] = []
+
+    def begin(self, stage: Stage) -> None:
+        """Say which stage the next fit is."""
+        self.stage = stage
+
+    @property
+    def step(self) -> int:
+        """The optimizer steps that are done, of all stages."""
+        return self.stage.first_step + self.global_step
+
+    @property
+    def epoch(self) -> int:
+        """The epochs that are done, of all stages."""
+        return self.stage.first_epoch + self.current_epoch
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts of the model, and the auxiliary heads."""
@@ -86,10 +96,10 @@ class TrainingModule(pl.LightningModule):
             auxiliary = self.heads(visual_tokens[0], batch)
             auxiliary = auxiliary / mean_over_ranks(batch.auxiliary_divisor, like=auxiliary)
             losses["loss/auxiliary"] = loss = auxiliary
-        if self.global_step >= self.warmup_steps:
+        if self.stage.answers:
             losses["loss/answer"] = loss = self._answer_loss(batch, visual_tokens)
             if self.heads is not None:
-                loss = loss + self.warmup.weight * auxiliary
+                loss = loss + self.auxiliary_weight * auxiliary
         if not loss.requires_grad:  # a batch of text alone, where only vision branches learn
             loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         self._losses.append({name: one.detach() for name, one in (*losses.items(), ("loss", loss))})
@@ -124,11 +134,16 @@ class TrainingModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if not math.isfinite(values["grad_norm"]) and scaler and scaler.get_scale() > 1:
             del values["grad_norm"]
-        require_finite(values, step=self.global_step + 1, parts=self.parts())
+        require_finite(values, step=self.step + 1, parts=self.parts())
         rates = {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
         self.step_values = {**values, **rates}
         self.log("loss", values["loss"], prog_bar=True)
+        self.log_place(step=self.step + 1)
         self.log_dict({name: one for name, one in self.step_values.items() if name != "loss"})
+
+    def log_place(self, *, step: int) -> None:
+        """Tell the logger where a value belongs; it knows the steps of one stage alone."""
+        self.log_dict({"step": float(step), "epoch": float(self.epoch)})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The log-probability of every option of every question, [S]."""
@@ -144,7 +159,7 @@ class TrainingModule(pl.LightningModule):
         optimizer, scheduler = adamw(
             groups,
             betas=optim.betas,
-            total_steps=self.total_steps,
+            total_steps=self.stage.steps,
             warmup_ratio=optim.warmup_ratio,
             schedule=optim.schedule,
         )

@@ -16,18 +16,25 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from spinevl.config.options import PRECISIONS, Profiler, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.schema.errors import UserError, refused
-from spinevl.training.loggers import close_loggers
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
+from spinevl.training.stage import Stage
 
 
 def make_trainer(
-    spec: TrainSpec, callbacks: list[pl.Callback], *, out: Path, logger: Any, batches: int
+    spec: TrainSpec,
+    stage: Stage,
+    callbacks: list[pl.Callback],
+    *,
+    out: Path,
+    logger: Any,
+    batches: int,
 ) -> pl.Trainer:
-    """The Trainer of a training; what it refuses is the user's to mend.
+    """The Trainer of a stage; what it refuses is the user's to mend.
 
     Args:
         spec: the training.
+        stage: dev is scored in one that trains on answers.
         callbacks: what happens around its steps.
         out: the job's folder, which takes a profile.
         logger: see make_logger.
@@ -39,7 +46,8 @@ def make_trainer(
             accelerator=options.accelerator,
             devices=1,
             precision=precision_of(options.precision, options.accelerator),
-            max_epochs=spec.epochs,
+            max_epochs=stage.epochs,
+            limit_val_batches=None if stage.answers else 0,
             limit_train_batches=batches if debug.on else None,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_norm,
@@ -74,7 +82,6 @@ def run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) ->
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stop
     finally:
-        close_loggers()
         torch.use_deterministic_algorithms(False)
 
 

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError
 from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
-from spinevl.training.loggers import check_logger, make_logger
+from spinevl.training.loggers import check_logger, close_loggers, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import SPEC_FILE, TrainSpec
+from spinevl.training.stage import frozen, stages_of
 from spinevl.training.trainer import check_device, device_of, make_trainer, precision_of, quiet, run
 
 log = logging.getLogger(__name__)
@@ -83,26 +85,18 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     score, measure = dev_score(study, data.dev)
     told = {**study.description(), "fingerprint": study.fingerprint()}
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
-    clock = Clock()
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    data.limit = batches = spec.debug.batches(data.train_batches)  # an epoch
-    steps = -(-batches // spec.trainer.accumulate)
-    module = _module(spec, model, heads, max(1, spec.epochs * steps))
-    epochs = dev_epochs(
-        spec.epochs,
-        checks=spec.trainer.dev_checks,
-        after=module.warmup_steps / max(1, steps),
-    )
-    callbacks = [clock, DevEpochs(epochs), best, MetricsFile(out / CURVE_FILE, clock)]
-    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
-    trainer = make_trainer(spec, callbacks, out=out, logger=logger, batches=batches)
-    run(trainer, module, data)
+    module = _module(spec, model, heads)
+    clock = Clock()
+    learned = [name for name, part in module.parts().items() if learns(part)]
+    around = [clock, MetricsFile(out / CURVE_FILE, clock, parts=learned)]
+    device = _fit_stages(spec, module, data, around, best, out=out)
     report = {
         **clock.report(),
         "peak_memory_bytes": _peak_memory(),
-        "device": str(module.device),
-        "steps": trainer.global_step,
-        "warmup_steps": module.warmup_steps,
+        "device": device,
+        "steps": module.stage.first_step + module.stage.steps,
+        "warmup_steps": module.stage.first_step,
         "seconds": time.monotonic() - begun,
         "images_encoded": sum(one.encoded for one in features) if features else None,
         "images_cached": sum(one.found for one in features) if features else None,
@@ -218,9 +212,38 @@ def _encode_once(
     return features
 
 
-def _module(
-    spec: TrainSpec, model: VLM, heads: Mapping[str, int], total_steps: int
-) -> TrainingModule:
+def _fit_stages(
+    spec: TrainSpec,
+    module: TrainingModule,
+    data: ExampleDataModule,
+    around: list[pl.Callback],
+    best: BestCheckpoint,
+    *,
+    out: Path,
+) -> str:
+    """Fit stage after stage, with ``around`` in each. Returns the device."""
+    data.limit = batches = spec.debug.batches(data.train_batches)  # an epoch
+    warmup = spec.warmup.fraction if module.heads else 0.0
+    epoch_steps = -(-batches // spec.trainer.accumulate)
+    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
+    try:
+        for stage in stages_of(spec.epochs, warmup=warmup, epoch_steps=epoch_steps):
+            callbacks = list(around)
+            if stage.answers:
+                dev = dev_epochs(stage.epochs, checks=spec.trainer.dev_checks)
+                callbacks[1:1] = [DevEpochs(dev), best]
+            trainer = make_trainer(spec, stage, callbacks, out=out, logger=logger, batches=batches)
+            data.first_epoch = stage.first_epoch
+            module.begin(stage)
+            with nullcontext() if stage.answers else frozen(module.model.llm):
+                run(trainer, module, data)
+            device = str(module.device)
+    finally:
+        close_loggers()
+    return device
+
+
+def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> TrainingModule:
     """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
     auxiliary = None
     if heads:
@@ -228,10 +251,9 @@ def _module(
     module = TrainingModule(
         model,
         auxiliary,
-        warmup=spec.warmup,
+        auxiliary_weight=spec.warmup.weight,
         augment=spec.augment,
         optim=spec.optim,
-        total_steps=total_steps,
         seed=spec.seed,
     )
     if spec.trainer.compile:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from spinevl.config.compose import compose
-from spinevl.config.options import AugmentOptions, OptimOptions, WarmupOptions
+from spinevl.config.options import AugmentOptions, OptimOptions
 from spinevl.config.plain import plain
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.schema.errors import UserError
@@ -22,6 +22,7 @@ from spinevl.training.divergence import diverged, require_finite
 from spinevl.training.fit import fit
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
+from spinevl.training.stage import Stage
 
 TINY = [
     *("data.n_train=4", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
@@ -92,8 +93,8 @@ def test_what_was_kept_before_a_training_diverged_stays_and_is_finite(
 def test_a_dev_score_that_is_not_finite_is_never_the_best(value: float) -> None:
     saved = []
     best = BestCheckpoint(lambda *_: value, lambda: saved.append(1))
-    module: Any = SimpleNamespace(parts=dict, log=lambda *_, **__: None)
-    trainer: Any = SimpleNamespace(global_step=12)
+    module: Any = SimpleNamespace(parts=dict, step=12, log=lambda *_, **__: None)
+    trainer: Any = SimpleNamespace()
     with pytest.raises(UserError, match=r"step 12.*dev/score"):
         best.on_validation_epoch_end(trainer, module)
     assert best.score is None
@@ -106,9 +107,9 @@ def test_the_last_weights_are_not_kept_where_they_are_not_finite() -> None:
     llm = nn.Linear(2, 2)
     with torch.no_grad():
         llm.bias[1] = math.inf
-    module: Any = SimpleNamespace(parts=lambda: {"encoder": nn.Linear(1, 1), "llm": llm})
+    module: Any = SimpleNamespace(parts=lambda: {"encoder": nn.Linear(1, 1), "llm": llm}, step=3)
     with pytest.raises(UserError, match=r"step 3.*weights of llm not finite"):
-        best.on_fit_end(SimpleNamespace(global_step=3), module)  # type: ignore[arg-type]
+        best.on_fit_end(SimpleNamespace(), module)  # type: ignore[arg-type]
     assert not saved
 
 
@@ -137,15 +138,15 @@ def test_overflowing_half_precision_gradients_are_the_scalers_until_it_can_do_no
     module = TrainingModule(
         part,  # type: ignore[arg-type]
         None,
-        warmup=WarmupOptions(),
+        auxiliary_weight=1.0,
         augment=AugmentOptions(),
         optim=OptimOptions(),
-        total_steps=5,
         seed=0,
     )
+    module.begin(Stage(answers=True, first_epoch=0, epochs=1, epoch_steps=5))
     plugin = SimpleNamespace(scaler=None if scale is None else Scaler(scale))
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        precision_plugin=plugin, accumulate_grad_batches=1, global_step=0
+        precision_plugin=plugin, accumulate_grad_batches=1, global_step=0, current_epoch=0
     )
     module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
     optimizer = torch.optim.SGD([{"params": part.parameters(), "name": "llm", "lr": 0.1}])

@@ -191,5 +191,5 @@ class WarmupOptions:
         1.0, help="weight of the auxiliary loss beside the next-token loss; 0 is no heads", min=0
     )
     fraction: float = key(
-        0.3, help="share of steps that train on the auxiliary loss alone", min=0, max=0.95
+        0.3, help="share of epochs that train on the auxiliary loss alone", min=0, max=0.95
     )
