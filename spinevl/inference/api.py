@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class SpineModel:
 
     def predict(
         self,
-        patients: str | Path | Sequence[str | Path] | Arrays,
+        patients: str | Path | Iterable[str | Path] | Arrays,
         *,
         labels: str | Path | None = None,
     ) -> Predictions:
@@ -109,7 +109,8 @@ class SpineModel:
         known: Sequence[Patient] = ()
         if labels is not None:
             closed = {name: task for name, task in self.tasks.items() if task.closed}
-            known = read_labels(expanded(labels), tasks=closed, required=list(closed))
+            file = _path(labels, "predict: labels", "a label file")
+            known = read_labels(file, tasks=closed, required=list(closed))
         examples: list[Example] = []
         decode = CervAISource(**vars(self.layout)).decode
         if isinstance(patients, Mapping):
@@ -151,22 +152,26 @@ def load(
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
 
     Raises:
-        UserError: no checkpoint there, a damaged one, another mode, or a device that is not there.
+        UserError: no checkpoint there, a damaged one, an argument of another kind, or a device that
+            is not there.
     """
+    folder = checkpoint_folder(os.fspath(_named(checkpoint, "load: checkpoint", "a checkpoint")))
     if type(batch_patients) is not int or batch_patients < 1:
         found = repr(batch_patients)
         raise refused("load: batch_patients", "an integer, 1 or more", found, "leave it out")
     options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="load")
-    loaded = load_checkpoint(
-        checkpoint_folder(str(checkpoint)), allowed=Allowed(tuple(trusted_targets))
-    )
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    listed = isinstance(trusted_targets, (list, tuple, set, frozenset))
+    if not listed or not all(isinstance(one, str) for one in trusted_targets):
+        wanted, found = "a list of names of packages", repr(trusted_targets)
+        raise refused("load: trusted_targets", wanted, found, "put the name in brackets")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    if not isinstance(chosen, (str, torch.device)):
+        raise refused("load: device", "cpu, cuda, ...", repr(chosen), "leave it out")
+    loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)))
     try:
         loaded.model.to(chosen)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # torch's, for a device it does not know or have
+    # torch's, for a device it does not know or have
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise refused(f"device={chosen}", "a device of this machine", reason, "try cpu") from error
     return SpineModel(loaded, options)
@@ -181,7 +186,7 @@ def _layout(node: Mapping[str, Any]) -> StudyLayout:
 
 
 def _patients(
-    paths: str | Path | Sequence[str | Path], layout: StudyLayout
+    paths: str | Path | Iterable[str | Path], layout: StudyLayout
 ) -> list[tuple[Path, list[str] | None]]:
     """(root, ids) pairs; ids None takes every folder of the root."""
     if isinstance(paths, (str, Path)):
@@ -189,6 +194,8 @@ def _patients(
         shown = layout.images(str(root.parent), root.name, slices=layout.slices, levels=())
         one = any(Path(image.path).exists() for image in shown)
         return [(root.parent, [root.name])] if one else [(root, None)]
+    if isinstance(paths, bytes) or hasattr(paths, "shape") or not isinstance(paths, Iterable):
+        raise refused(_PATIENTS, "folders, or a mapping of ids to arrays", _kind(paths), _ARRAYS)
     by_root: dict[Path, list[str]] = {}
     known: dict[str, Path] = {}
     for path in map(_whole, paths):
@@ -204,6 +211,28 @@ def _patients(
     return list(by_root.items())
 
 
-def _whole(path: str | Path) -> Path:
+_PATIENTS = "predict: patients"
+_ARRAYS = 'pass arrays as {"p1": {6: sagittal, "C2-C3": axial}}'
+
+
+def _whole(path: Any) -> Path:
     """A path whose last part is the patient's id; links stay."""
-    return Path(os.path.abspath(expanded(path)))  # noqa: PTH100
+    return Path(os.path.abspath(_path(path, _PATIENTS, "a folder")))  # noqa: PTH100
+
+
+def _path(value: Any, argument: str, what: str) -> Path:
+    """A path that was given as an argument."""
+    return expanded(_named(value, argument, what))
+
+
+def _named(value: Any, argument: str, what: str) -> str | Path:
+    """What names a file, a folder or a checkpoint. An empty text names none."""
+    if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
+        raise refused(argument, f"the path of {what}", _kind(value), f"give {what}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    """A wrong argument in a message: a plain value as it is, of others the type."""
+    plain = value is None or isinstance(value, (str, bytes, int, float))
+    return repr(value) if plain else type(value).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ VOLUME = "sagittal"
 Arrays = Mapping[str, Mapping[int | str, Any]]
 """Patient -> number of a sagittal slice, level of an axial one, or VOLUME -> its pixels."""
 
-
-_LEVEL = re.compile(r"C\d(-C\d)?")
+_LEVELS = {*(f"C{k}" for k in range(1, 8)), *(f"C{k}-C{k + 1}" for k in range(1, 7))}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,6 +45,7 @@ class ArraySource:
         """See DataSource."""
         problems = Problems()
         shown = self.layout.images("", "", slices=request.sag_image, levels=request.levels)
+        known = {*_LEVELS, *request.levels, VOLUME}
         test = []
         for patient, arrays in self.patients.items():
             if wrong := check_id(patient):
@@ -58,11 +57,16 @@ class ArraySource:
                 problems.add(f"patient {patient}", wanted, found, "say which image it is")
                 continue
             images = [_named(one, patient) for one in shown]
+            slices = [one for one in arrays if _is_slice(one)]
             for key in arrays:
-                number = isinstance(key, Integral) and not isinstance(key, bool)
-                if not (number or key == VOLUME or _LEVEL.fullmatch(str(key))):
+                if key not in slices and key not in known:
                     wanted = f"slice numbers, levels (C2-C3) and {VOLUME!r}"
                     problems.add(f"patient {patient}", wanted, f"the key {key!r}", "rename it")
+            if VOLUME in arrays and slices:
+                found = f"both, {VOLUME!r} and {', '.join(map(str, slices))}"
+                wanted = "a volume or single sagittal slices"
+                problems.add(f"patient {patient}", wanted, found, "leave out one of them")
+                continue
             for image in images:
                 with problems.collected():
                     self.decode(image)
@@ -111,6 +115,10 @@ class ArraySource:
         if side is not None and pixels.shape != (side, side):
             raise refused(where, f"{side} x {side} pixels", found, "resample it")
         return pixels
+
+
+def _is_slice(key: object) -> bool:
+    return isinstance(key, Integral) and not isinstance(key, bool) and key >= 0
 
 
 def _array(value: Any, where: str) -> np.ndarray:

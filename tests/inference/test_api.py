@@ -149,3 +149,41 @@ def test_problems_are_one_line_each(work: Path, model: SpineModel) -> None:
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(UserError, match=f"batch_patients.*found {wrong}"):
             spinevl.load(work / "checkpoint", batch_patients=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [None, 3, b"images", "", " ", "a\0b", np.zeros((7, SIDE, SIDE), np.uint8), ["x", None], [""]],
+)
+def test_patients_of_another_kind_are_named(model: SpineModel, patients: Any) -> None:
+    with pytest.raises(UserError, match=r"predict: patients.*expected"):
+        model.predict(patients)
+
+
+def test_folders_may_come_from_any_iterable(work: Path, model: SpineModel) -> None:
+    found = model.predict(one for one in (work / "images").iterdir() if one.name < "p2")
+    assert {one.id for one in found} == {"p0", "p1"}
+
+
+@pytest.mark.parametrize("labels", [3, "", [], {"p0": 1}, b"labels.json"])
+def test_labels_of_another_kind_are_named(work: Path, model: SpineModel, labels: Any) -> None:
+    with pytest.raises(UserError, match="predict: labels"):
+        model.predict(work / "images/p0", labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("checkpoint", one) for one in (None, 3, "", [], b"x")),
+        *(("mode", one) for one in (None, 3, "", "best", ["choice"])),
+        *(("trusted_targets", one) for one in (None, 3, "package", [3])),
+        *(("device", one) for one in (0.5, "", [], "cpu:x")),
+        *(("batch_patients", one) for one in (None, "4", [], float("nan"))),
+    ],
+)
+def test_an_argument_of_load_of_another_kind_is_named(
+    work: Path, argument: str, value: Any
+) -> None:
+    with pytest.raises(UserError, match=argument) as refused:
+        spinevl.load(**{"checkpoint": work / "checkpoint", argument: value})
+    assert len(refused.value.problems) == 1

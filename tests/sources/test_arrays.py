@@ -95,3 +95,24 @@ def test_slices_may_be_numbered_by_numpy() -> None:
     for key in (np.bool_(True), np.float64(7)):
         with pytest.raises(UserError, match="patient a"):
             load({"a": {6: GREY, key: GREY}})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({6: GREY, "C9-C9": GREY}, "C9-C9"),
+        ({6: GREY, "C2-C5": GREY}, "C2-C5"),
+        ({6: GREY, "c2-c3": GREY}, "c2-c3"),
+        ({6: GREY, -1: GREY}, "-1"),
+        ({6: GREY, 5.0: GREY}, r"5\.0"),
+        ({"sagittal": np.stack([GREY] * 8), 5: GREY}, r"'sagittal' and 5"),
+    ],
+)
+def test_an_array_that_nothing_reads_is_refused(arrays: Any, said: str) -> None:
+    with pytest.raises(UserError, match=rf"patient a.*{said}"):
+        load({"a": arrays})
+
+
+def test_levels_that_the_model_does_not_read_may_be_there() -> None:
+    found = load({"a": {6: GREY, 4: GREY, "C1": GREY, "C6-C7": GREY}})
+    assert len(found["a"]) == 1
