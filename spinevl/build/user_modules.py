@@ -7,6 +7,7 @@ there. A finder behind all others serves the trusted names from them, and no oth
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from spinevl.build.trust import Trust
+from spinevl.io.hashing import sha256
 
 # Optional packages that our dependencies import where they are there, without naming them all.
 _OPTIONAL = {"apex", "bitsandbytes", "flash_attn", "flash_attn_3", "kernels", "triton", "xformers"}
@@ -78,6 +80,27 @@ def serve(trust: Trust, folders: Sequence[str | Path]) -> None:
     if names and folders:
         names -= optional_packages()
         _installed(frozenset(names), [str(one) for one in folders])
+
+
+def source_digest() -> str | None:
+    """A digest of the Python files of the modules that are served; None where there are none."""
+    if (finder := _installed_finder()) is None:
+        return None
+    files: list[Path] = []
+    for name in sorted(finder.names):
+        if (spec := finder.find_spec(name)) is None:
+            continue
+        if spec.submodule_search_locations is None:
+            files += [Path(spec.origin)] if spec.origin else []
+        else:
+            for folder in spec.submodule_search_locations:
+                files += sorted(Path(folder).rglob("*.py"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {sha256(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:8]
 
 
 def optional_packages() -> set[str]:

@@ -26,7 +26,7 @@ from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.config.plain import plain
 from spinevl.io.children import end_with_parent
-from spinevl.jobs.identity import identity
+from spinevl.jobs.identity import identity_of, parts
 from spinevl.jobs.owner import owned
 from spinevl.jobs.record import recorded
 
@@ -101,12 +101,14 @@ class Job:
         trust = Trust.from_words(self.words)
         config: dict[str, Any] = {}
         own: str | None = None
+        decisive: dict[str, str] = {}
         wrong: Exception | None = None
         try:
             self._check(cfg, hydra_cfg, trust)
             config = plain(cfg)
             if sweep or self.verb not in _WRITES_NOTHING:
-                own = identity(config, out=out)
+                decisive = parts(config, out=out)
+                own = identity_of(decisive)
         except Exception as error:
             wrong = error
         stage = importlib.import_module(f"spinevl.stages.{self.verb}")
@@ -123,7 +125,8 @@ class Job:
                 return complete.value
             hydra_guard.save_configs(saved)
             overrides = tuple(_overrides(hydra_cfg))
-            with recorded(out, config, identity=own, number=hydra_cfg.job.num if sweep else 0,
+            number = hydra_cfg.job.num if sweep else 0
+            with recorded(out, config, identity=own, parts=decisive, number=number,
                           overrides=overrides) as record:  # fmt: skip
                 if wrong:
                     raise wrong

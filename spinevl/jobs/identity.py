@@ -15,7 +15,7 @@ from spinevl.data.study_spec import PATHS
 from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256, stamp
 from spinevl.io.json_file import read_json_list, read_json_object
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, escaped
 from spinevl.schema.image_ref import MODALITIES
 
 # what only says where, or how fast; the results do not depend on it
@@ -25,15 +25,33 @@ _NO_MATTER_IN_TRAINER = ("progress_bar", "num_workers")
 # keys whose values name what a job reads; other values do where they have a slash in them
 _INPUTS = (*PATHS, "path", "checkpoint", "records", "answers", "predictions", "train_labels")
 _OUTPUTS = ("output_dir", "save_dir", "cache_dir")
-_HASHED_BYTES = 2**24  # larger files are known by their size and the time of their last change
+# larger files are known by their size and the time of their last change, and so are all others once
+# so many bytes were read, which takes about a second
+_HASHED_BYTES = 2**24
+_MOST_HASHED_BYTES = 2**29
 _MOST_FILES = 300_000
+
+_FILES = "the files of "
+_LONGEST = 120  # of a value in a message
 
 
 def identity(config: Mapping[str, Any], *, out: Path | None = None) -> str:
-    """A job's identity, 16 hexadecimal digits.
+    """A job's identity, 16 hexadecimal digits, see identity_of and parts."""
+    return identity_of(parts(config, out=out))
 
-    Of a small file the content counts; of a large one, and of the files in a folder (images, a
-    checkpoint), the names, sizes and times of their last change.
+
+def identity_of(decisive: Mapping[str, str]) -> str:
+    """The identity of the job that some parts make."""
+    text = json.dumps(decisive, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parts(config: Mapping[str, Any], *, out: Path | None = None) -> dict[str, str]:
+    """What decides a job's results: every dotted key with its value, and the files by their keys.
+
+    Files count by their content: an image that was only touched or copied is the same. Large ones,
+    and those beyond a total that is read in about a second, count by name, size and time of the
+    last change.
 
     Args:
         config: the job's resolved config.
@@ -43,11 +61,33 @@ def identity(config: Mapping[str, Any], *, out: Path | None = None) -> str:
     decides = {key: value for key, value in config.items() if key not in _NO_MATTER}
     if isinstance(trainer := decides.get("trainer"), Mapping):
         decides["trainer"] = {k: v for k, v in trainer.items() if k not in _NO_MATTER_IN_TRAINER}
-    files = {key: _content(path, out) for key, path in input_paths(decides)}
-    shown = [(str(path), _stamp(path)) for path in _images(decides)]
-    counts = {"config": decides, "files": files, "images": shown}
-    text = json.dumps(counts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    result = dict(_leaves(decides))
+    contents = _Contents()
+    for key, path in sorted(input_paths(decides)):
+        result[f"{_FILES}{key}"] = contents.below(path, out)
+    if shown := [(str(path), contents.of(path)) for path in _images(decides)]:
+        result[f"{_FILES}data (images)"] = _digest(shown)
+    return result
+
+
+def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """In what two jobs differ: ``seed (0, now 1)``, ``the files of data.labels``."""
+    told = []
+    for key in {**now, **earlier}:
+        before, after = earlier.get(key, "absent"), now.get(key, "absent")
+        if before != after:
+            values = "" if key.startswith(_FILES) else f" ({before}, now {after})"
+            told.append(escaped(f"{key}{values}", longest=_LONGEST))
+    return told
+
+
+def _leaves(config: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Each dotted key with its value as JSON."""
+    if not isinstance(config, Mapping) or not config:
+        yield at, json.dumps(config, sort_keys=True, default=str, ensure_ascii=False)
+        return
+    for key, value in config.items():
+        yield from _leaves(value, f"{at}.{key}" if at else str(key))
 
 
 def input_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -63,7 +103,7 @@ def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """The nodes that a checkpoint fills in, such as its data."""
     stored = None
     with suppress(UserError, OSError, ValueError, RuntimeError):  # told by whoever loads it
-        folder = Path(str(config.get("checkpoint") or "")).expanduser()
+        folder = _checkpoint(str(config.get("checkpoint") or ""))
         stored = read_json_object(folder / "config.json").get("study")
     known = stored if config.get("checkpoint") and isinstance(stored, Mapping) else {}
     return {key: known[key] for key in known if key in config and not config[key]}
@@ -90,23 +130,60 @@ def _named(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Path]]:
         if isinstance(value, Mapping):
             yield from _named(value, at)
         elif isinstance(value, str) and (key in _INPUTS or "/" in value) and key not in _OUTPUTS:
-            with suppress(OSError, ValueError, RuntimeError):  # a text and no path; no home folder
-                path = Path(value).expanduser()
+            # a text and no path; no home folder; a hub that cannot be reached
+            with suppress(UserError, OSError, ValueError, RuntimeError):
+                path = _checkpoint(value) if key == "checkpoint" else Path(value).expanduser()
                 if path.exists():
                     yield at, path
 
 
-def _content(path: Path, out: Path | None) -> Any:
-    if path.is_file():
-        return sha256(path) if path.stat().st_size <= _HASHED_BYTES else stamp(path)
-    digest = hashlib.sha256()
-    around = {_inode(one) for one in (out, *out.parents) if one.exists()} if out else set()
-    for entry in islice(_files(path, "", around), _MOST_FILES):
-        digest.update(repr(entry).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _checkpoint(name: str) -> Path:
+    """The folder of a checkpoint; of the hub's, the downloaded one."""
+    from spinevl.models.source import HUB, checkpoint_folder
+
+    return checkpoint_folder(name) if name.startswith(HUB) else Path(name).expanduser()
 
 
-def _files(folder: Path, within: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Any]]:
+class _Contents:
+    """What files hold, of which no more than a total is read."""
+
+    def __init__(self) -> None:
+        self.left = _MOST_HASHED_BYTES
+
+    def of(self, path: Path | os.DirEntry[str]) -> str | tuple[int, int] | None:
+        """A file's digest, or its stamp; None for what is not there, or cannot be read."""
+        known = _stamp(path)
+        if known and known[0] <= min(_HASHED_BYTES, self.left):
+            with suppress(OSError, UserError):  # told by whoever reads it
+                digest = sha256(Path(path))
+                self.left -= known[0]
+                return digest
+        return known
+
+    def below(self, path: Path, out: Path | None) -> str:
+        """The digest of a file, or of all that lie below a folder."""
+        if path.is_file():
+            return _digest(self.of(path))
+        around = {_inode(one) for one in (out, *out.parents) if one.exists()} if out else set()
+        files = islice(_files(path, "", around), _MOST_FILES)
+        return _digest([(name, self.of(entry)) for name, entry in files])
+
+
+def _stamp(path: Path | os.DirEntry[str]) -> tuple[int, int] | None:
+    """None for what is not there, or cannot be read."""
+    try:
+        return stamp(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _files(
+    folder: Path, within: str, seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The files below a folder, in linked ones too, in the order of their names."""
     try:
         inode = _inode(folder)
@@ -122,17 +199,9 @@ def _files(folder: Path, within: str, seen: set[tuple[int, int]]) -> Iterator[tu
         if entry.is_dir():
             yield from _files(Path(entry.path), name, seen)
         else:
-            yield name, _stamp(entry)
+            yield name, entry
 
 
 def _inode(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_dev, found.st_ino
-
-
-def _stamp(path: Path | os.DirEntry[str]) -> tuple[int, int] | None:
-    """None for what is not there, or cannot be read."""
-    try:
-        return stamp(path)
-    except (OSError, ValueError):
-        return None

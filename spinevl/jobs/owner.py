@@ -18,7 +18,7 @@ the same where their ``identity`` is. Another version of the code is a warning.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from spinevl.io.folders import recover_all
 from spinevl.io.temporary import remove, remove_leftovers
-from spinevl.jobs.identity import input_paths
+from spinevl.jobs.identity import differences, input_paths, parts
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JobStatus, read_status
 from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, TRAIN_FILE
@@ -165,14 +165,16 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
             using; it stays as it is.
     """
     fix = "name another hydra.run.dir"
+    earlier, changed = read_status(out), ""
+    if earlier and earlier.parts:
+        changed = "; they differ in " + _some(differences(earlier.parts, parts(config, out=out)))
     if out.is_symlink() or Path.cwd().is_relative_to(out.resolve()):
         what = "a link to a folder" if out.is_symlink() else "the working directory"
         found = f"{what} with results of another job, which cannot be moved aside"
         raise refused(f"{out}", "a folder for this job", found, fix)
-    if read_status(out) is None and not any((out / name).exists() for name in _OF_A_JOB):
+    if earlier is None and not any((out / name).exists() for name in _OF_A_JOB):
         names = sorted(one.name for one in out.iterdir() if not _NOTHING.fullmatch(one.name))
-        found = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
-        raise refused(f"{out}", "a new or empty folder, or one of a job", found, fix)
+        raise refused(f"{out}", "a new or empty folder, or one of a job", _some(names), fix)
     inside = [*input_paths(config)]
     if cache := config.get("cache_dir"):
         inside.append(("cache_dir", Path(str(cache))))
@@ -197,5 +199,9 @@ def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
         raise refused(f"{out}", "a folder for this job", found, fix) from error
     say(
         f"{out}: it held the results of a job with another config or other input files, which are "
-        f"in {aside} now"
+        f"in {aside} now{changed}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")

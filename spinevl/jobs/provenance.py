@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import spinevl
+from spinevl.build.user_modules import source_digest
 from spinevl.jobs.status import read_status
 
 PACKAGES = (
@@ -32,9 +33,16 @@ def provenance(config: Mapping[str, Any], *, out: Path) -> dict[str, Any]:
     }
 
 
-@functools.cache
 def code() -> str:
-    """Version and commit of the package in one line, which tells whether it has changed."""
+    """Version and commit of the package, and a digest of the modules of the user's own that are
+    served, in one line, which tells whether they have changed.
+    """
+    served = source_digest()
+    return f"{_package_code()}, your modules {served}" if served else _package_code()
+
+
+@functools.cache
+def _package_code() -> str:
     found = commit_of(Path(spinevl.__file__).parent)
     changed = "changed since" if found["git_dirty"] else None
     return " ".join(filter(None, (versions()["spinevl"], found["git_commit"], changed)))

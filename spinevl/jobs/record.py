@@ -28,6 +28,7 @@ def recorded(
     config: Mapping[str, Any],
     *,
     identity: str | None,
+    parts: Mapping[str, str] | None = None,
     number: int,
     overrides: tuple[str, ...],
 ) -> Iterator[Callable[[float | None], float | None]]:
@@ -37,6 +38,7 @@ def recorded(
         out: the job's folder, which it owns.
         config: of the job, resolved as far as it can be.
         identity: of the job; None where it cannot run.
+        parts: of which the identity is made.
         number: of the job in its sweep.
         overrides: that it adds to its config.
 
@@ -55,6 +57,7 @@ def recorded(
         number,
         overrides,
         identity=identity,
+        parts=dict(parts or {}),
         code=code(),
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         **asdict(this_process()),

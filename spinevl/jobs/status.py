@@ -6,7 +6,7 @@ It is written when a job starts and once more when it ends, after everything els
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from spinevl.config.check import from_plain
@@ -29,7 +29,8 @@ class JobStatus:
         error: why it failed or what interrupted it, in one line.
         seconds: how long it ran; None while it does.
         identity: what the job is, see jobs.identity; None for a config that could not be resolved.
-        code: version and commit of the package.
+        parts: what decides its results, of which the identity is made.
+        code: version and commit of the package, and a digest of the user's own modules.
         started: date and time.
         host, pid, start: its process, see io.process.
         value: what its stage returned.
@@ -43,6 +44,7 @@ class JobStatus:
     error: str | None = None
     seconds: float | None = None
     identity: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
     code: str | None = None
     started: str | None = None
     host: str = ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spinevl.build.trust import NOTHING, Trust
-from spinevl.build.user_modules import UserModules, optional_packages, serve
+from spinevl.build.user_modules import UserModules, optional_packages, serve, source_digest
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,20 @@ def test_python_m_finds_no_code_in_the_working_directory(tmp_path: Path) -> None
     command = [sys.executable, "-m", "spinevl", "build", "--cfg", "job"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_digest_tells_whether_code_that_is_served_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "my_parts/deep").mkdir(parents=True)
+    for name in ("my_parts/__init__.py", "my_parts/deep/layer.py", "single.py", "untrusted.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    serve(Trust(("my_parts.deep", "single", "absent")), [tmp_path])
+    seen = [source_digest()]
+    (tmp_path / "untrusted.py").write_text("x = 2\n")
+    assert source_digest() == seen[0]
+    for name in ("my_parts/deep/layer.py", "single.py"):
+        (tmp_path / name).write_text("x = 2\n")
+        seen.append(source_digest())
+    assert None not in seen
+    assert len(set(seen)) == 3
+    serve(NOTHING, [tmp_path])
+    assert source_digest() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from spinevl.data.study_spec import PATHS
-from spinevl.jobs.identity import identity
+from spinevl.jobs import identity as identities
+from spinevl.jobs.identity import differences, identity, parts
+from spinevl.models import source
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -162,3 +165,68 @@ def test_the_images_beside_conversations_count(tmp_path: Path, as_trained: bool)
 @pytest.mark.parametrize("text", ["[image]Grade [label]: [options]?/" * 200, "~nobody/x", "a\0/b"])
 def test_texts_that_are_no_paths_are_just_texts(text: str) -> None:
     assert len(identity({"prompts": {"templates": {"qd": text}}})) == 16
+
+
+def test_a_file_that_was_only_touched_or_copied_is_the_same(tmp_path: Path) -> None:
+    config = named(tmp_path)
+    before = identity(config)
+    for file in tmp_path.rglob("*.*"):
+        os.utime(file, ns=(1, 1))
+    assert identity(config) == before
+
+
+def test_beyond_a_size_or_a_total_files_count_by_their_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "abc":
+        (images / f"{name}.png").write_bytes(b"0123456789")
+    config = {"data": {"images": str(images)}}
+
+    def touched_counts(name: str) -> bool:
+        before = identity(config)
+        os.utime(images / f"{name}.png")
+        return identity(config) != before
+
+    monkeypatch.setattr(identities, "_MOST_HASHED_BYTES", 25)  # a and b
+    assert [touched_counts(name) for name in "abc"] == [False, False, True]
+    monkeypatch.setattr(identities, "_HASHED_BYTES", 9)
+    assert touched_counts("a")
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
+    config = named(tmp_path)
+    os.mkfifo(tmp_path / "images/p1/7.png")
+    assert len(identity(config)) == 16
+
+
+def test_differences_are_named_by_key_and_by_the_key_of_the_files(tmp_path: Path) -> None:
+    config = named(tmp_path)
+    before = parts(config)
+    (tmp_path / "images/p1/6.png").write_text("other")
+    optim = {"lr": {"llm": 2e-3, "encoder": 1}}
+    assert sorted(differences(before, parts({**config, "optim": optim}))) == [
+        "optim.lr.encoder (absent, now 1)",
+        "optim.lr.llm (0.001, now 0.002)",
+        "the files of data.train_images",
+    ]
+    (said,) = differences({"a": "x" * 1000}, {"a": "\n"})
+    assert len(said) < 200
+    assert said.isprintable()
+
+
+def test_the_data_of_a_checkpoint_of_the_hub_count_like_a_local_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named(tmp_path)
+    study = {"data": {"labels": f"{tmp_path}/labels.json"}}
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps({"study": study}))
+    monkeypatch.setattr(source, "_downloaded", lambda name, what: tmp_path / "checkpoint")
+    config = {"checkpoint": "hf:someone/spine", "data": None}
+    before = identity(config)
+    (tmp_path / "labels.json").write_text("other")
+    after = identity(config)
+    assert after != before
+    (tmp_path / "checkpoint/model.safetensors").write_text("another revision")
+    assert identity(config) != after

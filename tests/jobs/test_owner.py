@@ -14,7 +14,7 @@ import pytest
 
 from spinevl.cli.main import main
 from spinevl.jobs import owner
-from spinevl.jobs.identity import identity
+from spinevl.jobs.identity import identity, parts
 from spinevl.jobs.owner import LOCK, new_folder, owned
 from spinevl.jobs.record import recorded
 from spinevl.jobs.status import JobStatus, read_status, write_status
@@ -31,7 +31,10 @@ def run(out: Path, config: dict[str, Any] | None, *files: str, fails: bool = Fal
     with owned(out, config or {}, identity=one, say=said.append) as complete:
         if complete:
             return [*said, "complete"]
-        with recorded(out, config or {}, identity=one, number=0, overrides=()) as record:
+        decisive = parts(config or {}, out=out)
+        with recorded(
+            out, config or {}, identity=one, parts=decisive, number=0, overrides=()
+        ) as record:
             for name in files:
                 (out / name).write_text(name)
             if fails:
@@ -59,6 +62,7 @@ def test_the_same_job_is_complete_and_another_moves_it_aside(tmp_path: Path) -> 
     assert names(out) == ["answers.json", "job.json", "x"]
     (said,) = run(out, OTHER, "y")
     assert "o.old-1" in said
+    assert "seed (0, now 1)" in said
     assert names(out) == ["job.json", "y"]
     assert names(tmp_path / "o.old-1") == ["answers.json", "job.json", "x"]
     run(out, FIRST)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.jobs.provenance import commit_of, provenance
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.build.user_modules import serve, source_digest
+from spinevl.jobs.provenance import code, commit_of, provenance
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -50,3 +52,14 @@ def test_the_commit_is_that_of_the_package_not_of_the_folder_around_it(tmp_path:
 def test_without_git_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit_of(Path(__file__).parent) == {"git_commit": None, "git_dirty": None}
+
+
+def test_the_code_of_a_job_has_a_digest_of_the_users_own_modules(tmp_path: Path) -> None:
+    (tmp_path / "my_layers.py").write_text("x = 1\n")
+    before = code()
+    serve(Trust(("my_layers",)), [tmp_path])
+    try:
+        assert code() == f"{before}, your modules {source_digest()}"
+    finally:
+        serve(NOTHING, [])
+    assert code() == before
