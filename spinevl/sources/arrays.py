@@ -118,7 +118,7 @@ class ArraySource:
 
 
 def _is_slice(key: object) -> bool:
-    return isinstance(key, Integral) and not isinstance(key, bool) and key >= 0
+    return isinstance(key, Integral) and not isinstance(key, bool) and int(key) >= 0
 
 
 def _array(value: Any, where: str) -> np.ndarray:
