@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-llm test bench fuzz chaos check-exports lint types clean
+.PHONY: setup demo demo-llm test test-distributed bench fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,10 @@ demo-llm: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# two processes that work on one job, over gloo
+test-distributed: setup
+	$(BIN)/python -m pytest tests/distributed -m distributed
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench

@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from spinevl.jobs.machine import machine_problem
+from spinevl.io.machine import machine_problem
 from spinevl.schema.errors import UserError, as_lines
 
 log = logging.getLogger(__name__)

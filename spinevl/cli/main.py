@@ -107,7 +107,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         if wants_traceback:
             raise
         from spinevl.cli.config_errors import explain
-        from spinevl.jobs.machine import machine_problem
+        from spinevl.io.machine import machine_problem
 
         if problem := machine_problem(error):
             refuse([problem])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import Container, DictConfig, ListConfig
+from omegaconf import Container, DictConfig, ListConfig, Node
 from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.config.check import UNKNOWN
@@ -33,6 +33,8 @@ def _value(parent: Container, name: Any, problems: list[str]) -> Any:
     if node is None or node._is_none():
         return None
     raw = node._value()
+    if isinstance(raw, Node):  # of a key that takes one of several types
+        raw = raw._value()
     if not node._is_interpolation():
         if node._is_missing():
             return "???"

@@ -13,6 +13,11 @@ from spinevl.config.keys import key
 # trained in float32.
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
+STRATEGIES = (
+    *("auto", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"),
+    "deepspeed_zero3_offload",
+)
+
 
 class Packing(StrEnum):
     """How sequences are laid out; what a batch gives is the same."""
@@ -140,6 +145,17 @@ class TrainerOptions:
         "auto",
         help="device: auto takes a GPU where there is one",
         choices=("auto", "cpu", "gpu", "cuda", "mps"),
+    )
+    devices: int | str = key(
+        1,
+        help="GPUs (on the CPU: processes) of each node; auto takes every GPU that is there",
+        pattern=(r"auto|[1-9][0-9]{0,3}", "auto or a whole number, 1 or more"),
+    )
+    num_nodes: int = key(1, help="machines of a SLURM job, with trainer.devices on each", min=1)
+    strategy: str = key(
+        "auto",
+        help="how several devices share the training; auto is ddp where there are several",
+        choices=STRATEGIES,
     )
     precision: str = key(
         "auto",

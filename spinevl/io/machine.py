@@ -29,7 +29,7 @@ _FIXES = {
     errno.EAGAIN: "the limit of processes is reached (ulimit -u); lower trainer.num_workers",
     errno.ENOMEM: "lower trainer.batch_patients, predict.batch_size or trainer.num_workers",
 }
-_MEMORY = "lower trainer.batch_patients (and raise trainer.accumulate) or predict.batch_size"
+MEMORY_FIX = "lower trainer.batch_patients (and raise trainer.accumulate) or predict.batch_size"
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory"
 )
@@ -55,7 +55,7 @@ def machine_problem(error: BaseException, out: Path | None = None) -> str | None
             return f"{out or 'the job'}: {os.strerror(number)}; {_FIXES[number]}"
         if isinstance(one, MemoryError) or _OUT_OF_MEMORY.search(text):
             first = (text.strip().splitlines() or ["out of memory"])[0]
-            return f"memory: {first.rstrip('.')}; {_MEMORY}"
+            return f"memory: {first.rstrip('.')}; {MEMORY_FIX}"
         if _LOADER.search(text):
             return (
                 f"trainer.num_workers: {text.splitlines()[0].rstrip('.')}, for want of memory as a "

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from spinevl.io.folders import whole_folder
-from spinevl.jobs.machine import machine_problem, reason
+from spinevl.io.machine import machine_problem, reason
 
 OUT = Path("/o")
 
