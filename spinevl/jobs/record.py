@@ -14,8 +14,8 @@ from typing import Any
 
 from spinevl.data.built_records import MANIFEST
 from spinevl.io.json_file import read_json_object
-from spinevl.io.process import this_process
 from spinevl.io.machine import reason
+from spinevl.io.process import this_process
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JOB_FILE, JobStatus, size_of, write_status
 
