@@ -15,6 +15,7 @@ from spinevl.build.roles import role
 from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.prefix_attention import BlockMasks
+from spinevl.models.small_copy import small_copy
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.models.template_trial import excess_of
 from spinevl.schema.errors import UserError, refused
@@ -58,17 +59,8 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        if not prefix_attention.install_and_verify(model):
-            raise UserError(
-                f"llm: {model.config.model_type} mixes packed sequences (it has recurrent layers, "
-                "attention sinks, soft caps or attention code of its own), so questions cannot "
-                "share a row; choose another model"
-            )
-        if not _has_plain_head(model):
-            raise UserError(
-                f"llm: {model.config.model_type} scales or caps its logits after the output head, "
-                "and only the output head is used here; choose another model"
-            )
+        _require_usable(model)
+        prefix_attention.install(model)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = conversation
@@ -126,15 +118,29 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
         )
 
 
+def _require_usable(model: Any) -> None:
+    """Try a small copy of the model; raise UserError where packing or its head would be wrong."""
+    kind = model.config.model_type
+    small = small_copy(model)
+    if small is None or not prefix_attention.keeps_sequences_apart(small):
+        raise UserError(
+            f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
+            "caps or attention code of its own), so questions cannot share a row; choose another "
+            "model"
+        )
+    if not _has_plain_head(small):
+        raise UserError(
+            f"llm: {kind} scales or caps its logits after the output head, and only the output "
+            "head is used here; choose another model"
+        )
+
+
 @torch.no_grad()
 def _has_plain_head(model: Any) -> bool:
     """Whether logits are the output head of the hidden states and no more, tried on two tokens."""
-    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-    training = model.training
-    model.eval()
+    ids = torch.tensor([[0, 1]])
     ours = model.get_output_embeddings()(model.base_model(ids).last_hidden_state)
     theirs = model(ids).logits
-    model.train(training)
     return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
 
 

@@ -116,9 +116,17 @@ def hidden_states(
     return output.last_hidden_state
 
 
+def is_installed(model: Any) -> bool:
+    """Whether ``install`` had an effect: code that comes with a model may ignore it."""
+    return model.config._attn_implementation == NAME
+
+
 @torch.no_grad()
-def install_and_verify(model: Any) -> bool:
-    """Install prefix attention and check it on two short sequences with a shared prefix.
+def keeps_sequences_apart(model: Any) -> bool:
+    """Whether prefix attention is exact, tried on two short sequences with a shared prefix.
+
+    Args:
+        model: a decoder in evaluation mode, in float32 on the CPU; it has prefix attention then.
 
     Returns:
         Whether the hidden states of the packed sequences are those of each sequence alone. False
@@ -131,33 +139,28 @@ def install_and_verify(model: Any) -> bool:
         or layers - {"full_attention", "sliding_attention"}
         or getattr(model.config, "attn_logit_softcapping", None)
     ):
-        return False  # eight tokens of a fresh model might not show it
-    device = next(model.parameters()).device
+        return False  # eight tokens might not show it
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.vocab_size, (8,), generator=generator).to(device)
+    ids = torch.randint(0, model.config.vocab_size, (8,), generator=generator)
     branches = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6, 7]]
-    allowed = torch.zeros(8, 8, dtype=torch.bool, device=device)
-    position_ids = torch.zeros(1, 8, dtype=torch.long, device=device)
+    allowed = torch.zeros(8, 8, dtype=torch.bool)
+    position_ids = torch.zeros(1, 8, dtype=torch.long)
     for branch in branches:
         for depth, place in enumerate(branch):
             allowed[place, branch[: depth + 1]] = True
             position_ids[0, place] = depth
-    everywhere = torch.arange(8, device=device)[None]
-    training = model.training
-    model.eval()
+    everywhere = torch.arange(8)[None]
     try:
         alone = [model.base_model(ids[None, branch]).last_hidden_state[0] for branch in branches]
         embeddings = model.get_input_embeddings()(ids[None])
         install(model)
-        if model.config._attn_implementation != NAME:
+        if not is_installed(model):
             return False
         block = AttentionBlocks(everywhere, everywhere, allowed[None])
         masks = BlockMasks.of([block], everywhere[0], dtype=embeddings.dtype)
         packed = hidden_states(model, embeddings, masks, position_ids)[0]
     except (TypeError, ValueError, AttributeError, RuntimeError):
         return False  # its layers do not take the same arguments
-    finally:
-        model.train(training)
     return all(
         (packed[branch] - one).abs().max() <= 1e-4 * one.abs().max()
         for branch, one in zip(branches, alone, strict=True)

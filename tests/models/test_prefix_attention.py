@@ -80,6 +80,7 @@ REFUSED = {
     "attention of its own": families.falcon.FalconConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
     ),
+    "biases that are zero before training": families.doge.DogeConfig(**SMALL),
     "a state along the row": families.lfm2.Lfm2Config(**SMALL, full_attn_idxs=[1, 3]),
 }
 
