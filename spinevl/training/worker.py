@@ -237,7 +237,7 @@ def _fit_stages(
             module.begin(stage)
             with nullcontext() if stage.answers else frozen(module.model.llm):
                 run(trainer, module, data)
-            device = str(module.device)
+            device = str(trainer.strategy.root_device)
     finally:
         close_loggers()
     return device

@@ -1,0 +1,79 @@
+"""Trainings on a CUDA device: precision, determinism, memory, and every strategy on one device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.compose import compose
+from spinevl.config.plain import plain
+from spinevl.io.tensors import read_tensors
+from spinevl.training.fit import fit
+from spinevl.training.spec import TrainSpec
+from spinevl.training.trainer import precision_of
+
+pytestmark = pytest.mark.gpu
+
+SMALL = [
+    *("data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=2"),
+    *("trainer.progress_bar=false", "trainer.batch_patients=4"),
+]
+
+
+def trained(folder: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights of a small training on the device, and its ``train.json``."""
+    folder.mkdir(parents=True)
+    words = [*SMALL, f"cache_dir={folder.parent}/cache", *overrides]
+    fit(TrainSpec.from_config(plain(compose("train", words))), folder)
+    assert load_checkpoint(folder / "checkpoint").model is not None
+    return read_tensors(folder / "checkpoint"), json.loads((folder / "train.json").read_text())
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_gpu_with_bfloat16_trains_in_it(tmp_path: Path) -> None:
+    assert precision_of("auto", "auto") == "bf16-mixed"
+    weights, told = trained(tmp_path / "out")
+    assert told["device"].startswith("cuda")
+    assert told["peak_memory_bytes"] < 2**31
+    assert all(one.dtype == torch.float32 for one in weights.values())
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_same_training_gives_the_same_bits(tmp_path: Path, tuning: str) -> None:
+    first, _ = trained(tmp_path / "first", f"tuning={tuning}")
+    again, _ = trained(tmp_path / "again", f"tuning={tuning}")
+    other, _ = trained(tmp_path / "other", f"tuning={tuning}", "seed=1")
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def test_the_device_and_the_cpu_train_alike(tmp_path: Path) -> None:
+    exact = ["trainer.precision=32-true", "augment=none", "optim.lr.llm=1e-4"]
+    there, _ = trained(tmp_path / "there", *exact)
+    here, told = trained(tmp_path / "here", *exact, "trainer.accelerator=cpu")
+    assert told["device"] == "cpu"
+    for name, one in here.items():
+        assert torch.allclose(one, there[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize("stage", ["ddp", "deepspeed_zero2", "deepspeed_zero3"])
+def test_a_strategy_on_one_device_trains_what_no_strategy_does(tmp_path: Path, stage: str) -> None:
+    exact = ["trainer.precision=32-true", "augment=none", "tuning.lora.dropout=0"]
+    alone, _ = trained(tmp_path / "alone", *exact)
+    sharded, _ = trained(tmp_path / "sharded", *exact, f"trainer={stage}", "trainer.devices=1")
+    assert alone.keys() == sharded.keys()
+    for name, one in alone.items():
+        assert torch.allclose(one, sharded[name], atol=1e-4), name
+
+
+def test_half_precision_skips_what_overflows(tmp_path: Path) -> None:
+    weights, _ = trained(tmp_path / "out", "trainer.precision=16-mixed")
+    assert all(bool(one.isfinite().all()) for one in weights.values())
