@@ -42,6 +42,7 @@ from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.recompute import recompute_layers
 from spinevl.models.vlm import VLM, learns
 from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError
@@ -256,6 +257,8 @@ def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> TrainingMo
         optim=spec.optim,
         seed=spec.seed,
     )
+    if spec.trainer.gradient_checkpointing:
+        recompute_layers(model)
     if spec.trainer.compile:
         model.llm.compile()
     module.train()

@@ -176,6 +176,9 @@ class TrainerOptions:
         help="answer: an answer weighs the same however long; token: each of its tokens does",
     )
     compile: bool = key(False, help="torch.compile the LLM: slower to start, faster on GPUs")
+    gradient_checkpointing: bool = key(
+        False, help="compute layers again in the backward pass: less memory, a third slower"
+    )
     packing: Packing = key(
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"
     )
