@@ -12,8 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from spinevl.cli.failure import say, tell
 from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
+from spinevl.jobs.sweep_folder import begin_sweep
+from spinevl.schema.errors import UserError
 
 # how a default folder is told from one that was given: it is named by the second
 _BY_THE_SECOND = "${now:%Y-%m-%d_%H-%M-%S}"
@@ -68,8 +71,23 @@ class Leaderboard(Callback):
         _started.clear()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called in the process of the command; see finish_leaderboard."""
-        _started.append(Path(config.hydra.sweep.dir).absolute())
+        """Called in the process of the command; see finish_leaderboard.
+
+        Raises:
+            SystemExit: the folder is no place for this sweep. Hydra passes other errors over.
+        """
+        folder = Path(config.hydra.sweep.dir).absolute()
+        swept: Any = OmegaConf.to_container(
+            OmegaConf.create(config.hydra.sweeper.get("params") or {})
+        )
+        command = [config.hydra.job.name, *config.hydra.overrides.task]
+        command += [f"{key}={value}" for key, value in swept.items()]
+        try:
+            begin_sweep(folder, command, say=say)
+        except (UserError, OSError) as error:
+            tell(error, folder)
+            raise SystemExit(1) from None
+        _started.append(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called in the job's process after every job, done or failed."""

@@ -97,10 +97,14 @@ def _lines(error: BaseException, verb: str, arguments: Sequence[str]) -> tuple[s
             line := _of_an_override(one, verb, arguments)
         ):
             return (line,)
-        if str(one).startswith("Config group override must be"):
+        # Hydra's TypeError is of a list that holds no names
+        if str(one).startswith("Config group override must be") or isinstance(one, TypeError):
             named = [o for o in arguments if (CONF_DIR / _key(o)).is_dir() and "=" in o]
-            wrong = [o for o in named if re.search(r"=(null|[\d.]+|true|false)$", o)] or named
-            return tuple(f"{o}: expected an option, {_choices(_key(o))}" for o in wrong)
+            wrong = [
+                o for o in named if re.search(r"=(null|[\d.]+|true|false|\[.*\])$", o)
+            ] or named
+            if wrong:
+                return tuple(f"{o}: expected an option, {_choices(_key(o))}" for o in wrong)
         if "Unexpected type for root: NoneType" in str(one):
             return tuple(_unset_groups(verb, arguments))
     for one in chain:
@@ -201,6 +205,8 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
         node = OmegaConf.select(cfg, parent) if parent else cfg
     if isinstance(node, DictConfig) and not node and (CONF_DIR / parent).is_dir():
         return f"unknown key '{key}'; this {parent} has none, choose another: {_choices(parent)}"
+    if not parent and leaf in node and (CONF_DIR / leaf).is_dir():
+        return f"{key}: expected an option, {_choices(key)}"
     if isinstance(node, DictConfig) and leaf in _arguments(node):
         return f"{key} is not in the YAML file of this option: add it with +{key}=VALUE"
     dot = f"{parent}." if parent else ""

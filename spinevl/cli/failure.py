@@ -1,4 +1,4 @@
-"""How a job says that it failed: lines for what people can mend, a stack for what we must."""
+"""What a job says on stderr: that it failed, and what became of the files in its folder."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def tell(error: BaseException, out: Path | None = None) -> None:
     for line in lines:
         print(f"spinevl: {line}", file=sys.stderr, flush=True)
     log.debug("the job failed", exc_info=error)
+
+
+def say(line: str) -> None:
+    """Tell of folders on stderr alone: the job's log lies in one of them."""
+    print(f"spinevl: {line}", file=sys.stderr, flush=True)

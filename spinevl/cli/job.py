@@ -21,7 +21,7 @@ from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
 from spinevl.cli.callbacks import remove_new
-from spinevl.cli.failure import tell
+from spinevl.cli.failure import say, tell
 from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.config.plain import plain
@@ -29,6 +29,7 @@ from spinevl.io.children import end_with_parent
 from spinevl.jobs.identity import identity_of, parts
 from spinevl.jobs.owner import owned
 from spinevl.jobs.record import recorded
+from spinevl.jobs.sweep_folder import join_sweep
 
 # Verbs that leave no results, so that they own no folder; and those whose results are shown anew.
 _WRITES_NOTHING = ("doctor",)
@@ -117,11 +118,13 @@ class Job:
             if wrong:
                 raise wrong
             return stage.main(cfg, out=out, trust=trust)
-        with owned(out, config, identity=own, say=_say) as complete:
+        if sweep:
+            join_sweep(Path(hydra_cfg.sweep.dir), out, hydra_cfg.job.num)
+        with owned(out, config, identity=own, say=say) as complete:
             if complete and wrong:
                 raise wrong
             if complete and self.verb not in _SHOWS_RESULTS:
-                _say(f"{out}: this job is complete already; its results stay as they are")
+                say(f"{out}: this job is complete already; its results stay as they are")
                 return complete.value
             hydra_guard.save_configs(saved)
             overrides = tuple(_overrides(hydra_cfg))
@@ -147,7 +150,7 @@ class Job:
             group = parent.partition(".")[0]
             chosen = {name.rpartition("@")[2]: option for name, option in choices.items()}
             if chosen.get(group) in options:
-                _say(f"{group}={chosen[group]} has no key {key}: it goes without")
+                say(f"{group}={chosen[group]} has no key {key}: it goes without")
                 with read_write(cfg), open_dict(cfg):
                     del OmegaConf.select(cfg, parent)[leaf]
 
@@ -156,11 +159,6 @@ def _overrides(hydra_cfg: Any) -> list[str]:
     """The command's overrides as they were written, ``${...}`` included."""
     plain: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
     return plain
-
-
-def _say(line: str) -> None:
-    """Tell of folders on stderr alone: the job's log lies in one of them."""
-    print(f"spinevl: {line}", file=sys.stderr, flush=True)
 
 
 def _user_folders(hydra_cfg: Any) -> list[Path]:

@@ -94,7 +94,7 @@ def problems(
             found.append(f"{where} must be given: {where}=VALUE")
     relations = getattr(schema, "contradictions", None)
     given = _with_defaults(schema, values)
-    if relations and not found and not any(isinstance(one, Unknown) for one in given.values()):
+    if relations and not found and not _unread(given):
         for name, expected in relations(given).items():
             found.append(f"{_join(at, name)}={shown(given[name])}: expected {expected}")
     return found
@@ -150,6 +150,13 @@ def expectation(schema: type[Any], dotted: str) -> str | None:
     return expectation(inner[0], rest) if inner else None
 
 
+def _unread(value: Any) -> bool:
+    """Whether a value is one that could not be read, or holds one."""
+    if isinstance(value, (Mapping, list, tuple)):
+        return any(map(_unread, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, Unknown)
+
+
 def _value_problems(
     hint: Any, value: Any, where: str, about: Key | None, partial: bool = False
 ) -> list[str]:
@@ -161,6 +168,8 @@ def _value_problems(
     if nested and (isinstance(value, Mapping) or is_dataclass(value)):
         inner = value if isinstance(value, Mapping) else vars(value)
         return problems(nested[0], inner, at=where, partial=partial)
+    if _unread(value):
+        return []
     if not fits(hint, value) or not within(value, about):
         return [f"{where}={shown(value)}: expected {expected(hint, about)}"]
     if about is not None and about.nonempty and value is not None and not len(value):

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.allowlist import target_of
+from spinevl.config.annotations import shown
 from spinevl.config.check import from_plain, node_problems, problems
 from spinevl.config.options import SagType, TestAnswers
 from spinevl.io.files import expanded, made_folder
 from spinevl.schema.errors import UserError, escaped
+from spinevl.schema.study_layout import AUTO, StudyLayout
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,24 @@ class StudySpec:
             if files := [f"{name}.{key}={path}" for key, path in named.items()]:
                 log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
         told = from_plain(StudySpec, found)
-        return replace(self, **{name: getattr(told, name) for name in missing}, stored=missing)
+        named = {name: getattr(told, name) for name in missing}
+        return replace(self._with_layout(stored.get("data")), **named, stored=missing)
+
+    def _with_layout(self, trained: Any) -> StudySpec:
+        """The same with the layout of the images that a checkpoint was trained on, where the data
+        are of the same kind and leave it open."""
+        if not self.data or not isinstance(trained, Mapping):
+            return self
+        if not target_of(self.data) or target_of(self.data) != target_of(trained):
+            return self
+        open_keys = [one.name for one in fields(StudyLayout) if self.data.get(one.name) == AUTO]
+        layout = {key: trained[key] for key in open_keys if trained.get(key, AUTO) != AUTO}
+        if wrong := node_problems({**self.data, **layout}, at="study.data"):
+            raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
+        if layout:
+            told = " ".join(f"data.{key}={shown(value)}" for key, value in layout.items())
+            log.info("as the checkpoint was trained: %s", escaped(told))
+        return replace(self, data={**self.data, **layout})
 
     def require(self, *, split: bool) -> None:
         """Raise UserError for what neither the command nor the checkpoint says."""

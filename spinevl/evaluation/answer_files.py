@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import field, read_json_lines, read_json_list
 from spinevl.schema.asked import compare
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import Problems, UserError, escaped, refused
 from spinevl.schema.patient import composed
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
+
+log = logging.getLogger(__name__)
 
 _AGAIN = "mend the line or predict again"
 _NONE = type(None)
@@ -142,17 +145,22 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Prediction]:
     """Read ``predictions.jsonl``; what it says of the truth is passed over.
 
+    Lines of tasks that are not among ``tasks`` are passed over too, and it is told which.
+
     Raises:
         UserError: naming each bad line.
     """
     problems = Problems()
     result: list[Prediction] = []
     seen: set[tuple[object, ...]] = set()
+    others: dict[str, None] = {}
     lines = read_json_lines(path, expected="a prediction", fix=_AGAIN, problems=problems)
     for where, entry in lines:
         with problems.collected():
-            if field(entry, "task", str, where=where, fix=_AGAIN) not in tasks:
-                continue  # a task that is not scored
+            task = field(entry, "task", str, where=where, fix=_AGAIN)
+            if task not in tasks:
+                others[task] = None
+                continue
             one = _prediction(entry, tasks, where)
             if one.question in seen:
                 found = "one that has been answered on an earlier line"
@@ -160,6 +168,8 @@ def read_predictions(path: str | Path, *, tasks: Mapping[str, Task]) -> list[Pre
             seen.add(one.question)
             result.append(one)
     problems.raise_any()
+    if others:
+        log.warning("%s: not scored: %s; name them in task=", path, escaped(", ".join(others)))
     return result
 
 

@@ -83,7 +83,7 @@ class SpineModel:
         self.checkpoint = checkpoint
         self.options = options
         self.tasks: Mapping[str, Task] = checkpoint.tasks
-        self.layout = _layout(checkpoint.study.get("data") or {})
+        self.layout = StudyLayout.told(checkpoint.study.get("data") or {})
 
     def predict(
         self,
@@ -175,14 +175,6 @@ def load(
         reason = str(error).splitlines()[0]
         raise refused(f"device={chosen}", "a device of this machine", reason, "try cpu") from error
     return SpineModel(loaded, options)
-
-
-def _layout(node: Mapping[str, Any]) -> StudyLayout:
-    """The layout of the images that a checkpoint was trained on."""
-    told = {name: node[name] for name in vars(StudyLayout()) if name in node}
-    if "slices" in told:
-        told["slices"] = tuple(told["slices"])
-    return StudyLayout(**told)
 
 
 def _patients(

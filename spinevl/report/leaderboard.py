@@ -50,6 +50,7 @@ class Row:
         partial_dev: whether graded tasks are missing from ``dev``.
         over_seeds, score_over_seeds: of ``value`` and of the score, over the jobs of the same
             setting.
+        identity: of the job, see jobs.identity; None where it could not run.
     """
 
     folder: str
@@ -63,6 +64,7 @@ class Row:
     partial_dev: bool = False
     over_seeds: Spread | None = None
     score_over_seeds: Spread | None = None
+    identity: str | None = None
 
     @property
     def setting(self) -> tuple[str, ...]:

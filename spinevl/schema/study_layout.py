@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from spinevl.schema.image_ref import ImageRef
 
 _FIELDS = {"id": r"[^/\\]+", "slice": r"\d+", "level": r"C\d(?:-C\d)?", "number": r"\d(?:-\d)?"}
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+"""A layout's value that is not told: the checkpoint's, or the default."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,16 @@ class StudyLayout:
     sagittal: str = "{id}/sag/{slice}.png"
     axial: str = "{id}/tra/{number}.png"
     side_px: int | None = 224
+
+    @classmethod
+    def told(cls, node: Mapping[str, Any]) -> StudyLayout:
+        """The layout that the node of a data source tells."""
+        named = {
+            one.name: node[one.name] for one in fields(cls) if node.get(one.name, AUTO) != AUTO
+        }
+        if "slices" in named:
+            named["slices"] = tuple(named["slices"])
+        return cls(**named)
 
     def __post_init__(self) -> None:
         if not self.slices or len(set(self.slices)) < len(self.slices):

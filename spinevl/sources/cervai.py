@@ -21,8 +21,15 @@ from spinevl.schema.cohort import Cohort, StudyRequest
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient, composed
-from spinevl.schema.study_layout import StudyLayout
-from spinevl.sources.labels import Boxes, check_id, read_boxes, read_labels, read_template
+from spinevl.schema.study_layout import AUTO, Auto, StudyLayout
+from spinevl.sources.labels import (
+    Boxes,
+    check_id,
+    read_boxes,
+    read_labels,
+    read_template,
+    warn_without_boxes,
+)
 from spinevl.sources.spelling import spelling_in, two_spellings
 
 log = logging.getLogger(__name__)
@@ -45,7 +52,7 @@ class CervAISource:
             patients out of train and dev and names them, ``ignore`` leaves them to training,
             which decodes every image before it begins.
         slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
-            StudyLayout.
+            StudyLayout; ``auto`` is CervAI's, or that of the checkpoint that is asked.
     """
 
     labels: str | None = None
@@ -56,10 +63,10 @@ class CervAISource:
     test_truth: str | None = None
     test_boxes: str | None = None
     missing_images: MissingImages = "error"
-    slices: Sequence[int] = StudyLayout.slices
-    sagittal: str = StudyLayout.sagittal
-    axial: str = StudyLayout.axial
-    side_px: Positive | None = StudyLayout.side_px
+    slices: Sequence[int] | Auto = AUTO
+    sagittal: str = AUTO
+    axial: str = AUTO
+    side_px: Positive | Auto | None = AUTO
 
     def __post_init__(self) -> None:
         if self.missing_images not in get_args(MissingImages):
@@ -67,7 +74,7 @@ class CervAISource:
             raise ValueError(f"missing_images={self.missing_images}: {expected}")
         if self.test_boxes and not self.test_truth:
             raise ValueError("test_boxes: given without test_truth; name the test patients' labels")
-        self.layout = StudyLayout(tuple(self.slices), self.sagittal, self.axial, self.side_px)
+        self.layout = StudyLayout.told(vars(self))
         self.names_test = bool(self.test_images or self.test_labels or self.test_truth)
         self.drawn: int | None = None
 
@@ -134,9 +141,12 @@ class CervAISource:
         return found
 
     def _labelled(
-        self, labels: str, box_file: str | None, request: StudyRequest
+        self, labels: str, box_file: str | None, request: StudyRequest, *, all_boxed: bool = True
     ) -> tuple[Patient, ...]:
-        """The patients of a label file, with the boxes of the box file that belongs to it."""
+        """The patients of a label file, with the boxes of the box file that belongs to it.
+
+        Unless ``all_boxed``, patients may lack boxes, and it is told how many do.
+        """
         problems = Problems()
         patients: tuple[Patient, ...] = ()
         boxes: Mapping[str, Boxes] = {}
@@ -147,6 +157,9 @@ class CervAISource:
             boxes = read_boxes(box_file, layout=self.layout) if box_file else {}
         if patients and boxes and any(not task.closed for task in request.tasks.values()):
             absent, surplus = compare((one.id for one in patients), boxes)
+            if not all_boxed:
+                warn_without_boxes(box_file, absent, n_patients=len(patients))
+                absent = []
             for one in absent:
                 where = f"{box_file}: patient {one}"
                 problems.add(where, "boxes", "none", "add them or drop the patient")
@@ -161,7 +174,7 @@ class CervAISource:
     ) -> tuple[Patient, ...]:
         """The test patients in the order of the template, if there is one, with their truth."""
         assert self.test_truth is not None
-        known = self._labelled(self.test_truth, self.test_boxes, request)
+        known = self._labelled(self.test_truth, self.test_boxes, request, all_boxed=False)
         values = [np.ravel(one.labels[name]) for one in known for name in one.labels]
         if len(known) > 1 and values and not np.concatenate(values).any():
             labels = {one.id: one.labels for one in known}

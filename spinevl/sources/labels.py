@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from spinevl.schema.errors import Problems
 from spinevl.schema.patient import Label, Patient, composed
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
+
+log = logging.getLogger(__name__)
 
 VERTEBRAE = ("C2", "C3", "C4", "C5", "C6", "C7")
 """The keys of a record of a box file."""
@@ -116,6 +119,15 @@ def read_boxes(path: str | Path, *, layout: StudyLayout = _CERVAI) -> dict[str, 
         result[composed(entry["id"])] = boxes
     problems.raise_any()
     return result
+
+
+def warn_without_boxes(file: str | None, absent: Sequence[str], *, n_patients: int) -> None:
+    """Tell how many patients a box file lacks, where it may."""
+    if absent:
+        log.warning(
+            "%s: no boxes of %d of the %d patients, first %s; their boxes are not scored",
+            *(file, len(absent), n_patients, absent[0]),
+        )
 
 
 def check_id(value: Any) -> str | None:

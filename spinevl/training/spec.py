@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from spinevl.build.allowlist import target_of
 from spinevl.config.check import from_plain
 from spinevl.config.keys import key
 from spinevl.config.options import (
@@ -79,6 +80,21 @@ class TrainSpec:
         if all(values["parts"].get(name) for name in needed):
             return {}
         return {"parts": f"nodes of {', '.join(needed)}"}
+
+    @property
+    def left_random(self) -> list[str]:
+        """A line for each of our parts that starts at random and whose weights never learn."""
+        if self.checkpoint:
+            return []
+        return [
+            f"tuning.{mode_of}={mode}: {part} starts from random weights, which do not learn; "
+            f"use tuning.{mode_of}=full, or pretrained weights"
+            for part in PARTS
+            if (mode_of := part.removesuffix("3d")) != "connector"
+            and (mode := getattr(self.tuning, mode_of)) != Mode.full
+            and target_of(node := self.parts.get(part) or {}).startswith("spinevl.")
+            and (node.get("pretrained") is False or "path" not in node)
+        ]
 
     @property
     def epochs(self) -> int:

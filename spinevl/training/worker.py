@@ -137,6 +137,8 @@ def open_for_training(
     check_device(spec.trainer)
     if note := check_logger(spec.logger):
         tell(note)
+    for line in spec.left_random:
+        tell(line)
     if spec.debug.on:
         tell("debug: this training is only tried; its scores mean nothing")
     if spec.keeps_features:

@@ -11,6 +11,7 @@ from spinevl.config.compose import compose
 from spinevl.config.plain import plain
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.schema.errors import UserError
+from spinevl.schema.study_layout import StudyLayout
 
 STORED: dict[str, Any] = {
     "task": {"qd": {"_target_": "spinevl.schema.task.Task", "name": "qd"}},
@@ -96,3 +97,32 @@ def test_files_that_only_the_checkpoint_names_are_told(caplog: pytest.LogCapture
     caplog.clear()
     spec("predict", "data=cervai", "data.test_images=mine").filled(stored)
     assert not caplog.records
+
+
+def test_data_of_the_same_kind_inherit_the_layout_that_the_checkpoint_was_trained_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    words = ["data=cervai", "data.labels=x", "data.train_images=y", "data.side_px=160"]
+    trained = spec("train", *words, "data.slices=[8,9]", "data.sagittal='s/{id}_{slice}.png'").data
+    assert trained
+    study = {"data": trained}
+    asked = spec("predict", "data=cervai", "data.test_images=z").filled(study).data
+    assert asked
+    found = StudyLayout.told(asked)
+    assert found == StudyLayout((8, 9), "s/{id}_{slice}.png", "{id}/tra/{number}.png", 160)
+    assert (asked["test_images"], asked["labels"]) == ("z", None)
+    assert "data.slices=[8,9]" in caplog.text
+    # what the command says counts, though it is the default
+    told = ["data.slices=[5,6,7]", "data.side_px=null", "data.sagittal='{id}/sag/{slice}.png'"]
+    asked = spec("predict", "data=cervai", *told).filled(study).data
+    assert asked
+    assert StudyLayout.told(asked) == StudyLayout(side_px=None)
+    # other kinds of data know nothing of it
+    asked = spec("predict", "data=phantom").filled(study).data
+    assert asked == spec("predict", "data=phantom").data
+    asked = spec("predict", "data=cervai").filled({"data": {"_target_": "x.Y", "slices": [1]}}).data
+    assert asked
+    assert StudyLayout.told(asked) == StudyLayout()
+    with pytest.raises(UserError, match=r"study\.data.*slices"):
+        spec("predict", "data=cervai").filled({"data": {**trained, "slices": "nine"}})

@@ -422,15 +422,28 @@ def test_what_lies_beside_the_patients_that_are_asked_about_is_let_be(tmp_path: 
 
 def test_the_boxes_of_the_test_patients_are_those_of_their_labels(tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps([{"id": "b", **BOXES}]))
+    boxes.write_text(json.dumps([{"id": one, **BOXES} for one in "bc"]))
     with pytest.raises(UserError) as caught:
-        load_test(tmp_path, [{**GOOD, "id": "a"}], test_boxes=str(boxes))
-    assert [("patient a" in one, "patient b" in one) for one in caught.value.problems] == [
-        (True, False),
-        (False, True),
-    ]
+        load_test(tmp_path, [{**GOOD, "id": one} for one in "ab"], test_boxes=str(boxes))
+    (line,) = caught.value.problems
+    assert "patient c" in line
     with pytest.raises(ValueError, match="test_boxes: given without test_truth"):
         CervAISource(test_boxes=str(boxes))
+
+
+@pytest.mark.parametrize("template", [None, [{"id": one} for one in "cba"]])
+def test_test_patients_without_boxes_are_told_and_kept(
+    tmp_path: Path, template: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"id": "b", **BOXES}]))
+    truth = [{**GOOD, "id": one} for one in "abc"]
+    cohort = load_test(tmp_path, truth, template, test_boxes=str(boxes))
+    assert {one.id: one.boxes is not None for one in cohort.test} == {
+        **dict.fromkeys("ac", False),
+        "b": True,
+    }
+    assert "no boxes of 2 of the 3 patients, first a" in caplog.text
 
 
 def test_images_in_another_layout_are_one_line_that_names_the_keys(tmp_path: Path) -> None:

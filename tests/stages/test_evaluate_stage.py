@@ -56,3 +56,39 @@ def test_a_patient_who_is_asked_and_not_answered_is_named(tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         scored(tmp_path, "task=[sl]", f"predictions={tmp_path}/predictions.jsonl")
     assert ["patient c" in one or "patient z" in one for one in caught.value.problems] == [True] * 2
+
+
+def test_baselines_are_made_of_patients_who_are_not_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "labels.json").write_text(json.dumps([{"id": one, "qd": 2} for one in "ab"]))
+    train = [{"id": one, "qd": 2} for one in "ab"] + [{"id": "c", "qd": 1}]
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    (tmp_path / "answers.json").write_text(json.dumps([{"id": one, "qd": 2} for one in "ab"]))
+    words = ["task=[qd]", f"answers={tmp_path}/answers.json"]
+    metrics = scored(tmp_path, *words, f"train_labels={tmp_path}/train.json")
+    assert metrics["controls"]["all_majority"]["qd"]["f1"] == 0  # c alone has a say
+    told = "made of 1 patients of train.json, without the 2 who are scored"
+    assert metrics["notes"]["baselines"] == told
+    assert told in caplog.text
+    with pytest.raises(UserError, match=r"train_labels=.*labels\.json.*not scored.* 2 who are"):
+        scored(tmp_path, *words, f"train_labels={tmp_path}/labels.json")
+    assert "baselines" not in scored(tmp_path, *words)["notes"]
+
+
+def test_tasks_that_are_there_and_not_scored_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    labels = [{"id": one, "qd": 2, "sl": 0, "age": 61} for one in "ab"]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    given = [Prediction(one, "qd", "", (6,), 2, None, "C") for one in "ab"]
+    given += [Prediction("a", name, "", (6,), 0, None, "A") for name in ("tilt\n", "sl")]
+    write_predictions(tmp_path / "predictions.jsonl", given)
+    scored(tmp_path, "task=[qd]", f"predictions={tmp_path}/predictions.jsonl")
+    lines = [one.message for one in caplog.records if "not scored" in one.message]
+    assert [one.partition("json")[2] for one in lines] == [
+        "l: not scored: tilt\\n, sl; name them in task=",
+        ": not scored: sl; name them in task=",
+    ]

@@ -15,6 +15,7 @@ from spinevl.config.plain import plain
 from spinevl.schema.errors import UserError
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
+from spinevl.training.worker import open_for_training
 
 TRAINED = [
     "trainer.max_epochs=1",
@@ -103,3 +104,31 @@ def test_a_fit_from_the_file_alone_gives_the_same_weights(tmp_path: Path) -> Non
         for one in ("object", "file")
     ]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["tuning=lora"], ["tuning.encoder=frozen: encoder", "tuning.llm=lora: llm"]),
+        (["tuning=connector", "encoder=clip"], ["tuning.llm=frozen: llm"]),
+        (["tuning=lora", "encoder=clip", "encoder.pretrained=false", "llm=phi2"], ["encoder"]),
+        (["tuning=lora", "encoder=clip", "llm=phi2"], []),
+        (["tuning=full"], []),
+        (["tuning=lora", "checkpoint=somewhere"], []),
+    ],
+)
+def test_a_part_that_stays_random_is_named(
+    tmp_path: Path, overrides: list[str], said: list[str]
+) -> None:
+    words = [f"cache_dir={tmp_path}", *overrides]
+    lines = TrainSpec.from_config(plain(compose("train", words))).left_random
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))
+
+
+def test_training_and_doctor_say_so(tmp_path: Path) -> None:
+    told: list[str] = []
+    cfg = compose("train", ["tuning=lora", "data=cervai", f"cache_dir={tmp_path}"])
+    with pytest.raises(UserError):  # of the data, which are not there
+        open_for_training(TrainSpec.from_config(plain(cfg)), None, tell=told.append)
+    assert any(line.startswith("tuning.llm=lora") for line in told)
