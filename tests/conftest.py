@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +32,15 @@ def shared() -> Path:
     if missing:
         pytest.fail(f"the reference data in {folder} lack {', '.join(missing)}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_parts() -> dict[str, Any]:
+    """The nodes of the smallest model, which takes milliseconds to assemble."""
+    lora = {"r": 2, "alpha": 2, "dropout": 0.0, "targets": None, "rslora": False, "dora": False}
+    return {
+        "encoder": {"_target_": "spinevl.models.encoder.tiny.TinyEncoder", "widths": [8, 8, 8]},
+        "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector", "_partial_": True},
+        "llm": {"_target_": "spinevl.models.llm.TinyLLM", "width": 16, "layers": 1, "heads": 2},
+        "tuning": {"encoder": "frozen", "connector": "full", "llm": "frozen", "lora": lora},
+    }

@@ -20,13 +20,6 @@ from spinevl.cli.main import main
 from spinevl.models.assemble import assemble
 
 TOKENIZER = Path(spinevl.__file__).parent / "models/tiny_tokenizer"
-LORA = {"r": 2, "alpha": 2, "dropout": 0.0, "targets": None, "rslora": False, "dora": False}
-PARTS: dict[str, Any] = {
-    "encoder": {"_target_": "spinevl.models.encoder.tiny.TinyEncoder", "widths": [8, 8, 8]},
-    "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector", "_partial_": True},
-    "llm": {"_target_": "spinevl.models.llm.TinyLLM", "width": 16, "layers": 1, "heads": 2},
-    "tuning": {"encoder": "frozen", "connector": "full", "llm": "frozen", "lora": LORA},
-}
 STUDY = {
     "task": {
         "qd": {
@@ -72,11 +65,11 @@ def model_with_code(folder: Path, ran: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_parts: dict[str, Any]) -> Path:
     """A working directory with a tiny checkpoint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPINEVL_CACHE_DIR", str(tmp_path / "cache"))
-    save_checkpoint(tmp_path / "tiny", Checkpoint(assemble(PARTS), PARTS, STUDY))
+    save_checkpoint(tmp_path / "tiny", Checkpoint(assemble(tiny_parts), tiny_parts, STUDY))
     return tmp_path
 
 

@@ -55,7 +55,18 @@ _COMMANDS = ("setup", "srun_args", "additional_parameters", "python", "custom_se
 _instantiate_node = _instantiate2.instantiate_node
 _configure_logging = logging_config.configure_logging
 _save_config = utils._save_config
+_hydras: Any = utils.JobReturn.return_value
 _configs: list[tuple[Any, str, Path]] = []  # what Hydra has asked to save for the running job
+
+
+def _value_of(job: utils.JobReturn) -> Any:
+    """What a job returned; a failed one has said why, and Hydra's own line about it is left out."""
+    if job.status == utils.JobStatus.FAILED:
+        raise job._return_value
+    return _hydras.fget(job)
+
+
+_returned = property(_value_of, _hydras.fset)
 
 
 def install() -> None:
@@ -63,6 +74,7 @@ def install() -> None:
     _instantiate2.instantiate_node = _checked_node
     logging_config.configure_logging = _checked_logging
     utils._save_config = _checked_save
+    utils.JobReturn.return_value = _returned  # type: ignore[method-assign,assignment]
 
 
 def _checked_node(node: Any, *args: Any, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import importlib.util
 import logging
@@ -106,7 +107,9 @@ def _wandb_logger(
 
 
 def close_loggers() -> None:
-    """End a W&B run with its job: the next job of a sweep would go on in it."""
+    """End a W&B run with its job: the next job of a sweep would go on in it, and ask again whether
+    the server answers."""
+    _answers.cache_clear()
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish()
@@ -143,8 +146,9 @@ def _has_wandb_key(host: str) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=8)
 def _answers(url: str) -> bool:
-    """Whether a server answers at all, through the proxy where one is set."""
+    """Whether a server answers at all, through the proxy where one is set; asked once a job."""
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS):
             return True

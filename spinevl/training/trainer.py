@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from spinevl.config.options import PRECISIONS, Profiler, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.schema.errors import UserError, refused
+from spinevl.training.callbacks import EpochBar
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import Stage
@@ -41,6 +42,8 @@ def make_trainer(
         batches: of an epoch.
     """
     options, debug = spec.trainer, spec.debug
+    if options.progress_bar:
+        callbacks = [*callbacks, EpochBar(stage.first_epoch, spec.epochs)]
     try:
         return pl.Trainer(
             accelerator=options.accelerator,

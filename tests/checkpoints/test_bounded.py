@@ -16,24 +16,18 @@ from spinevl.checkpoints.native import save_checkpoint
 from spinevl.models.assemble import assemble
 from spinevl.schema.errors import UserError
 
-LORA = {"r": 2, "alpha": 2, "dropout": 0.0, "targets": None, "rslora": False, "dora": False}
-PARTS: dict[str, Any] = {
-    "encoder": {"_target_": "spinevl.models.encoder.tiny.TinyEncoder", "widths": [8, 8, 8]},
-    "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector", "_partial_": True},
-    "llm": {"_target_": "spinevl.models.llm.TinyLLM", "width": 16, "layers": 1, "heads": 2},
-    "tuning": {"encoder": "frozen", "connector": "full", "llm": "frozen", "lora": LORA},
-}
-
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, tiny_parts: dict[str, Any]) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "checkpoint"
-    save_checkpoint(folder, Checkpoint(assemble(PARTS), PARTS))
+    save_checkpoint(folder, Checkpoint(assemble(tiny_parts), tiny_parts))
     return folder
 
 
 @pytest.fixture(scope="module")
-def of_folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_folders(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory, tiny_parts: dict[str, Any]
+) -> Path:
     models, folder = shared / "goldens/models", tmp_path_factory.mktemp("hf") / "checkpoint"
     encoder = {
         "_target_": "spinevl.models.encoder.hf.HFVisionEncoder",
@@ -45,7 +39,7 @@ def of_folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "path": str(models / "llm_qwen2"),
         "conversation": "medmvl",
     }
-    parts = {**PARTS, "encoder": encoder, "llm": llm}
+    parts = {**tiny_parts, "encoder": encoder, "llm": llm}
     save_checkpoint(folder, Checkpoint(assemble(parts), parts))
     return folder
 

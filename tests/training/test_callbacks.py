@@ -6,14 +6,14 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from torch import nn
 
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
-from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile, dev_epochs
+from spinevl.training.callbacks import BestCheckpoint, Clock, EpochBar, MetricsFile, dev_epochs
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
 
@@ -125,3 +125,13 @@ def test_the_llm_is_trained_however_short_the_training(tmp_path: Path) -> None:
     rows, told = trained(tmp_path, *overrides)
     assert [bool(row["loss/answer"]) for row in rows] == [True]
     assert len(told["dev_history"]) == 1
+
+
+def test_the_progress_bar_counts_the_epochs_of_the_whole_training_from_1() -> None:
+    bar = EpochBar(first=3, epochs=20)
+    bar.train_progress_bar = bar.init_predict_tqdm()
+    sizes = {"max_epochs": 9, "max_steps": -1, "num_training_batches": 2}
+    bar._trainer = trainer = cast("Any", SimpleNamespace(current_epoch=1, **sizes))
+    bar.on_train_epoch_start(trainer)
+    assert bar.train_progress_bar.desc.startswith("Epoch 5/20")
+    bar.train_progress_bar.close()

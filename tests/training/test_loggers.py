@@ -11,7 +11,7 @@ import pytest
 
 from spinevl.config.options import LoggerKind, LoggerOptions
 from spinevl.schema.errors import UserError
-from spinevl.training.loggers import check_logger, make_logger
+from spinevl.training.loggers import check_logger, close_loggers, make_logger
 
 
 @pytest.fixture
@@ -19,6 +19,7 @@ def no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    close_loggers()
     return tmp_path
 
 
@@ -72,6 +73,10 @@ def test_a_server_that_answers_at_all_is_there(
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         assert check_logger(LoggerOptions(kind=LoggerKind.wandb)) is None
+    # it is asked once a job, and again by the next one
+    assert check_logger(LoggerOptions(kind=LoggerKind.wandb)) is None
+    close_loggers()
+    assert check_logger(LoggerOptions(kind=LoggerKind.wandb)) is not None
 
 
 def test_what_wandb_refuses_is_logged_offline(

@@ -41,6 +41,7 @@ files.json                                          size and checksum of every o
 _FILES = "files.json"  # the size and the checksum of every other file
 _LOG_EVERY_S = 5.0
 _CASES_A_WORKER = 40  # starting a process takes as long as rendering some
+_CHUNK = 8  # cases that a process is given at once
 
 
 def rendered_cohort(
@@ -130,14 +131,26 @@ def _phantoms(cases: Sequence[Case], folder: Path, seed: int) -> Iterator[Phanto
                 initializer=end_with_parent,
                 initargs=(os.getpid(),),
             ) as pool:
-                given = (cases, [folder] * n, [seed] * n)
-                for phantom in pool.map(render_case, *given, chunksize=8):
-                    yield phantom
-                    done += 1
+                chunks = [cases[at : at + _CHUNK] for at in range(0, n, _CHUNK)]
+                waiting = [pool.submit(_render, chunk, folder, seed) for chunk in chunks]
+                try:
+                    for one in waiting:
+                        for phantom in one.result():
+                            yield phantom
+                            done += 1
+                except BaseException:
+                    # by the pool itself: where a signal has ended the processes too, it would
+                    # print a stack about each that somebody else has cancelled, as map does
+                    pool.shutdown(cancel_futures=True)
+                    raise
         except BrokenProcessPool:  # e.g. a script without a main guard, or one read from stdin
             log.warning("rendering processes could not be started or died; rendering on one core")
     for case in cases[done:]:
         yield render_case(case, folder, seed)
+
+
+def _render(cases: Sequence[Case], folder: Path, seed: int) -> list[Phantom]:
+    return [render_case(case, folder, seed) for case in cases]
 
 
 def _write_lists(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -202,3 +204,19 @@ def test_a_damaged_cohort_is_rendered_again_and_said(
     assert [str(folder) in record.getMessage() for record in caplog.records] == [True]
     assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
     assert [one.name for one in folder.parent.iterdir()] == [folder.name]
+
+
+def test_rendering_that_is_stopped_with_its_processes_prints_no_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", stacks.append)
+    monkeypatch.setattr(store, "_CASES_A_WORKER", 1)
+    monkeypatch.setattr(store, "available_cores", lambda: 2)
+    cases = [Case("train", k, f"p{k}") for k in range(200)]
+    phantoms = store._phantoms(cases, tmp_path, 0)
+    next(phantoms)
+    for child in multiprocessing.active_children():  # the signal reaches the whole group
+        child.terminate()
+    phantoms.close()  # type: ignore[attr-defined]
+    assert stacks == []
