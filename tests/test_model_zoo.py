@@ -5,6 +5,7 @@ docs/model_zoo.md is held against what is run here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from importlib import resources
@@ -23,8 +24,9 @@ from spinevl.cli.help import options
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
-from spinevl.models.assemble import assemble, check_compatible
-from spinevl.models.vlm import VLM
+from spinevl.models.assemble import assemble, check_compatible, tuned
+from spinevl.models.merge import merge_adapters
+from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef, Modality
@@ -200,7 +202,8 @@ def two_steps(model: VLM) -> tuple[list[float], Any]:
     ]
     collate.check(examples)
     batch = collate([list(enumerate(examples))])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=3e-3)
     losses = []
     for step in range(3):
         loss = -model(batch).sum() / len(batch.target_id)
@@ -212,11 +215,17 @@ def two_steps(model: VLM) -> tuple[list[float], Any]:
     return losses, batch
 
 
+def without_gradient(model: VLM) -> list[str]:
+    """What learns and was not reached, for which data-parallel training would wait for ever."""
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
     torch.manual_seed(0)
     model = assemble(nodes(bases, encoder, connector, llm)).train()
     losses, batch = two_steps(model)
     assert losses[2] < losses[1] < losses[0], losses
+    assert not without_gradient(model)
     for part in ("encoder", "connector", "llm"):
         gradients = [p.grad for p in getattr(model, part).parameters() if p.grad is not None]
         assert any(float(gradient.abs().sum()) > 0 for gradient in gradients), f"{part} learns not"
@@ -232,6 +241,39 @@ def test_two_steps_of_every_combination(
     bases: Path, encoder: str, connector: str, llm: str
 ) -> None:
     check(bases, encoder, connector, llm)
+
+
+MODES = [
+    modes
+    for modes in itertools.product(
+        ("frozen", "lora", "full"), ("frozen", "full"), ("frozen", "lora", "full")
+    )
+    if set(modes) != {"frozen"}
+]
+
+
+# connectors are all tried above
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_step_reaches_whatever_learns_in_every_mode_and_layer(bases: Path, encoder: str) -> None:
+    for layer in [None] if encoder == "tiny" else [0, -1]:
+        torch.manual_seed(0)
+        parts = nodes(bases, encoder, "mlp", "qwen2")
+        if layer is not None:
+            parts["encoder"]["select_layer"] = layer
+        model = assemble(parts).train()
+        count = len(list(model.parameters()))
+        for modes in MODES:
+            if encoder in ("tiny", "medmclip") and modes[0] == "lora":
+                continue  # refused
+            options = dict(zip(("encoder", "connector", "llm"), modes, strict=True))
+            tuned(model, {**options, "lora": parts["tuning"]["lora"]})
+            model.zero_grad(set_to_none=True)
+            if not learns(model):  # adapters above the embeddings, which are selected
+                continue
+            two_steps(model)
+            assert not without_gradient(model), (layer, modes)
+        merge_adapters(model)
+        assert len(list(model.parameters())) == count  # what does not learn is still there
 
 
 @pytest.mark.parametrize("connector", ["spatial_pooling", "pixel_shuffle"])

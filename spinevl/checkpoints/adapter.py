@@ -15,7 +15,6 @@ from spinevl.checkpoints.interchange import (
 )
 from spinevl.checkpoints.weights import unshared
 from spinevl.io.tensors import write_tensors
-from spinevl.models.held import Held
 from spinevl.models.merge import drop_adapters
 from spinevl.schema.errors import UserError
 
@@ -32,9 +31,7 @@ class AdapterFormat:
         """See CheckpointFormat."""
         return (folder / "adapter_config.json").is_file()
 
-    def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
-    ) -> Checkpoint:
+    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

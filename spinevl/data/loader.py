@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def make_loader(
     groups: Sequence[Any], collate: Callable[..., Batch], *, num_workers: int, **options: Any
 ) -> BatchLoader:
-    """A loader of batches; see torch's DataLoader for the options."""
+    """A loader of batches, see torch's DataLoader; a batch of no group is a blank one."""
+    collate = OrBlank(collate, groups[0] if groups else None)
     workers: dict[str, Any] = {}
     if num_workers > 0:
         workers = {"worker_init_fn": partial(_start, os.getpid()), "persistent_workers": True}
@@ -33,6 +34,8 @@ def make_loader(
         collate_fn=WithUserModules(_Sent(collate) if num_workers > 0 else collate),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        # nothing is drawn in the loader; the random state of the training stays as it is
+        generator=torch.Generator(),
         **workers,
         **options,
     )
@@ -67,6 +70,22 @@ class BatchLoader(DataLoader[Batch]):
                 )
             found = pickle.loads(batch.pickled)
             yield found.pin_memory() if self.pin_memory else found
+
+
+@dataclass(frozen=True)
+class OrBlank:
+    """Collate groups; where a rank has none, a blank batch of the shape of a real one.
+
+    Attributes:
+        collate: lays out groups.
+        stand_in: the group that a blank batch is made of.
+    """
+
+    collate: Callable[..., Batch]
+    stand_in: Any
+
+    def __call__(self, groups: Sequence[Any]) -> Batch:
+        return self.collate(groups) if groups else self.collate([self.stand_in]).blank()
 
 
 @dataclass(frozen=True)

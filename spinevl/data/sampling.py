@@ -1,12 +1,13 @@
-"""Which examples an epoch shows, and in which order: seeded and resumable."""
+"""Which examples an epoch shows, in which order and on which rank: seeded and resumable."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from spinevl.data.examples import grouped
 from spinevl.schema.errors import UserError
@@ -63,6 +64,48 @@ class LengthBatches(Sampler[list[int]]):
         return iter([batches[number].tolist() for number in epoch])
 
 
+class ShareOfBatches(Sampler[list[int]]):
+    """One rank's share of batches that all ranks take together, each rank as many batches.
+
+    A rank's batch is empty where there are fewer items than ranks.
+
+    Args:
+        batches: of all ranks; they depend on seed and epoch alone.
+        rank, world: this process, and how many there are.
+
+    Attributes:
+        sampler: whose ``set_epoch`` the trainer calls.
+        start: how many batches the next pass leaves out; passes after it are whole again.
+    """
+
+    def __init__(self, batches: BatchSampler | LengthBatches, *, rank: int, world: int) -> None:
+        self.batches = batches
+        self.sampler: EpochSampler = batches.sampler  # type: ignore[assignment]
+        self.rank = rank
+        self.world = world
+        self.start = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self.start = self.start, 0
+        for batch in islice(self.batches, start, None):
+            yield batch[self.rank :: self.world]
+
+
+def whole_batches(size: int, batch_size: int, *, rank: int, world: int) -> list[list[int]]:
+    """Every ``world``-th batch of items in order, and an empty one where the others have one more.
+
+    What a rank computes of a batch is then what one process computes of it.
+    """
+    batches = [
+        list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)
+    ]
+    batches += [[]] * (-len(batches) % world)
+    return batches[rank::world]
+
+
 class RatioSampler(EpochSampler):
     """Indices of an epoch where each task's items appear ``ratio`` times on average.
 
@@ -75,8 +118,6 @@ class RatioSampler(EpochSampler):
         tasks: of each item.
         ratios: task -> ratio; 1 where not named.
         seed: of the order.
-        rank, world: this process takes every ``world``-th; the last ones are repeated from the
-            start, so that no rank waits for another.
 
     Raises:
         UserError: a ratio names no task of the items, or nothing is left.
@@ -88,8 +129,6 @@ class RatioSampler(EpochSampler):
         *,
         ratios: Mapping[str, float],
         seed: int,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         self.items: dict[str, list[int]] = {}
         for index, task in enumerate(tasks):
@@ -104,11 +143,6 @@ class RatioSampler(EpochSampler):
         if not total:
             raise UserError("data.ratios leave nothing to train on")
         super().__init__(total, seed=seed)
-        self.rank = rank
-        self.world = world
-
-    def __len__(self) -> int:
-        return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[int]:
         chosen = [
@@ -117,9 +151,7 @@ class RatioSampler(EpochSampler):
             for index in self._part(number, self.items[task], count)
         ]
         order = torch.randperm(self.size, generator=self._generator(0, self.epoch)).tolist()
-        shuffled = [chosen[place] for place in order]
-        padded = [shuffled[k % self.size] for k in range(len(self) * self.world)]
-        return iter(padded[self.rank :: self.world])
+        return iter([chosen[place] for place in order])
 
     def _part(self, number: int, items: Sequence[int], count: int) -> Iterator[int]:
         """This epoch's stretch of a task's stream of passes."""

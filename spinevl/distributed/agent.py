@@ -18,7 +18,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
-from spinevl.distributed.entry import AGENT
+from spinevl.distributed.ranks import AGENT
 from spinevl.io.children import end_with_parent
 from spinevl.io.process import children
 

@@ -16,13 +16,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinevl.distributed.ranks import rank
+from spinevl.distributed.ranks import AGENT, rank
 from spinevl.io.children import end_with_parent
 from spinevl.io.machine import machine_problem
 from spinevl.schema.errors import UserError
-
-AGENT = "SPINEVL_AGENT"
-"""The environment variable with the number of the agent's process."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     import torch
 
 
+AGENT = "SPINEVL_AGENT"
+"""The environment variable with the number of the process that started this one as a rank."""
+
+
 def rank() -> int:
     """The number of this process, from 0; before the group is made, as its launcher says."""
     group = _group()
-    return group.get_rank() if group else int(os.environ.get("RANK", "0"))
+    return group.get_rank() if group else _told("RANK", 0)
 
 
 def world_size() -> int:
     """How many processes there are; before the group is made, as the launcher says."""
     group = _group()
-    return group.get_world_size() if group else int(os.environ.get("WORLD_SIZE", "1"))
+    return group.get_world_size() if group else _told("WORLD_SIZE", 1)
 
 
 def is_first() -> bool:
@@ -74,6 +78,11 @@ def largest_over_ranks(values: Sequence[int], *, device: torch.device) -> list[i
     found = torch.tensor(list(values), dtype=torch.int64, device=device)
     group.all_reduce(found, op=group.ReduceOp.MAX)
     return found.tolist()
+
+
+def _told(name: str, alone: int) -> int:
+    # clusters set such variables too; where we started no others, a share would be lost data
+    return int(os.environ[name]) if AGENT in os.environ else alone
 
 
 def _group() -> Any:

@@ -22,7 +22,6 @@ from spinevl.features.store import FeatureCache
 from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.models.generate import greedy
-from spinevl.models.held import Held, auto_dtype
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -245,9 +244,8 @@ def load_predictor(
         device: where it runs; by default on the GPU where there is one.
         allowed: the classes that may be built.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_checkpoint(checkpoint, allowed=allowed, held=Held(auto_dtype(device)))
-    loaded.model.to(device)
+    loaded = load_checkpoint(checkpoint, allowed=allowed)
+    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)

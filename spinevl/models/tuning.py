@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from spinevl.config.check import from_plain, validate
 from spinevl.config.options import LoraOptions, Mode, TuningOptions
-from spinevl.models.vlm import VLM
+from spinevl.models.connector.base import Connector
+from spinevl.models.encoder.base import Encoder
+from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
+from spinevl.schema.image_ref import Modality
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -29,7 +32,7 @@ def tuning_options(node: Mapping[str, Any]) -> TuningOptions:
 
 
 def apply_tuning(model: VLM, options: TuningOptions) -> None:
-    """Freeze, adapt or free each part of the model, in place.
+    """Freeze, adapt or free each part of the model, in place; what is never reached stays frozen.
 
     Args:
         model: the model; a second vision branch is tuned like the first.
@@ -51,11 +54,34 @@ def apply_tuning(model: VLM, options: TuningOptions) -> None:
                 module.requires_grad_(mode == Mode.full)
                 if mode == Mode.lora:
                     _inject(module, name, options.lora)
+                if isinstance(module, Encoder | Connector):
+                    for one in module.unreached():
+                        one.requires_grad_(False)
+
+
+def freeze_unshown(model: VLM, shown: Collection[Modality]) -> None:
+    """Freeze the vision branches of which the training examples show nothing, in place.
+
+    Args:
+        model: the model, tuned.
+        shown: the modalities that the training examples show.
+
+    Raises:
+        UserError: nothing that learns is left.
+    """
+    unshown = {kind: one for kind, one in model.vision_branches().items() if kind not in shown}
+    for branch in unshown.values():
+        branch.encoder.requires_grad_(False)
+        branch.connector.requires_grad_(False)
+    if unshown and not learns(model):
+        raise UserError(
+            f"tuning: nothing learns, for no training example shows <{'>, <'.join(unshown)}>; set "
+            "tuning.llm=lora or full, or train on examples with images"
+        )
 
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     target: Any = module.model if part == "llm" else module
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
@@ -68,7 +94,6 @@ def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
         use_dora=lora.dora,
     )
     inject_adapter_in_model(config, target)
-    cast_adapter_dtype(target, "default")  # what learns is float32, whatever the weights beside it
 
 
 def _target_names(target: Any, part: str, targets: Sequence[str] | str | None) -> list[str]:

@@ -57,11 +57,14 @@ class Batch:
         auxiliary_weight: [A] its loss weight.
         answer_divisor, auxiliary_divisor: what the next-token and the auxiliary loss of a step are
             divided by: its answers (or their tokens) and auxiliary targets, on average where a step
-            has several batches.
+            has several batches. Of the targets there may be none.
         questions: the dataset's index of each of the Q questions.
         sequence_label: the choice of each sequence where options are scored.
         tokens: real tokens in ``input_ids``.
         sequence_tokens: tokens that the same sequences hold one by one, prefixes not shared.
+        image_numbers: what tells each of the U images from the others of the training; 0 for all
+            where nothing is trained.
+        number: of the batch in the training, from 0; the same on every rank.
     """
 
     input_ids: torch.Tensor
@@ -90,6 +93,8 @@ class Batch:
     sequence_label: tuple[int, ...]
     tokens: int
     sequence_tokens: int
+    image_numbers: tuple[int, ...] = ()
+    number: int = 0
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``."""
@@ -106,6 +111,19 @@ class Batch:
             volume_features=None,
             attention=(),
             attention_order=empty,
+        )
+
+    def blank(self) -> Batch:
+        """The same for a rank that has no share of a batch: the model reads it, nothing counts."""
+        return replace(
+            self,
+            target_weight=self.target_weight * 0,
+            auxiliary_weight=self.auxiliary_weight * 0,
+            answer_divisor=0.0,
+            auxiliary_divisor=0.0,
+            questions=(),
+            tokens=0,
+            sequence_tokens=0,
         )
 
     def pin_memory(self) -> Batch:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import torch
 
 
+ImageTensors = tuple["torch.Tensor", "torch.Tensor | None"]
+"""Pixels [U, C, (D,) H, W] and None, or [0] and features [U, N, dim]."""
+
+
 @dataclass(frozen=True)
 class VisionInputs:
     """What an encoder and its connector make of an image.

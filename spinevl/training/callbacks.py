@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
+from spinevl.training.dev_score import of_all_ranks
 from spinevl.training.divergence import diverged, require_finite, require_finite_parts
 
 if TYPE_CHECKING:
@@ -107,17 +108,18 @@ class BestCheckpoint(pl.Callback):
         self._logprobs.append(outputs.detach().cpu())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
-        """Score dev, and keep the weights where it is the best so far.
+        """Score dev, alike on every rank, and keep the weights where it is the best so far.
 
         Raises:
             UserError: the score is not finite, which is never the best.
         """
         step, parts = pl_module.step, pl_module.parts()
-        if not all(map(is_finite, self._logprobs)):
-            raise diverged("log-probabilities on dev are not finite", step=step, parts=parts)
-        value = self.measure(self._batches, self._logprobs)
-        require_finite({"dev/score": value}, step=step, parts=parts)
+        batches, logprobs = of_all_ranks(self._batches, self._logprobs)
         self._batches, self._logprobs = [], []
+        if not all(map(is_finite, logprobs)):
+            raise diverged("log-probabilities on dev are not finite", step=step, parts=parts)
+        value = self.measure(batches, logprobs)
+        require_finite({"dev/score": value}, step=step, parts=parts)
         self.history.append((step, value))
         pl_module.log("dev/score", value, prog_bar=True)
         pl_module.log_place(step=step)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from spinevl.data.study import PatientStudy, Study
+from spinevl.distributed.ranks import gathered
 from spinevl.evaluation.evaluate import point_score
 from spinevl.evaluation.metrics import combine
 from spinevl.inference.options import choose, merge_slices, option_logprobs
@@ -38,6 +39,16 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     _, complete = combine(dict.fromkeys(closed, 0.0), closed)
     return score, "dev score" if complete else "partial dev score"
+
+
+def of_all_ranks(
+    batches: list[Batch], logprobs: list[torch.Tensor]
+) -> tuple[list[Batch], list[torch.Tensor]]:
+    """The dev batches of every rank in order, without blank ones; each rank must call this."""
+    shares = [zip(*share, strict=True) for share in gathered((batches, logprobs))]
+    # the ranks take the batches in turn
+    in_order = [pair for turn in zip(*shares, strict=True) for pair in turn if pair[0].questions]
+    return [batch for batch, _ in in_order], [values for _, values in in_order]
 
 
 def mean_logprob(batches: list[Batch], logprobs: list[torch.Tensor]) -> float:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spinevl.config.options import AugmentOptions, OptimOptions
 from spinevl.distributed.ranks import mean_over_ranks
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
-from spinevl.training.augment import augment
+from spinevl.schema.image_ref import Modality
+from spinevl.schema.model_inputs import ImageTensors
+from spinevl.training.augment import augment, draws_of
 from spinevl.training.divergence import require_finite
+from spinevl.training.every_branch import EveryBranch, require_reached
 from spinevl.training.optim import adamw, parameter_groups
 from spinevl.training.stage import Stage
 
@@ -32,6 +36,7 @@ class TrainingModule(pl.LightningModule):
         augment: augmentation of the images that a trained encoder reads.
         optim: AdamW and its schedule.
         seed: of the augmentation.
+        stand_ins: an image of each kind that the data show, see EveryBranch.
 
     Attributes:
         stage: what is trained, see ``begin``.
@@ -47,15 +52,17 @@ class TrainingModule(pl.LightningModule):
         augment: AugmentOptions,
         optim: OptimOptions,
         seed: int,
+        stand_ins: Mapping[Modality, ImageTensors] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.heads = heads
+        self.every_branch = EveryBranch(model, stand_ins or {})
         self.stage: Stage
         self.auxiliary_weight = auxiliary_weight
         self.augment = augment
         self.optim = optim
-        self.augmentation = torch.Generator().manual_seed(seed)
+        self.seed = seed
         self.step_values: dict[str, float] = {}
         self._losses: list[dict[str, torch.Tensor]] = []
 
@@ -80,6 +87,7 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
+        batch = self.every_branch(batch)
         pixels = batch.pixel_values
         # a frozen encoder gets the same image each time
         if pixels.numel() and learns(self.model.encoder):
@@ -88,22 +96,26 @@ class TrainingModule(pl.LightningModule):
                 shiftable=batch.shiftable,
                 shift_px=self.augment.shift_px,
                 gain=self.augment.gain,
-                generator=self.augmentation,
+                draws=draws_of(batch.image_numbers, batch=batch.number, seed=self.seed),
             )
         visual_tokens = self.model.encode_images(replace(batch, pixel_values=pixels))
         losses: dict[str, torch.Tensor] = {}
         if self.heads is not None:
             auxiliary = self.heads(visual_tokens[0], batch)
-            auxiliary = auxiliary / mean_over_ranks(batch.auxiliary_divisor, like=auxiliary)
+            targets = mean_over_ranks(batch.auxiliary_divisor, like=auxiliary)
+            auxiliary = auxiliary / (targets + (targets == 0))  # without any the sum is 0
             losses["loss/auxiliary"] = loss = auxiliary
         if self.stage.answers:
             losses["loss/answer"] = loss = self._answer_loss(batch, visual_tokens)
             if self.heads is not None:
                 loss = loss + self.auxiliary_weight * auxiliary
-        if not loss.requires_grad:  # a batch of text alone, where only vision branches learn
-            loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         self._losses.append({name: one.detach() for name, one in (*losses.items(), ("loss", loss))})
         return loss
+
+    def on_after_backward(self) -> None:
+        """Refuse, instead of waiting for it, what the first step has not reached."""
+        if self.global_step == 0 and isinstance(self.trainer.model, DistributedDataParallel):
+            require_reached(self)
 
     def _answer_loss(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
@@ -147,7 +159,7 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The log-probability of every option of every question, [S]."""
-        return sequence_logprobs(self.model(batch), batch)
+        return sequence_logprobs(self.model(self.every_branch(batch)), batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW over what learns, a rate each for the parts and the auxiliary heads."""

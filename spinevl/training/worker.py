@@ -37,16 +37,19 @@ from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.image_input import check_images
 from spinevl.data.record_files import write_split
 from spinevl.data.study import PatientStudy, Study, open_study, shown_modality
+from spinevl.distributed.ranks import world_size
 from spinevl.features.store import Features
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
-from spinevl.models.held import Held, auto_dtype
 from spinevl.models.recompute import recompute_layers
+from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
 from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE
 from spinevl.schema.errors import UserError
+from spinevl.schema.image_ref import Modality
+from spinevl.schema.model_inputs import ImageTensors
 from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
 from spinevl.training.loggers import check_logger, close_loggers, make_logger
@@ -83,12 +86,13 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     model, parts = starting_model(spec, trust)
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = _batches(spec, study, model, heads)
+    freeze_unshown(model, data.shown())
     features = _encode_once(spec, study, model, data)
     score, measure = dev_score(study, data.dev)
     told = {**study.description(), "fingerprint": study.fingerprint()}
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    module = _module(spec, model, heads)
+    module = _module(spec, model, heads, data.stand_ins())
     clock = Clock()
     learned = [name for name, part in module.parts().items() if learns(part)]
     around = [clock, MetricsFile(out / CURVE_FILE, clock, parts=learned)]
@@ -152,25 +156,14 @@ def open_for_training(
 def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     """The model to start from, and its nodes: new parts, or those of a checkpoint."""
     tuning = asdict(spec.tuning)
-    precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
-    half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
-    auto = auto_dtype(device_of(spec.trainer.accelerator)) if half else "float32"
-    told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
-    held = Held(auto, tuning, {name: dtype for name, dtype in told.items() if dtype != "auto"})
     if not spec.checkpoint:
-        model = assemble(
-            {**spec.parts, "tuning": tuning}, build=functools.partial(build, trust=trust), held=held
-        )
-        return model, {**held.settled(spec.parts), "tuning": tuning}
-    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
-    parts = held.settled(start.parts)
-    if (
-        parts["llm"].get("conversation") == "pretrain"
-    ):  # no way to ask anything: the config says how
-        conversation = spec.parts["llm"]["conversation"]
-        start.model.llm.conversation = conversation
-        parts["llm"] = {**parts["llm"], "conversation": conversation}
-    return tuned(start.model, tuning), {**parts, "tuning": tuning}
+        parts = {**spec.parts, "tuning": tuning}
+        return assemble(parts, build=functools.partial(build, trust=trust)), parts
+    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed)
+    llm = dict(start.parts["llm"])
+    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
+        llm["conversation"] = start.model.llm.conversation = spec.parts["llm"]["conversation"]
+    return tuned(start.model, tuning), {**start.parts, "llm": llm, "tuning": tuning}
 
 
 def _batches(
@@ -189,7 +182,7 @@ def _batches(
         learn=True,
         heads=heads,
     )
-    if few := spec.debug.overfit_batches * options.batch_patients:
+    if few := spec.debug.overfit_batches * options.batch_patients * world_size():
         train = [one for group in grouped(train)[:few] for _, one in group]
     data = ExampleDataModule(
         train,
@@ -258,7 +251,12 @@ def _fit_stages(
     return device
 
 
-def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> TrainingModule:
+def _module(
+    spec: TrainSpec,
+    model: VLM,
+    heads: Mapping[str, int],
+    stand_ins: Mapping[Modality, ImageTensors],
+) -> TrainingModule:
     """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
     auxiliary = None
     if heads:
@@ -270,6 +268,7 @@ def _module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> TrainingMo
         augment=spec.augment,
         optim=spec.optim,
         seed=spec.seed,
+        stand_ins=stand_ins,
     )
     if spec.trainer.gradient_checkpointing:
         recompute_layers(model)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from spinevl.data.sampling import RatioSampler
+from spinevl.data.sampling import RatioSampler, whole_batches
 from spinevl.schema.errors import UserError
 
 TASKS = ["report"] * 10 + ["vqa"] * 7 + [""] * 3
@@ -45,14 +45,10 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert _epoch(other, 2) != _epoch(first, 2)
 
 
-def test_ranks_share_an_epoch_and_have_as_many_each() -> None:
-    whole = RatioSampler(TASKS, ratios={"report": 0.5}, seed=0)
-    parts = [RatioSampler(TASKS, ratios={"report": 0.5}, seed=0, rank=k, world=4) for k in range(4)]
-    shown = [_epoch(part, 1) for part in parts]
-    assert {len(part) for part in shown} == {4}  # 15 items on four ranks: one is shown twice
-    order = _epoch(whole, 1)
-    mixed = [shown[k % 4][k // 4] for k in range(16)]
-    assert mixed == [*order, order[0]]
+def test_every_whole_batch_has_one_rank_and_each_rank_as_many() -> None:
+    shares = [whole_batches(7, 2, rank=rank, world=3) for rank in range(3)]
+    assert shares == [[[0, 1], [6]], [[2, 3], []], [[4, 5], []]]
+    assert whole_batches(0, 2, rank=1, world=2) == []
 
 
 def test_a_ratio_of_no_task_is_refused() -> None:

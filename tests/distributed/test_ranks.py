@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from spinevl.distributed.ranks import mean_over_ranks
+from spinevl.distributed.ranks import AGENT, mean_over_ranks, rank, world_size
 
 
 def test_one_rank_keeps_its_value() -> None:
     assert mean_over_ranks(7.0, like=torch.zeros(1)) == 7.0
+
+
+def test_what_a_cluster_says_of_other_processes_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (rank(), world_size()) == (0, 1)
+    monkeypatch.setenv(AGENT, "1234")
+    assert (rank(), world_size()) == (1, 2)
 
 
 def _rank(rank: int, store: str) -> None:

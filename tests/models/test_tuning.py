@@ -17,7 +17,7 @@ from spinevl.models.encoder.base import Encoder
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
-from spinevl.models.tuning import apply_tuning, tuning_options
+from spinevl.models.tuning import apply_tuning, freeze_unshown, tuning_options
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
@@ -204,6 +204,22 @@ def test_a_branch_for_volumes_is_tuned_like_the_one_for_images() -> None:
     apply_tuning(model, tuning(LoraOptions(r=2), encoder="lora"))
     assert adapted(model) == {"encoder.fc1", "encoder3d.fc1"}
     assert not model.connector3d.connector[0].weight.requires_grad
+
+
+def test_a_branch_that_no_example_shows_is_frozen() -> None:
+    def both() -> VLM:
+        volumes = MLPConnector(in_dim=8, out_dim=32, in_tokens=1, in_grid=(1, 1))
+        return vlm(encoder=Pooled(), encoder3d=Pooled(modality="image3d"), connector3d=volumes)
+
+    model = both()
+    apply_tuning(model, tuning(encoder="full", connector="full"))
+    freeze_unshown(model, {"image"})
+    assert {name.partition(".")[0] for name in learned(model)} == {"encoder", "connector"}
+    with pytest.raises(UserError, match=r"<image>.*tuning\.llm"):
+        freeze_unshown(model, {"image3d"})  # the last that learned
+    apply_tuning(model, tuning(connector="full", llm="full"))
+    freeze_unshown(model, set())
+    assert {name.partition(".")[0] for name in learned(model)} == {"llm"}
 
 
 @pytest.mark.parametrize("mode", ["frozen", "full"])

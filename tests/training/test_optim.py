@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spinevl.schema.errors import UserError
-from spinevl.training.augment import augment
+from spinevl.training.augment import augment, draws_of
 from spinevl.training.optim import adamw, parameter_groups
 
 
@@ -49,7 +49,7 @@ def test_augmentation_moves_only_what_may_move() -> None:
         shiftable=torch.tensor([True, False]),
         shift_px=3,
         gain=0.0,
-        generator=torch.Generator().manual_seed(1),
+        draws=draws_of([0, 1], batch=0, seed=1),
     )
     assert moved.shape == pixels.shape
     assert torch.equal(moved[1], pixels[1])

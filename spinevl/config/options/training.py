@@ -159,11 +159,11 @@ class TrainerOptions:
     )
     precision: str = key(
         "auto",
-        help="auto, 32-true, bf16-mixed or 16-mixed; weights that learn are kept in float32",
+        help="auto, 32-true, bf16-mixed or 16-mixed; weights are kept in float32",
         choices=("auto", *PRECISIONS.values(), *PRECISIONS),
     )
     max_epochs: int = key(12, help="passes over the training patients", min=1)
-    batch_patients: int = key(4, help="patients (or conversations) a step", min=1)
+    batch_patients: int = key(4, help="patients (or conversations) a step of each device", min=1)
     accumulate: int = key(1, help="steps an optimizer update", min=1)
     clip_norm: float | None = key(1.0, help="largest gradient norm; null does not clip", above=0)
     dev_checks: int = key(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from spinevl.config.options import LossMean, Packing
 from spinevl.data.auxiliary_targets import head_targets
@@ -15,6 +15,7 @@ from spinevl.schema.batch import Batch
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Rounds
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.model_inputs import ModelInputs
 
 Group = Sequence[tuple[int, Example]]
@@ -57,11 +58,18 @@ class Collator:
         self.loss = LossMean(loss)
         self.learn = learn
         self.heads = {name: number for number, name in enumerate(heads or {})}
+        self.numbers: Mapping[ImageRef, int] = {}
 
     def to_score(self) -> Collator:
         """The same for scoring, on the same images."""
         other = copy.copy(self)
         other.learn, other.heads = False, {}
+        return other
+
+    def numbering(self, images: Iterable[ImageRef]) -> Collator:
+        """The same, with the images of the training numbered in order of first appearance."""
+        other = copy.copy(self)
+        other.numbers = {image: number for number, image in enumerate(dict.fromkeys(images))}
         return other
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
@@ -88,6 +96,7 @@ class Collator:
             questions=[index for index, _ in pairs],
             fixed=fixed,
             auxiliary=[target for _, one in pairs for target in self._auxiliary(one, images)],
+            numbers=self.numbers,
         )
 
     def length(self, example: Example) -> int:

@@ -13,7 +13,7 @@ from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import TokenSequence
 from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
-from spinevl.schema.model_inputs import VisionInputs
+from spinevl.schema.model_inputs import ImageTensors, VisionInputs
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ImageInput:
             raise UserError(f"{image.path}: {error}") from error
         self._accepted.add(pixels.shape)
 
-    def __call__(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def __call__(self, images: Sequence[ImageRef]) -> ImageTensors:
         """Pixels [U, C, (D,) H, W] and None, or [0] and features [U, N, dim]."""
         if not images:
             return torch.zeros(0), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,7 @@ def lay_out(
     questions: Sequence[int],
     fixed: Collection[ImageRef] = (),
     auxiliary: Sequence[AuxiliaryTarget] = (),
+    numbers: Mapping[ImageRef, int] | None = None,
 ) -> Batch:
     """A Batch of sequences.
 
@@ -59,6 +60,7 @@ def lay_out(
         questions: the dataset's index of each question.
         fixed: images that must not be shifted (their boxes are targets).
         auxiliary: targets of the auxiliary classification heads.
+        numbers: of the images in the training.
     """
     rows = _rows(sequences, packing)
     width = max(len(row.symbols) for row in rows)
@@ -78,6 +80,7 @@ def lay_out(
     if loss is LossMean.answer:
         weights /= np.maximum(counts, 1)
     encoded = {kind: read(images.of(kind)) for kind, read in images.inputs.items()}
+    numbers = numbers or {}
     nothing = (torch.zeros(0), None)
     pixel_values, features = encoded.get("image", nothing)
     volumes, volume_features = encoded.get("image3d", nothing)
@@ -105,11 +108,12 @@ def lay_out(
         auxiliary_label=torch.tensor([target.label for target in auxiliary], dtype=torch.long),
         auxiliary_weight=torch.tensor([target.weight for target in auxiliary], dtype=torch.float32),
         answer_divisor=float(len(sequences) if loss is LossMean.answer else sum(counts)),
-        auxiliary_divisor=float(max(len(auxiliary), 1)),
+        auxiliary_divisor=float(len(auxiliary)),
         questions=tuple(questions),
         sequence_label=tuple(one.label for one in sequences),
         tokens=sum(len(row.symbols) for row in rows),
         sequence_tokens=sum(len(one.symbols) - 1 for one in sequences),
+        image_numbers=tuple(numbers.get(image, 0) for image in images.of("image")),
     )
 
 

@@ -24,6 +24,10 @@ class Connector(nn.Module, ABC):
 
     tokens: int
 
+    def unreached(self) -> list[nn.Module | nn.Parameter]:
+        """What its forward pass leaves out, see Encoder."""
+        return []
+
     @abstractmethod
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features [U, N, in_dim] -> [U, tokens, out_dim]."""

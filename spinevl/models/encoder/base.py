@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from spinevl.build.roles import role
-from spinevl.models.held import autocast_of, half_of
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
@@ -50,6 +49,14 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, C, (D,) H, W] -> features [U, tokens, dim]."""
 
+    def unreached(self) -> list[nn.Module | nn.Parameter]:
+        """What its forward pass leaves out, such as the layers above a selected one.
+
+        It is kept and saved, and never trained: training on several devices waits in each step for
+        a gradient of every weight that learns.
+        """
+        return []
+
     def identity(self) -> str:
         """The settings that its features depend on besides weights: attributes and structure.
 
@@ -77,15 +84,8 @@ def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> tor
     together = FIXED_BATCH[encoder.modality]
     for chunk in pixel_values.split(together):
         padding = chunk[:1].expand(together - len(chunk), *chunk.shape[1:])
-        parts.append(encode(encoder, torch.cat([chunk, padding]))[: len(chunk)])
+        parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])
     return torch.cat(parts)
-
-
-def encode(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """pixel_values [U, ...] -> features [U, tokens, dim]; see autocast_of."""
-    half = half_of(encoder)
-    with autocast_of(encoder):
-        return encoder(pixel_values if half is None else pixel_values.to(half))
 
 
 def state_index(select_layer: int, *, states: int, layers: int) -> int:

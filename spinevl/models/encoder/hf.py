@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.encoder.positions import interpolate_by_matrices
-from spinevl.models.held import DType, torch_dtype
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.schema.errors import UserError, refused
 
@@ -47,7 +47,6 @@ class HFVisionEncoder(Encoder):
         select_feature: ``patch`` drops the class token (and registers), ``cls_patch`` keeps all
             tokens; SigLIP has no class token.
         pretrained: load weights; otherwise initialise at random.
-        dtype: the type that weights are held in; ``assemble`` decides what ``auto`` means.
 
     Raises:
         UserError: an unknown kind or feature, ``patch`` with SigLIP, a model of another kind or
@@ -63,7 +62,6 @@ class HFVisionEncoder(Encoder):
         select_layer: int = -2,
         select_feature: Literal["patch", "cls_patch"] = "patch",
         pretrained: bool = True,
-        dtype: DType = "float32",
     ) -> None:
         super().__init__()
         if kind not in _CLASSES:
@@ -79,9 +77,9 @@ class HFVisionEncoder(Encoder):
             config = config_class.from_pretrained(path)
             refuse_kernels(config, what="encoder.path", path=path)
             self.vision = (
-                pretrained_model(model_class, path, what="encoder.path", dtype=dtype, config=config)
+                pretrained_model(model_class, path, what="encoder.path", config=config)
                 if pretrained
-                else model_class(config).to(torch_dtype(dtype))
+                else model_class(config)
             )
             self.processor = processor_class.from_pretrained(path)
         if kind == "dinov2":
@@ -134,17 +132,31 @@ class HFVisionEncoder(Encoder):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [U, 3, H, W] -> [U, tokens, dim]."""
-        tower = getattr(self.vision, "vision_model", self.vision)
+        tower = self._tower
         hidden = tower.embeddings(pixel_values)
         if hasattr(tower, "pre_layrnorm"):  # CLIP's; transformers spells it so
             hidden = tower.pre_layrnorm(hidden)
-        dinov2 = self.kind == "dinov2"
-        layers = tower.encoder.layer if dinov2 else tower.encoder.layers
         # DINOv2's layers took no mask in the first versions of transformers 5
-        mask: dict[str, Any] = {} if dinov2 else {"attention_mask": None}
-        for layer in layers[: self.depth]:  # layers above the selected one add nothing
+        mask: dict[str, Any] = {} if self.kind == "dinov2" else {"attention_mask": None}
+        for layer in self._layers[: self.depth]:  # layers above the selected one add nothing
             hidden = layer(hidden, **mask)
         return hidden[:, self.dropped :]
+
+    def unreached(self) -> list[nn.Module | nn.Parameter]:
+        """The layers above the selected one, the final norm, a pooling head and the mask token."""
+        tower = self._tower
+        after = [getattr(tower, name, None) for name in ("post_layernorm", "layernorm", "head")]
+        after.append(getattr(tower.embeddings, "mask_token", None))
+        return [*self._layers[self.depth :], *(one for one in after if one is not None)]
+
+    @property
+    def _tower(self) -> Any:
+        return getattr(self.vision, "vision_model", self.vision)
+
+    @property
+    def _layers(self) -> Any:
+        encoder = self._tower.encoder
+        return encoder.layer if self.kind == "dinov2" else encoder.layers
 
     def identity(self) -> str:
         """See Encoder; with the tower's config and the image processor's."""

@@ -50,6 +50,10 @@ class MonaiViT(Tower):
             hidden = block(hidden)
         return hidden
 
+    def above(self, depth: int) -> list[nn.Module | nn.Parameter]:
+        """See Tower."""
+        return [*self.blocks[depth:], self.norm]
+
 
 class _PatchEmbedding(nn.Module):
     def __init__(self, patch: tuple[int, ...], tokens: int, dim: int) -> None:

@@ -64,6 +64,10 @@ class VisionTransformer3D(Tower):
             hidden = layer(hidden)
         return hidden
 
+    def above(self, depth: int) -> list[nn.Module | nn.Parameter]:
+        """See Tower."""
+        return [*self.transformer_layers[depth:], self.mlp_head]
+
 
 class MedMClipEncoder(TowerEncoder):
     """Features of MedM-CLIP; volumes are z-scored with its training's mean and std."""
