@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import ConversationStudy, PatientStudy
 from spinevl.evaluation.answer_files import (
     unparsed_answers,
@@ -15,33 +16,34 @@ from spinevl.evaluation.answer_files import (
 )
 from spinevl.evaluation.join import with_truth
 from spinevl.evaluation.metrics import combine
-from spinevl.inference.predictor import Predictor, predictions
-from spinevl.inference.progress import Progress, answer_keys
+from spinevl.inference.answering import answer
+from spinevl.inference.predictor import predictions
+from spinevl.inference.spec import PredictSpec, Request
 from spinevl.io.files import write_text_atomic
-from spinevl.schema.example import Example
 from spinevl.schema.prediction import Prediction
 
 log = logging.getLogger(__name__)
 
 
 def answer_patients(
-    study: PatientStudy, subset: str, predictor: Predictor, *, checkpoint: Path, out: Path
-) -> list[Prediction]:
-    """The predictions for the patients of ``test`` or ``dev``.
+    spec: PredictSpec,
+    requests: Sequence[Request],
+    study: PatientStudy,
+    *,
+    out: Path,
+    trust: Trust = NOTHING,
+) -> dict[Request, list[Prediction]]:
+    """The predictions for the patients of each request; slices asked apart are merged.
 
-    Answers go to a file as they come, and a job in the same folder goes on from it; write_outputs
-    removes it.
+    The answers of a job that was killed are kept in its folder until write_outputs.
     """
-    examples = study.examples(subset)
-    keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options)
-    options = [len(one.options) for one in examples]
-    progress = Progress(out / f".predictions.{subset}.jsonl", keys, options)
-    done = _recorded(progress, predictor, examples)
-    return predictions(examples, [done[index] for index in range(len(examples))])
+    asked = {request: request.examples(study) for request in requests}
+    answers = answer(spec, asked, study, out=out, trust=trust)
+    return {request: predictions(asked[request], answers[request]) for request in requests}
 
 
 def answer_conversations(
-    study: ConversationStudy, subset: str, predictor: Predictor, *, checkpoint: Path, out: Path
+    spec: PredictSpec, subset: str, study: ConversationStudy, *, out: Path, trust: Trust = NOTHING
 ) -> None:
     """Answer the last question of every conversation of ``data.SUBSET``.
 
@@ -49,15 +51,14 @@ def answer_conversations(
     format, follows when all are.
     """
     pairs = study.source.read(subset, answered=False)
-    examples = [example for _, example in pairs]
-    window = study.source.window
-    keys = answer_keys(examples, checkpoint=checkpoint, options=predictor.options, settings=window)
-    done = _recorded(Progress(out / "answers.jsonl", keys), predictor, examples)
+    request = Request(subset)
+    asked = {request: [example for _, example in pairs]}
+    answers = answer(spec, asked, study, out=out, trust=trust)[request]
     answered = []
-    for index, (record, example) in enumerate(pairs):
+    for (record, example), one in zip(pairs, answers, strict=True):
         turns = [
             {"from": role, "value": text}
-            for pair in done[index].rounds
+            for pair in one.rounds
             for role, text in zip(("human", "gpt"), pair, strict=True)
         ]
         truth = example.truth or record.get("answer", "")
@@ -65,12 +66,6 @@ def answer_conversations(
     path = out / "conversations.json"
     write_text_atomic(path, json.dumps(answered, indent=2, ensure_ascii=False) + "\n")
     log.info("answers to %d conversations in %s", len(pairs), path)
-
-
-def _recorded(progress: Progress, predictor: Predictor, examples: Sequence[Example]) -> dict:
-    if progress.done:
-        log.info("%d of %d examples are answered already", len(progress.done), len(examples))
-    return progress.record(predictor.answers(examples, done=progress.done))
 
 
 def write_outputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,33 +80,52 @@ class Predictor:
         return predictions(examples, [answers[index] for index in range(len(examples))])
 
     def answers(
-        self, examples: Sequence[Example], *, done: Mapping[int, Answer] | None = None
+        self,
+        examples: Sequence[Example],
+        *,
+        done: Collection[int] = (),
+        rank: int = 0,
+        of: int = 1,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, answer) of each example, batch by batch.
 
         Args:
             examples: what is asked.
-            done: answers that are known already; they are not asked again.
+            done: the indices of those whose answers are known; they are not asked again.
+            rank, of: where ``of`` processes share the examples, this is number ``rank``, which
+                answers every ``of``-th batch. Each must be told the same examples and ``done``.
 
         Raises:
             UserError: before anything is answered, for examples that do not fit the model.
         """
         asked = map(self._asked, examples)
-        left = {index: one for index, one in enumerate(asked) if index not in (done or {})}
+        left = {index: one for index, one in enumerate(asked) if index not in done}
         self._check(list(left.values()))
+        batches = self._batches(left, of)[rank::of]
         if self.cache is not None:
-            shown = [image for one in left.values() for image in one.images]
+            pairs = [pair for batch in batches for group in batch for pair in group]
+            shown = [image for _, one in pairs for image in one.images]
             keep_features(self.model, self.cache, self.collate.inputs, shown)
-        return self._answers(left)
+        return self._answers(batches)
+
+    def _batches(self, left: Mapping[int, Example], of: int) -> list[list[Group]]:
+        """The batches of all processes.
+
+        They are those of a single process, so that its numbers come out to the last digit, unless
+        some process would have none: then they are smaller.
+        """
+        numbers = list(left)
+        groups: list[Group] = [
+            [(numbers[k], one) for k, one in group] for group in grouped(left.values())
+        ]
+        size = max(1, min(self.options.batch_size, -(-len(groups) // of)))
+        return [groups[start : start + size] for start in range(0, len(groups), size)]
 
     @torch.inference_mode()
-    def _answers(self, left: Mapping[int, Example]) -> Iterator[tuple[int, Answer]]:
-        numbers = list(left)
-        groups = [[(numbers[k], one) for k, one in group] for group in grouped(left.values())]
-        for start in range(0, len(groups), self.options.batch_size):
-            chunk = groups[start : start + self.options.batch_size]
+    def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
+        for batch in batches:
             for scored, answer in ((True, self.score), (False, self.generate)):
-                part = [[pair for pair in g if self._scored(pair[1]) is scored] for g in chunk]
+                part = [[pair for pair in g if self._scored(pair[1]) is scored] for g in batch]
                 if part := [group for group in part if group]:
                     yield from answer(part)
 

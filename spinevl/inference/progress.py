@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ class Progress:
     """The file of answers that a job has so far, a line each.
 
     Lines whose example, checkpoint and settings are the same as now are kept; all others, and
-    lines that are cut short or damaged, are asked again.
+    lines that are cut short or damaged, are asked again. Processes that share the examples each
+    write a file of their own, a share, which ``merge`` takes in.
 
     Args:
         file: JSON lines of index, key and answer.
@@ -29,7 +30,7 @@ class Progress:
         options: how many each has; a line with scores of other ones is not kept.
 
     Attributes:
-        done: index -> answer.
+        done: index -> answer, of ``file`` alone until the shares are read.
     """
 
     def __init__(
@@ -37,23 +38,51 @@ class Progress:
     ) -> None:
         self.file = file
         self.keys = keys
-        self.done: dict[int, Answer] = {
-            index: answer
-            for index, key, answer in resume_json_lines(file, _entry)
-            if 0 <= index < len(keys) and keys[index] == key
-            if options is None or set(answer.logprobs or ()) in (set(), {*range(options[index])})
-        }
+        self.options = options
+        self.done: dict[int, Answer] = dict(self._read(file))
+
+    def _read(self, file: Path) -> Iterator[tuple[int, Answer]]:
+        for index, key, answer in resume_json_lines(file, _entry):
+            if not 0 <= index < len(self.keys) or self.keys[index] != key:
+                continue
+            scored = set(answer.logprobs or ())
+            if self.options is None or scored in (set(), {*range(self.options[index])}):
+                yield index, answer
+
+    def share(self, rank: int, of: int) -> Progress:
+        """The share of one of several processes, which must all see the same ``done``."""
+        return Progress(self._beside(f"{rank}-of-{of}"), self.keys, self.options)
+
+    def read_shares(self) -> list[Path]:
+        """Add what shares hold, of however many processes, to ``done``. Returns their files."""
+        shares = sorted(self.file.parent.glob(self._beside("[0-9]*-of-[0-9]*").name))
+        for share in shares:
+            self.done.update(self._read(share))
+        return shares
+
+    def merge(self) -> None:
+        """Write all that is done into ``file``, in order, and remove the shares."""
+        shares = self.read_shares()
+        if self.done or self.file.exists():
+            lines = [self._line(index, answer) for index, answer in sorted(self.done.items())]
+            write_text_atomic(self.file, "".join(lines))
+        for share in shares:
+            share.unlink(missing_ok=True)
 
     def record(self, answers: Iterable[tuple[int, Answer]]) -> dict[int, Answer]:
-        """Write every answer as it comes; returns all that are known in the end."""
-        lines = [self._line(index, answer) for index, answer in sorted(self.done.items())]
-        write_text_atomic(self.file, "".join(lines))  # what is added stands on a line of its own
+        """Write every answer as it comes, in the end in order; returns all that are known."""
+        self.merge()  # what is added stands on a line of its own
         with self.file.open("a", encoding="utf-8") as file:
             for index, answer in answers:
                 self.done[index] = answer
                 file.write(self._line(index, answer))
                 file.flush()
+        self.merge()
         return self.done
+
+    def _beside(self, name: str) -> Path:
+        """The path of a share: hidden, since it is no result."""
+        return self.file.with_name(f".{self.file.stem.lstrip('.')}.{name}.jsonl")
 
     def _line(self, index: int, answer: Answer) -> str:
         entry: dict[str, Any] = {"index": index, "key": self.keys[index], "rounds": answer.rounds}
@@ -81,11 +110,12 @@ def answer_keys(
     Args:
         examples: what is asked.
         checkpoint: the folder; an edited file changes every key.
-        options: of predict; how many are answered at once, and how they are packed, changes none.
+        options: of predict; how many are answered at once, where, and how they are packed, changes
+            none.
         settings: what else decides how the images are read.
     """
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    decides = astuple(replace(options, batch_size=1, packing=Packing.tree))
+    decides = astuple(replace(options, batch_size=1, packing=Packing.tree, devices=None))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
         path: stamp(Path(path)) if Path(path).is_file() else None  # told where it is decoded

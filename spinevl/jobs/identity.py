@@ -20,7 +20,10 @@ from spinevl.schema.image_ref import MODALITIES
 
 # what only says where, or how fast; the results do not depend on it
 _NO_MATTER = ("cache_dir", "logger", "trusted_targets", "feature_cache")
-_NO_MATTER_IN_TRAINER = ("progress_bar", "num_workers")
+_NO_MATTER_WITHIN = {
+    "trainer": ("progress_bar", "num_workers"),
+    "predict": ("devices", "batch_size", "packing"),
+}
 
 # keys whose values name what a job reads; other values do where they have a slash in them
 _INPUTS = (*PATHS, "path", "checkpoint", "records", "answers", "predictions", "train_labels")
@@ -59,8 +62,9 @@ def parts(config: Mapping[str, Any], *, out: Path | None = None) -> dict[str, st
             it changes with every job.
     """
     decides = {key: value for key, value in config.items() if key not in _NO_MATTER}
-    if isinstance(trainer := decides.get("trainer"), Mapping):
-        decides["trainer"] = {k: v for k, v in trainer.items() if k not in _NO_MATTER_IN_TRAINER}
+    for group, keys in _NO_MATTER_WITHIN.items():
+        if isinstance(options := decides.get(group), Mapping):
+            decides[group] = {k: v for k, v in options.items() if k not in keys}
     result = dict(_leaves(decides))
     contents = _Contents()
     for key, path in sorted(input_paths(decides)):

@@ -19,12 +19,14 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     """
     from spinevl.inference.checkpoint_study import open_checkpoint
     from spinevl.inference.outputs import answer_conversations, answer_patients, write_outputs
+    from spinevl.inference.spec import Request
 
     config: Any = plain(cfg)
     subset = config["subset"]
-    folder, study, predictor = open_checkpoint(config, (subset,), trust=trust)
+    spec, study = open_checkpoint(config, (subset,), trust=trust)
     if isinstance(study, ConversationStudy):
-        answer_conversations(study, subset, predictor, checkpoint=folder, out=out)
+        answer_conversations(spec, subset, study, out=out, trust=trust)
     else:
-        predictions = answer_patients(study, subset, predictor, checkpoint=folder, out=out)
-        write_outputs(study, subset, predictions, out=out)
+        asked = Request(subset)
+        found = answer_patients(spec, [asked], study, out=out, trust=trust)
+        write_outputs(study, subset, found[asked], out=out)

@@ -23,18 +23,20 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Write predictions, ``metrics.json`` and the report; returns the score."""
     from spinevl.inference.checkpoint_study import open_checkpoint
     from spinevl.inference.outputs import answer_patients, write_outputs
-    from spinevl.inference.scoring import score_patients
+    from spinevl.inference.scoring import score_patients, to_score
+    from spinevl.inference.spec import Request
     from spinevl.report.page import write_study_report
 
     write_config(out, plain(cfg))
     config = read_config(out)
     opened = {"dev": ("train", "dev"), "test": ("train", "dev", "test")}.get(config["subset"])
-    folder, found, predictor = open_checkpoint(config, opened, trust=trust)
-    study = require_patients(found)
+    spec, opened_study = open_checkpoint(config, opened, trust=trust)
+    study = require_patients(opened_study)
     subset = _subset(study, config["subset"])
     log.info("%s: %s", study.cohort.name, study.summary(subset))
-    predictions = answer_patients(study, subset, predictor, checkpoint=folder, out=out)
-    score = score_patients(study, subset, predictions, predictor, selection=_selection(config))
+    found = answer_patients(spec, to_score(study, subset), study, out=out, trust=trust)
+    predictions = found[Request(subset)]
+    score = score_patients(study, subset, found, selection=_selection(config))
     write_outputs(study, subset, predictions, out=out)
     value = write_metrics(score, study.tasks, out=out)
     fingerprint = study.fingerprint()
@@ -47,7 +49,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         config=OmegaConf.to_yaml(cfg, resolve=True),
         provenance=provenance(config, out=out),
         fingerprint=fingerprint,
-        curve=folder.parent / CURVE_FILE,
+        curve=Path(spec.checkpoint).parent / CURVE_FILE,
     )
     log.info("report: %s", out / "report.html")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import UserError
 
 if TYPE_CHECKING:
-    from spinevl.inference.predictor import Predictor
+    from spinevl.inference.spec import PredictSpec
     from spinevl.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     It is None for a study without dev scores (boxes alone) whose test patients were scored.
     """
     from spinevl.inference.outputs import answer_patients, write_outputs
-    from spinevl.inference.scoring import score_patients
+    from spinevl.inference.scoring import score_patients, to_score
+    from spinevl.inference.spec import Request
     from spinevl.report.page import write_study_report
     from spinevl.training.fit import fit
     from spinevl.training.spec import TrainSpec
@@ -45,21 +47,19 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     config = read_config(out)
     spec = TrainSpec.from_config(config)
     study = require_patients(open_for_training(spec, None, trust=trust))
+    predict = _predict_spec(spec, out / "checkpoint", config["predict"])
     log.info("%s", study.cohort.name)
     fingerprint = study.fingerprint()
     told = provenance(config, out=out)
     _write_records(study, config, out=out, told=told)
     dev = fit(spec, out, trust=trust, study=study)
-    folder = out / "checkpoint"
-    predictor = _predictor(spec, study, folder, config["predict"], trust)
     scored = "test" if study.cohort.test_has_truth else "dev"
-    predictions = answer_patients(study, scored, predictor, checkpoint=folder, out=out)
-    score = score_patients(study, scored, predictions, predictor)
-    if scored == "dev" and "test" in study.subsets:  # a submission for the test list
-        answers = answer_patients(study, "test", predictor, checkpoint=folder, out=out)
-        write_outputs(study, "test", answers, out=out)
-    else:
-        write_outputs(study, scored, predictions, out=out)
+    submitted = "test" if "test" in study.subsets else scored  # also where it cannot be scored
+    asked = dict.fromkeys([*to_score(study, scored), Request(submitted)])
+    found = answer_patients(predict, list(asked), study, out=out, trust=trust)
+    predictions = found[Request(scored)]
+    score = score_patients(study, scored, found)
+    write_outputs(study, submitted, found[Request(submitted)], out=out)
     value = write_metrics(score, study.tasks, out=out)
     write_study_report(
         study,
@@ -94,18 +94,19 @@ def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:
     return study.subsets if asked == "both" else (asked,)
 
 
-def _predictor(
-    spec: TrainSpec, study: PatientStudy, folder: Path, predict: Mapping[str, Any], trust: Trust
-) -> Predictor:
-    """The trained model on the device that it was trained on."""
-    from spinevl.inference.predictor import load_predictor
+def _predict_spec(spec: TrainSpec, folder: Path, predict: Mapping[str, Any]) -> PredictSpec:
+    """What the trained model is asked, on the devices that it was trained on."""
+    from spinevl.inference.spec import PredictSpec
     from spinevl.training.trainer import device_of
 
-    return load_predictor(
-        folder,
-        study,
-        options=from_plain(PredictOptions, predict, at="predict"),
+    options = from_plain(PredictOptions, predict, at="predict")
+    if options.devices is None:
+        options = replace(options, devices=spec.trainer.devices)
+    return PredictSpec(
+        checkpoint=str(folder),
+        study=spec.study,
+        subsets=None,
+        options=options,
         feature_cache=spec.feature_cache,
         device=device_of(spec.trainer.accelerator),
-        allowed=trust.allowed,
     )

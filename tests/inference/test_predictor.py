@@ -123,6 +123,22 @@ def test_what_is_answered_already_is_not_asked_again(model: VLM) -> None:
     assert list(asking.answers(EXAMPLES, done=whole)) == []
 
 
+@pytest.mark.parametrize("of", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_processes_share_all_examples_and_none_is_asked_twice(
+    model: VLM, of: int, batch_size: int
+) -> None:
+    asking = predictor(model, batch_size=batch_size)
+    whole = dict(asking.answers(EXAMPLES, done=[5]))
+    shares = [dict(asking.answers(EXAMPLES, done=[5], rank=r, of=of)) for r in range(of)]
+    assert sorted(index for share in shares for index in share) == sorted(whole)
+    assert sum(map(bool, shares)) == min(of, 3)  # a, b and the conversation
+    for index, one in (pair for share in shares for pair in share.items()):
+        assert one.rounds == whole[index].rounds
+        if one.logprobs is not None:
+            assert one.logprobs == pytest.approx(whole[index].logprobs, rel=1e-6)
+
+
 def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:
     asked = [one for one in EXAMPLES if one.kind != "text"]
     found = predictor(model).predict(asked)

@@ -87,6 +87,24 @@ def test_only_lines_of_the_same_example_are_kept(file: Path) -> None:
     assert set(Progress(file, KEYS[:1]).done) == {0}
 
 
+def test_shares_of_any_number_of_processes_are_merged_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    progress = Progress(file, KEYS)
+    assert progress.share(0, 2).record([(2, ANSWERS[2])]) == {2: ANSWERS[2]}
+    progress.share(2, 12).record([(0, ANSWERS[0])])
+    progress.share(1, 2).record([])
+    Progress(file, ["other", "k1", "k2"]).share(1, 3).record([(0, ANSWERS[0])])
+    Progress(tmp_path / "answers_swapped.jsonl", KEYS).share(0, 2).record([(1, ANSWERS[1])])
+    assert Progress(file, KEYS).done == {}
+    assert len(progress.read_shares()) == 4
+    assert progress.done == {0: ANSWERS[0], 2: ANSWERS[2]}
+    assert not file.exists()
+    assert progress.record([(1, ANSWERS[1])]) == ANSWERS
+    left = [one.name for one in tmp_path.iterdir() if one.name != ".answers_swapped.0-of-2.jsonl"]
+    assert left == ["answers.jsonl"]
+    assert [json.loads(line)["index"] for line in file.read_text("utf-8").splitlines()] == [0, 1, 2]
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Path, list[Example]]:
     """A checkpoint, and two examples with an image each."""
@@ -168,6 +186,7 @@ def test_settings_that_decide_an_answer_change_every_key(
     assert not set(before) & set(keys(made, settings=(0.0, 80.0)))
     # a smaller batch after the memory ran out keeps what is answered
     assert keys(made, options=PredictOptions(batch_size=2, packing=Packing.off)) == before
+    assert keys(made, options=PredictOptions(devices=3)) == before
 
 
 @pytest.mark.parametrize("scores", ['{"0": -1.0}', '{"0": -1.0, "1": -1.0, "2": -1.0}'])

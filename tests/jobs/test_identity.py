@@ -21,6 +21,7 @@ CONFIG: dict[str, Any] = {
     "sag_image": [5, 6],
     "optim": {"lr": {"llm": 1e-3}},
     "trainer": {"max_epochs": 3, "num_workers": 0, "progress_bar": True},
+    "predict": {"mode": "choice", "batch_size": 16, "devices": None, "packing": "tree"},
     "cache_dir": "/a",
     "logger": {"kind": "csv"},
 }
@@ -44,7 +45,10 @@ def test_it_does_not_depend_on_the_order_of_keys() -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("seed", 1), ("sag_image", [6, 5]), ("optim.lr.llm", 2e-3), ("trainer.max_epochs", 4)],
+    [
+        *(("seed", 1), ("sag_image", [6, 5]), ("optim.lr.llm", 2e-3), ("trainer.max_epochs", 4)),
+        ("predict.mode", "generate"),
+    ],
 )
 def test_what_changes_a_result_makes_another_job(path: str, value: Any) -> None:
     assert identity(changed(path, value)) != identity(CONFIG)
@@ -52,7 +56,10 @@ def test_what_changes_a_result_makes_another_job(path: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("cache_dir", "/b"), ("logger.kind", "wandb"), ("trainer.num_workers", 4)],
+    [
+        *(("cache_dir", "/b"), ("logger.kind", "wandb"), ("trainer.num_workers", 4)),
+        *(("predict.devices", 2), ("predict.batch_size", 1), ("predict.packing", "off")),
+    ],
 )
 def test_where_and_how_fast_does_not(path: str, value: Any) -> None:
     assert identity(changed(path, value)) == identity(CONFIG)

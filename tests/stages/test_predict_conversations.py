@@ -104,9 +104,9 @@ def test_answers_are_written_as_they_come_and_an_interrupted_run_goes_on(
     asked = []
     real = predictor.Predictor._answers
 
-    def counted(self: Any, left: Any) -> Any:
-        asked.extend(one.key.patient for one in left.values())
-        return real(self, left)
+    def counted(self: Any, batches: Any) -> Any:
+        asked.extend(one.key.patient for batch in batches for [(_, one)] in batch)
+        return real(self, batches)
 
     monkeypatch.setattr(predictor.Predictor, "_answers", counted)
     predict.main(cfg, out=out)

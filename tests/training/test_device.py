@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from spinevl.build.trust import NOTHING
-from spinevl.config.options import TrainerOptions
-from spinevl.inference import predictor
+from spinevl.config.options import FeatureCacheOptions, TrainerOptions
+from spinevl.data.study_spec import StudySpec
+from spinevl.schema.errors import UserError
 from spinevl.stages import run
 from spinevl.training.trainer import device_of, precision_of
 
@@ -57,8 +57,18 @@ def test_auto_takes_bf16_only_where_the_gpu_computes_in_it(gpu: pytest.MonkeyPat
 
 
 def test_a_run_predicts_where_it_trained(gpu: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
-    gpu.setattr(predictor, "load_predictor", lambda *_, **options: told.update(options))
-    spec: Any = SimpleNamespace(trainer=TrainerOptions(accelerator="cpu"), feature_cache=None)
-    run._predictor(spec, None, Path(), {}, NOTHING)  # type: ignore[arg-type]
-    assert told["device"] == "cpu"
+    gpu.setattr(torch.cuda, "device_count", lambda: 4)
+
+    def asked(accelerator: str, trained: int | str, **predict: Any) -> tuple[str, Any]:
+        trainer = TrainerOptions(accelerator=accelerator, devices=trained)
+        spec: Any = SimpleNamespace(
+            trainer=trainer, feature_cache=FeatureCacheOptions(), study=StudySpec()
+        )
+        made = run._predict_spec(spec, Path(), predict)
+        return made.device, made.options.devices
+
+    assert asked("cpu", 5) == ("cpu", 5)
+    assert asked("auto", "auto") == ("cuda", "auto")
+    assert asked("gpu", 2, devices=1) == ("cuda", 1)
+    with pytest.raises(UserError, match=r"predict\.devices=5"):
+        asked("auto", 1, devices=5)

@@ -31,6 +31,11 @@ class PredictOptions:
         PredictMode.choice, help="choice: option probabilities; generate: greedy text, parsed"
     )
     batch_size: int = key(16, help="patients at a time; answers do not depend on it", min=1)
+    devices: int | str | None = key(
+        None,
+        help="GPUs (on the CPU: processes) sharing the patients; null: 1, in run trainer.devices",
+        pattern=(r"auto|[1-9][0-9]{0,3}", "auto or a whole number, 1 or more"),
+    )
     packing: Packing = key(Packing.tree, help="as trainer.packing")
     max_new_tokens: int | None = key(
         None, help="longest generated answer; null is 48, of conversations 512", min=1
