@@ -165,6 +165,7 @@ def test_from_the_command_line(
     assert (tmp_path / "out/report.md").is_file()
     assert not main(["report", *asked, "hydra.run.dir=out"])
     assert "complete already" in capsys.readouterr().err
-    (work / "own/images/own17/sag/6.png").touch()  # which only the checkpoint names
+    image = work / "own/images/own17/sag/6.png"  # which only the checkpoint names
+    Image.fromarray(np.full((SIDE, SIDE), 40, dtype=np.uint8)).save(image)
     assert not main(["report", *asked, "hydra.run.dir=out"])
     assert "out.old-1" in capsys.readouterr().err
