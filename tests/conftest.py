@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests beside each other: a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The parts of the reference data. Where the folder is there, a part that is missing is a failure.
 PARTS = (
     *("cervai", "realcase", "goldens/build", "goldens/data", "goldens/evaluate", "goldens/models"),
