@@ -171,7 +171,8 @@ class TrainingModule(pl.LightningModule):
         optimizer, scheduler = adamw(
             groups,
             betas=optim.betas,
-            total_steps=self.stage.steps,
+            total_steps=self.stage.total_steps,
+            first_step=self.stage.first_step,
             warmup_ratio=optim.warmup_ratio,
             schedule=optim.schedule,
         )

@@ -70,17 +70,26 @@ def adamw(
     total_steps: int,
     warmup_ratio: float,
     schedule: Schedule,
+    first_step: int = 0,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimizer and its schedule over ``total_steps`` optimizer steps."""
+    """The optimizer of a stage, and its schedule.
+
+    Args:
+        groups: see parameter_groups.
+        betas: of AdamW.
+        total_steps: optimizer steps of the whole training, over which the rate falls.
+        warmup_ratio: the share of them in which it rises, at the start of each stage.
+        schedule: how it falls.
+        first_step: the steps of earlier stages.
+    """
     optimizer = torch.optim.AdamW(groups, betas=(betas[0], betas[1]))
     warmup_steps = max(1, round(warmup_ratio * total_steps))
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
+        rising = min(1.0, (step + 1) / warmup_steps)
         if schedule == Schedule.constant:
-            return 1.0
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+            return rising
+        progress = (first_step + step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return rising * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

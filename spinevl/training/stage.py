@@ -1,8 +1,9 @@
 """The stages of a training: the warm-up of the auxiliary heads, then the answers.
 
-In the warm-up the LLM is frozen and not even run. Each stage is whole epochs with an optimizer and
-a schedule of its own, so that every parameter that learns in a stage gets a gradient in each step,
-which data-parallel training needs.
+In the warm-up the LLM is frozen and not even run. Each stage is whole epochs with an optimizer of
+its own, so that every parameter that learns in a stage gets a gradient in each step, which
+data-parallel training needs. The learning rate rises at the start of each stage, and falls over the
+whole training.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ class Stage:
         first_epoch: the epochs before it.
         epochs: its own, at least 1.
         epoch_steps: optimizer steps an epoch.
+        total_epochs: of the whole training.
     """
 
     answers: bool
     first_epoch: int
     epochs: int
     epoch_steps: int
+    total_epochs: int
 
     @property
     def first_step(self) -> int:
@@ -39,6 +42,11 @@ class Stage:
     def steps(self) -> int:
         """Its own optimizer steps."""
         return self.epochs * self.epoch_steps
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps of the whole training."""
+        return self.total_epochs * self.epoch_steps
 
 
 def stages_of(epochs: int, *, warmup: float, epoch_steps: int) -> list[Stage]:
@@ -51,8 +59,8 @@ def stages_of(epochs: int, *, warmup: float, epoch_steps: int) -> list[Stage]:
         epoch_steps: optimizer steps an epoch.
     """
     first = min(round(warmup * epochs), epochs - 1)
-    main = Stage(True, first, epochs - first, epoch_steps)
-    return [Stage(False, 0, first, epoch_steps), main] if first else [main]
+    main = Stage(True, first, epochs - first, epoch_steps, epochs)
+    return [Stage(False, 0, first, epoch_steps, epochs), main] if first else [main]
 
 
 @contextmanager

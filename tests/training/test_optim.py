@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -40,6 +42,23 @@ def test_warm_up_rises_and_cosine_falls_to_zero() -> None:
     assert rates[1] == pytest.approx(1.0)
     assert rates[6] == pytest.approx(0.5)
     assert rates[10] == pytest.approx(0.0)
+
+
+def test_a_second_stage_goes_on_with_the_schedule_after_a_rise_of_its_own() -> None:
+    def rates(first: int, steps: int) -> list[float]:
+        groups = parameter_groups({"llm": nn.Linear(1, 1)}, lr={"llm": 1.0}, weight_decay=0)
+        how: Any = {"total_steps": 20, "warmup_ratio": 0.2, "schedule": "cosine"}
+        optimizer, schedule = adamw(groups, betas=(0.9, 0.9), first_step=first, **how)
+        found = []
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    whole, second = rates(0, 20), rates(8, 12)
+    assert second[4:] == pytest.approx(whole[12:])
+    assert second[:4] == pytest.approx([whole[8 + k] * (k + 1) / 4 for k in range(4)])
 
 
 def test_augmentation_moves_only_what_may_move() -> None:

@@ -46,5 +46,5 @@ def test_what_was_frozen_stays_frozen_afterwards() -> None:
 
 
 def test_a_stage_counts_its_own_steps() -> None:
-    one = Stage(answers=True, first_epoch=4, epochs=8, epoch_steps=3)
-    assert (one.first_step, one.steps) == (12, 24)
+    one = Stage(answers=True, first_epoch=4, epochs=8, epoch_steps=3, total_epochs=12)
+    assert (one.first_step, one.steps, one.total_steps) == (12, 24, 36)
