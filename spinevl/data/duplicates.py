@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from spinevl.data.images import ImageStore
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 
@@ -34,8 +35,33 @@ class _Picture:
         return f"{self.path} ({self.subset})"
 
 
+Description = tuple[bytes, np.ndarray | None]
+"""A hash of an image's content, and the image small; None of one colour."""
+
+
+class DescribingStore(ImageStore):
+    """An ImageStore that describes what it decodes, so that nobody decodes it again for that."""
+
+    def __init__(self, decode: Callable[[ImageRef], np.ndarray]) -> None:
+        super().__init__(decode)
+        self._described: dict[ImageRef, Description] = {}
+
+    def load(self, image: ImageRef) -> np.ndarray:
+        """See ImageStore."""
+        pixels = super().load(image)
+        if pixels.ndim in (2, 3) and pixels.size:  # what is no image is refused by the encoder
+            self._described[image] = _described(pixels)
+        return pixels
+
+    def describe(self, image: ImageRef) -> Description:
+        """The description of an image, which is decoded where it has not been."""
+        if image not in self._described:
+            self.load(image)
+        return self._described[image]
+
+
 def duplicate_lines(
-    shown: Mapping[str, Sequence[Example]], load: Callable[[ImageRef], np.ndarray]
+    shown: Mapping[str, Sequence[Example]], describe: Callable[[ImageRef], Description]
 ) -> Iterator[str]:
     """Lines that name equal and nearly equal images of different patients or subsets.
 
@@ -43,7 +69,7 @@ def duplicate_lines(
 
     Args:
         shown: subset -> its examples.
-        load: the pixels of an image.
+        describe: see DescribingStore.
     """
     images = {
         _Picture(subset, "" if one.kind == "text" else one.key.patient, image.path): image
@@ -52,7 +78,7 @@ def duplicate_lines(
         for image in one.images
     }
     with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter's lock
-        read = list(pool.map(lambda image: _described(load(image)), images.values()))
+        read = list(pool.map(describe, images.values()))
     pictures = [one for one, (_, small) in zip(images, read, strict=True) if small is not None]
     hashes = [content for content, small in read if small is not None]
     small = np.array([small for _, small in read if small is not None], np.float32)
@@ -68,8 +94,8 @@ def duplicate_lines(
     )
 
 
-def _described(pixels: np.ndarray) -> tuple[bytes, np.ndarray | None]:
-    """A hash of the content, and the image small, with mean 0 and length 1; None of one colour."""
+def _described(pixels: np.ndarray) -> Description:
+    """The description, whose small image has mean 0 and length 1."""
     content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     content.update(np.ascontiguousarray(pixels).data)
     flat = pixels.mean(0) if pixels.dtype.kind == "f" else pixels  # a volume: its slices together

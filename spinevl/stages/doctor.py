@@ -53,8 +53,7 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     Raises:
         UserError: with every problem of the first subset that has any.
     """
-    from spinevl.data.duplicates import duplicate_lines
-    from spinevl.data.images import ImageStore
+    from spinevl.data.duplicates import DescribingStore, duplicate_lines
     from spinevl.data.packing.collate import Collator
     from spinevl.data.packing.image_input import check_images
     from spinevl.data.sampling import train_sampler
@@ -65,13 +64,14 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     if "train" in counts:
         train_sampler(counts["train"], ratios=study.ratios, seed=spec.seed)
     model, _ = starting_model(spec, trust)
-    collate = Collator(model.inputs(), ImageStore(study.decode))
+    store = DescribingStore(study.decode)
+    collate = Collator(model.inputs(), store)
     for subset, examples in counts.items():
         collate.check(examples)
         images = {image for one in examples for image in one.images}
         check_images(images, collate.inputs, decoded=study.images_checked)
         yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
-    yield from duplicate_lines(counts, ImageStore(study.decode).load)
+    yield from duplicate_lines(counts, store.describe)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield f"ok  model: {total:,} parameters, {trained:,} of them trained"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from spinevl.data.duplicates import duplicate_lines
+from spinevl.data.duplicates import DescribingStore, duplicate_lines
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef
 
@@ -37,7 +37,9 @@ def lines(
         ]
         for subset, people in shown.items()
     }
-    return list(duplicate_lines(examples, lambda image: pixels[image.path]))
+    return list(
+        duplicate_lines(examples, DescribingStore(lambda image: pixels[image.path]).describe)
+    )
 
 
 def test_patients_of_their_own_are_passed_over() -> None:
@@ -66,7 +68,14 @@ def test_slices_of_one_patient_and_blank_images_are_no_duplicates() -> None:
     twice = [
         Example(Key("1", "qd", ""), (ImageRef("a"), ImageRef("a2")), (("Q?", None),), kind="option")
     ]
-    assert list(duplicate_lines({"train": twice}, lambda image: pixels[image.path])) == []
+    assert (
+        list(
+            duplicate_lines(
+                {"train": twice}, DescribingStore(lambda image: pixels[image.path]).describe
+            )
+        )
+        == []
+    )
     assert lines({"train": {"1": "z"}, "dev": {"2": "z2"}}, pixels) == []
 
 
@@ -84,3 +93,18 @@ def test_thousands_of_images_take_seconds_and_one_line() -> None:
     (line,) = lines({"train": people}, pixels)
     assert "3998 times" in line
     assert "and 3995 more" in line
+
+
+def test_an_image_that_was_decoded_is_not_decoded_again() -> None:
+    decoded = []
+
+    def decode(image: ImageRef) -> np.ndarray:
+        decoded.append(image.path)
+        return np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+    store = DescribingStore(decode)
+    first, second = (ImageRef(name, patient="a", plane="sagittal", slice=6) for name in "xy")
+    store.load(first)
+    assert store.describe(first)[0] == store.describe(second)[0]
+    store.describe(second)
+    assert decoded == ["x", "y"]
