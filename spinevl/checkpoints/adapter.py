@@ -15,6 +15,7 @@ from spinevl.checkpoints.interchange import (
 )
 from spinevl.checkpoints.weights import unshared
 from spinevl.io.tensors import write_tensors
+from spinevl.models.held import Held
 from spinevl.models.merge import drop_adapters
 from spinevl.schema.errors import UserError
 
@@ -31,7 +32,9 @@ class AdapterFormat:
         """See CheckpointFormat."""
         return (folder / "adapter_config.json").is_file()
 
-    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
+    def read(
+        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+    ) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

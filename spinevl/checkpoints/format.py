@@ -13,6 +13,7 @@ from spinevl.build.build import build_stored
 from spinevl.config.tasks import build_tasks
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import WEIGHTS
+from spinevl.models.held import Held
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.task import Task
@@ -64,12 +65,15 @@ class CheckpointFormat(Protocol):
     def detect(self, folder: Path) -> bool:
         """Whether ``folder`` holds a checkpoint of this format."""
 
-    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
+    def read(
+        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+    ) -> Checkpoint:
         """The checkpoint in ``folder``.
 
         Args:
             folder: one that ``detect`` accepts.
             allowed: the classes that may be built; the checkpoint has no say in it.
+            held: how the weights are held, and in which types.
 
         Raises:
             UserError: a damaged checkpoint, or a format that is only written.

@@ -23,6 +23,7 @@ from spinevl.checkpoints.weights import unshared
 from spinevl.io.tensors import WEIGHTS, write_tensors
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
+from spinevl.models.held import Held
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import MEDMVL_SYSTEM
@@ -40,7 +41,9 @@ class LlavaFormat:
         """See CheckpointFormat."""
         return config_of(folder).get("model_type") == "llava"
 
-    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
+    def read(
+        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+    ) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

@@ -11,6 +11,7 @@ from spinevl.checkpoints.hf import LlavaFormat
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import NativeFormat
 from spinevl.io.folders import recovered
+from spinevl.models.held import Held
 from spinevl.models.source import checkpoint_folder
 
 FORMATS: dict[str, CheckpointFormat] = {
@@ -18,12 +19,15 @@ FORMATS: dict[str, CheckpointFormat] = {
 }
 
 
-def load_checkpoint(source: str | Path, *, allowed: Allowed = OURS) -> Checkpoint:
+def load_checkpoint(
+    source: str | Path, *, allowed: Allowed = OURS, held: Held | None = None
+) -> Checkpoint:
     """The checkpoint in a folder, or behind ``hf:OWNER/NAME`` given as a string.
 
     Args:
         source: where it is.
         allowed: the classes that may be built; the checkpoint has no say in it.
+        held: how weights are held; by default as its training held them, ``auto`` in float32.
 
     Raises:
         UserError: none there, a damaged one, or one of a format that is only written.
@@ -31,4 +35,4 @@ def load_checkpoint(source: str | Path, *, allowed: Allowed = OURS) -> Checkpoin
     folder = checkpoint_folder(source) if isinstance(source, str) else recovered(source)
     # what no format recognises is read as our own, which says what is missing
     found = next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
-    return found.read(folder, allowed=allowed)
+    return found.read(folder, allowed=allowed, held=held)

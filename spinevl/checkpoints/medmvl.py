@@ -30,6 +30,7 @@ from spinevl.checkpoints.medmvl_config import config_from, parts_from, sides_of
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
 from spinevl.models.assemble import assemble
+from spinevl.models.held import Held
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
@@ -50,12 +51,16 @@ class MedMVLFormat:
         """See CheckpointFormat."""
         return config_of(folder).get("model_type") == "lvlm"
 
-    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
-        """See CheckpointFormat; weights are loaded as float32, whatever the file holds."""
+    def read(
+        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+    ) -> Checkpoint:
+        """See CheckpointFormat."""
         parts = parts_from(config_of(folder), folder)
         tensors = read_tensors(folder)
         with sized_by(tensors, folder):
-            model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
+            model = assemble(
+                parts, build=functools.partial(build_stored, allowed=allowed), held=held
+            )
         stored = _under_our_names(tensors, model, where=str(folder))
         _tie(model.llm.model, stored)
         fill(model, stored, where=str(folder))
@@ -109,7 +114,7 @@ def _under_our_names(
             f"{where}: {len(surplus)} weights of no part, first {surplus[0]}; expected "
             f"{', '.join(prefixes)}"
         )
-    return {_renamed(key, prefixes): tensor.float() for key, tensor in used.items()}
+    return {_renamed(key, prefixes): tensor for key, tensor in used.items()}
 
 
 def _prefixes(model: VLM) -> dict[str, str]:

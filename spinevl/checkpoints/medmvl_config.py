@@ -100,6 +100,7 @@ def _llm(field: Callable[[str], Any], folder: Path) -> dict[str, Any]:
         "path": _source(field("llm_name_or_path"), folder),
         "conversation": "medmvl",
         "pretrained": False,
+        "dtype": "auto",
         "end_token": _known(field, "llm_type", END_TOKENS, folder),
         "max_length": field("llm_max_length"),
     }
@@ -116,6 +117,7 @@ def _encoder(field: Callable[[str], Any], side: str, folder: Path) -> dict[str, 
         "select_layer": field(f"encoder_{side}_select_layer"),
         "select_feature": field(f"encoder_{side}_select_feature"),
         "pretrained": False,
+        "dtype": "auto",
     }
 
 

@@ -25,6 +25,7 @@ from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
 from spinevl.models.assemble import assemble
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
+from spinevl.models.held import Held
 from spinevl.models.llm import CausalLM
 from spinevl.schema.errors import Problems, UserError
 
@@ -52,7 +53,9 @@ class NativeFormat:
         """See CheckpointFormat."""
         return "format" in config_of(folder)
 
-    def read(self, folder: Path, *, allowed: Allowed = OURS) -> Checkpoint:
+    def read(
+        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+    ) -> Checkpoint:
         """See CheckpointFormat."""
         config = read_config(folder)
         if config.get("format") != VERSION:
@@ -60,7 +63,9 @@ class NativeFormat:
         parts = _stored_parts(config, folder, allowed)
         stored = read_tensors(folder)
         with sized_by(stored, folder):
-            model = assemble(parts, build=functools.partial(build_stored, allowed=allowed))
+            model = assemble(
+                parts, build=functools.partial(build_stored, allowed=allowed), held=held
+            )
         fill(model, stored, where=str(folder / WEIGHTS))
         parent = config.get("parent")
         return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)

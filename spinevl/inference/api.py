@@ -19,6 +19,7 @@ from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
 from spinevl.inference.predictor import Predictor
 from spinevl.io.files import expanded
+from spinevl.models.held import Held, auto_dtype
 from spinevl.models.source import checkpoint_folder
 from spinevl.schema.box import Box
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
@@ -167,7 +168,9 @@ def load(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     if not isinstance(chosen, (str, torch.device)):
         raise refused("load: device", "cpu, cuda, ...", repr(chosen), "leave it out")
-    loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)))
+    loaded = load_checkpoint(
+        folder, allowed=Allowed(tuple(trusted_targets)), held=Held(auto_dtype(chosen))
+    )
     try:
         loaded.model.to(chosen)
     # torch's, for a device it does not know or have

@@ -22,6 +22,7 @@ from spinevl.features.store import FeatureCache
 from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.models.generate import greedy
+from spinevl.models.held import Held, auto_dtype
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -263,8 +264,9 @@ def load_predictor(
         device: where it runs; by default on the GPU where there is one.
         allowed: the classes that may be built.
     """
-    loaded = load_checkpoint(checkpoint, allowed=allowed)
-    loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_checkpoint(checkpoint, allowed=allowed, held=Held(auto_dtype(device)))
+    loaded.model.to(device)
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)

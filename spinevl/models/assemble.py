@@ -13,6 +13,7 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.options import TuningOptions
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
+from spinevl.models.held import Held
 from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
 from spinevl.models.tuning import apply_tuning, tuning_options
@@ -31,7 +32,7 @@ class Build(Protocol):
         """See ``build``."""
 
 
-def assemble(parts: Nodes, *, build: Build = build) -> VLM:
+def assemble(parts: Nodes, *, build: Build = build, held: Held | None = None) -> VLM:
     """A model from the nodes ``encoder``, ``connector``, ``llm`` and ``tuning``.
 
     ``encoder3d`` and ``connector3d`` beside them add a vision branch for volumes. Sizes are asked
@@ -41,16 +42,23 @@ def assemble(parts: Nodes, *, build: Build = build) -> VLM:
         parts: the nodes.
         build: how an object is built from a node: ``build`` for a config, ``build_stored`` for a
             checkpoint.
+        held: how weights are held.
 
     Raises:
         UserError: a node that is no such part, or parts that are not compatible.
     """
-    encoder = build(parts["encoder"], Encoder, where="encoder")
-    llm = build(parts["llm"], CausalLM, where="llm")
+    held = held or Held()
+
+    def dtype_of(part: str) -> dict[str, Any]:
+        dtype = held.dtype(part, parts[part], parts["tuning"])
+        return {} if dtype is None else {"dtype": dtype}
+
+    encoder = build(parts["encoder"], Encoder, where="encoder", **dtype_of("encoder"))
+    llm = build(parts["llm"], CausalLM, where="llm", **dtype_of("llm"))
     connector = _connector(build, parts, "", encoder, llm.dim)
     second: dict[str, Any] = {}
     if parts.get("encoder3d"):
-        encoder3d = build(parts["encoder3d"], Encoder, where="encoder3d")
+        encoder3d = build(parts["encoder3d"], Encoder, where="encoder3d", **dtype_of("encoder3d"))
         if (encoder.modality, encoder3d.modality) != ("image", "image3d"):
             raise UserError(
                 f"encoder3d: encoder reads {encoder.modality} and encoder3d reads "

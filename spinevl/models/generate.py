@@ -46,13 +46,14 @@ def greedy(
     finite = ~done
     produced: list[torch.Tensor] = []
     for _ in range(max_new_tokens):
-        output = model.llm.model.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with model.llm.autocast():
+            output = model.llm.model.base_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
         cache = output.past_key_values
         logits = model.llm.logits(output.last_hidden_state[:, -1])
         finite &= done | logits.isfinite().all(-1)

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from spinevl.io.files import expanded
 from spinevl.io.folders import whole_folder
+from spinevl.models.held import DType
 from spinevl.models.llm import HFCausalLM, Template
 from spinevl.schema.errors import UserError, refused
 
@@ -36,7 +37,7 @@ class GGUFCausalLM(HFCausalLM):
         path: a directory to load instead, with config, tokenizer and, where ``pretrained``,
             safetensors; a checkpoint has one.
         cache_dir: the converted directory goes under ``llm/`` in there.
-        conversation, pretrained, end_token, max_length: see HFCausalLM.
+        conversation, pretrained, dtype, end_token, max_length: see HFCausalLM.
 
     Raises:
         UserError: the package or ``gguf``, which reads the file, is not installed; the package
@@ -51,6 +52,7 @@ class GGUFCausalLM(HFCausalLM):
         cache_dir: str = "~/.cache/spinevl",
         conversation: Template = "chat",
         pretrained: bool = True,
+        dtype: DType = "float32",
         end_token: str | None = None,
         max_length: int | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class GGUFCausalLM(HFCausalLM):
             path=path or str(converted(package, expanded(cache_dir, "cache_dir") / "llm")),
             conversation=conversation,
             pretrained=pretrained,
+            dtype=dtype,
             end_token=end_token,
             max_length=max_length,
         )

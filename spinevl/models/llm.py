@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch import nn
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
+from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.small_copy import small_copy
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
@@ -83,6 +85,10 @@ class CausalLM(nn.Module):
         """Compile the decoder in place; ``options`` as of torch.compile."""
         self.model.base_model.compile(**{"dynamic": True, **options})
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What the decoder is to be called in; see autocast_of."""
+        return autocast_of(self.model)
+
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids [B, L] -> [B, L, dim]."""
         return self.model.get_input_embeddings()(input_ids)
@@ -91,11 +97,13 @@ class CausalLM(nn.Module):
         self, embeddings: torch.Tensor, masks: BlockMasks, position_ids: torch.Tensor
     ) -> torch.Tensor:
         """embeddings [B, L, dim], attention masks, positions [B, L] -> [B, L, dim]."""
-        return prefix_attention.hidden_states(self.model, embeddings, masks, position_ids)
+        with self.autocast():
+            return prefix_attention.hidden_states(self.model, embeddings, masks, position_ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim] -> [T, vocabulary]."""
-        return self.model.get_output_embeddings()(hidden)
+        with self.autocast():
+            return self.model.get_output_embeddings()(hidden)
 
     def save_description(self, folder: Path) -> None:
         """Write config and tokenizer, so that a checkpoint needs no other directory."""
@@ -151,6 +159,7 @@ class HFCausalLM(CausalLM):
         path: id or directory with config, tokenizer and, where ``pretrained``, safetensors.
         conversation: ``chat``, ``medmvl`` or ``pretrain``.
         pretrained: load weights; otherwise initialise at random.
+        dtype: the type that weights are held in; ``assemble`` decides what ``auto`` means.
         end_token: see CausalLM.
         max_length: see CausalLM.
         chat_template_options: variables of the chat template, such as ``enable_thinking: false``.
@@ -163,6 +172,7 @@ class HFCausalLM(CausalLM):
         path: str,
         conversation: Template = "chat",
         pretrained: bool = True,
+        dtype: DType = "float32",
         end_token: str | None = None,
         max_length: int | None = None,
         chat_template_options: Mapping[str, bool | int | str] | None = None,
@@ -176,9 +186,9 @@ class HFCausalLM(CausalLM):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             code = {"trust_remote_code": trust_remote_code}
             model = (
-                pretrained_model(AutoModelForCausalLM, path, what="llm.path", **code)
+                pretrained_model(AutoModelForCausalLM, path, what="llm.path", dtype=dtype, **code)
                 if pretrained
-                else AutoModelForCausalLM.from_config(config, dtype=torch.float32, **code)
+                else AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype), **code)
             )
         if not tokenizer("Which curvature?", add_special_tokens=False)["input_ids"]:
             # transformers creates an empty tokenizer where the files are missing

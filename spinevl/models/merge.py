@@ -10,6 +10,8 @@ from torch import nn
 def merge_adapters(model: nn.Module) -> int:
     """Replace every adapted layer by its base layer with the adapter added, in place.
 
+    They are added in float32, and the sum is held in the type that the layer had.
+
     Returns:
         How many layers were adapted.
 
@@ -18,7 +20,11 @@ def merge_adapters(model: nn.Module) -> int:
     """
     adapted = _adapted(model)
     for _, layer in adapted:
+        base = layer.get_base_layer()
+        held = base.weight.dtype
+        base.float()
         layer.merge(safe_merge=True)
+        base.to(held)
     _unwrap(model, adapted)
     return len(adapted)
 

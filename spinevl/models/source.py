@@ -13,6 +13,7 @@ from spinevl.io.finite import require_finite_weights
 from spinevl.io.folders import recovered
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import pickles_in
+from spinevl.models.held import DType, torch_dtype
 from spinevl.schema.errors import UserError, refused
 
 
@@ -106,20 +107,22 @@ def _downloaded(name: str, *, what: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
 
 
-def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) -> Any:
-    """A model of transformers with all its weights, in float32 however they are stored.
+def pretrained_model(
+    model_class: Any, path: str, *, what: str, dtype: DType = "float32", **options: Any
+) -> Any:
+    """A model of transformers with all its weights, in one type however they are stored.
 
     Args:
         model_class: a class with ``from_pretrained``.
         path: a Hugging Face id or directory.
         what: the config key that names it.
+        dtype: the type; no weight but the one that is read exists in another.
         options: others of ``from_pretrained``.
 
     Raises:
         UserError: only a pickle, a damaged file, or weights missing, of another shape or not
             finite.
     """
-    import torch
     from safetensors import SafetensorError
 
     where = f"{what}={path}"
@@ -130,7 +133,7 @@ def pretrained_model(model_class: Any, path: str, *, what: str, **options: Any) 
     try:
         model, report = model_class.from_pretrained(
             path,
-            dtype=torch.float32,
+            dtype=torch_dtype(dtype),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, with their names
             output_loading_info=True,

@@ -82,6 +82,7 @@ def freeze_unshown(model: VLM, shown: Collection[Modality]) -> None:
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     target: Any = module.model if part == "llm" else module
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
@@ -94,6 +95,7 @@ def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
         use_dora=lora.dora,
     )
     inject_adapter_in_model(config, target)
+    cast_adapter_dtype(target, "default")  # what learns is float32, whatever the weights beside it
 
 
 def _target_names(target: Any, part: str, targets: Sequence[str] | str | None) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spinevl.models.connector.base import Connector
-from spinevl.models.encoder.base import Encoder, encode_in_fixed_batches
+from spinevl.models.encoder.base import Encoder, encode, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.splice import splice
@@ -86,10 +86,11 @@ class VLM(nn.Module):
         """Images of one modality, or their features where given -> [U, N, llm.dim]."""
         branch = self.vision_branches()[modality or self.encoder.modality]
         if features is None and learns(branch.encoder):
-            features = branch.encoder(pixel_values)
+            features = encode(branch.encoder, pixel_values)
         elif features is None:
             features = encode_in_fixed_batches(branch.encoder, pixel_values)
-        return branch.connector(features)
+        weight = next(branch.connector.parameters(), None)
+        return branch.connector(features if weight is None else features.to(weight.dtype))
 
     def encode_images(self, batch: Batch) -> list[torch.Tensor]:
         """The visual tokens [U, N, llm.dim] of a batch's images, 2D images first."""

@@ -24,6 +24,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     if not config["checkpoint"]:
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     from spinevl.checkpoints.load import FORMATS, load_checkpoint
+    from spinevl.models.held import FLOAT32
     from spinevl.report.card import card
     from spinevl.report.metrics_file import TRAIN_FILE, read_metrics
 
@@ -35,7 +36,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
             raise refused(
                 f"output_dir={folder}", "a new or empty folder", "files in it", "name another"
             )
-    checkpoint = load_checkpoint(config["checkpoint"], allowed=trust.allowed)
+    checkpoint = load_checkpoint(config["checkpoint"], allowed=trust.allowed, held=FLOAT32)
     assert checkpoint.folder is not None
     tasks = checkpoint.tasks  # refused before anything is written
     run = checkpoint.folder.absolute().parent

@@ -43,6 +43,7 @@ from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.held import Held, auto_dtype
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
@@ -156,14 +157,25 @@ def open_for_training(
 def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     """The model to start from, and its nodes: new parts, or those of a checkpoint."""
     tuning = asdict(spec.tuning)
+    precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
+    half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
+    auto = auto_dtype(device_of(spec.trainer.accelerator)) if half else "float32"
+    told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
+    held = Held(auto, tuning, {name: dtype for name, dtype in told.items() if dtype != "auto"})
     if not spec.checkpoint:
-        parts = {**spec.parts, "tuning": tuning}
-        return assemble(parts, build=functools.partial(build, trust=trust)), parts
-    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed)
-    llm = dict(start.parts["llm"])
-    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
-        llm["conversation"] = start.model.llm.conversation = spec.parts["llm"]["conversation"]
-    return tuned(start.model, tuning), {**start.parts, "llm": llm, "tuning": tuning}
+        model = assemble(
+            {**spec.parts, "tuning": tuning}, build=functools.partial(build, trust=trust), held=held
+        )
+        return model, {**held.settled(spec.parts), "tuning": tuning}
+    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
+    parts = held.settled(start.parts)
+    if (
+        parts["llm"].get("conversation") == "pretrain"
+    ):  # no way to ask anything: the config says how
+        conversation = spec.parts["llm"]["conversation"]
+        start.model.llm.conversation = conversation
+        parts["llm"] = {**parts["llm"], "conversation": conversation}
+    return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 
 def _batches(

@@ -159,7 +159,7 @@ class TrainerOptions:
     )
     precision: str = key(
         "auto",
-        help="auto, 32-true, bf16-mixed or 16-mixed; weights are kept in float32",
+        help="auto, 32-true, bf16-mixed or 16-mixed; weights that learn are kept in float32",
         choices=("auto", *PRECISIONS.values(), *PRECISIONS),
     )
     max_epochs: int = key(12, help="passes over the training patients", min=1)

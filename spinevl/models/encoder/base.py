@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spinevl.build.roles import role
+from spinevl.models.held import autocast_of, half_of
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
@@ -84,8 +85,15 @@ def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> tor
     together = FIXED_BATCH[encoder.modality]
     for chunk in pixel_values.split(together):
         padding = chunk[:1].expand(together - len(chunk), *chunk.shape[1:])
-        parts.append(encoder(torch.cat([chunk, padding]))[: len(chunk)])
+        parts.append(encode(encoder, torch.cat([chunk, padding]))[: len(chunk)])
     return torch.cat(parts)
+
+
+def encode(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
+    """pixel_values [U, ...] -> features [U, tokens, dim]; see autocast_of."""
+    half = half_of(encoder)
+    with autocast_of(encoder):
+        return encoder(pixel_values if half is None else pixel_values.to(half))
 
 
 def state_index(select_layer: int, *, states: int, layers: int) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.encoder.positions import interpolate_by_matrices
+from spinevl.models.held import DType, torch_dtype
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.schema.errors import UserError, refused
 
@@ -47,6 +48,7 @@ class HFVisionEncoder(Encoder):
         select_feature: ``patch`` drops the class token (and registers), ``cls_patch`` keeps all
             tokens; SigLIP has no class token.
         pretrained: load weights; otherwise initialise at random.
+        dtype: the type that weights are held in; ``assemble`` decides what ``auto`` means.
 
     Raises:
         UserError: an unknown kind or feature, ``patch`` with SigLIP, a model of another kind or
@@ -62,6 +64,7 @@ class HFVisionEncoder(Encoder):
         select_layer: int = -2,
         select_feature: Literal["patch", "cls_patch"] = "patch",
         pretrained: bool = True,
+        dtype: DType = "float32",
     ) -> None:
         super().__init__()
         if kind not in _CLASSES:
@@ -77,9 +80,9 @@ class HFVisionEncoder(Encoder):
             config = config_class.from_pretrained(path)
             refuse_kernels(config, what="encoder.path", path=path)
             self.vision = (
-                pretrained_model(model_class, path, what="encoder.path", config=config)
+                pretrained_model(model_class, path, what="encoder.path", dtype=dtype, config=config)
                 if pretrained
-                else model_class(config)
+                else model_class(config).to(torch_dtype(dtype))
             )
             self.processor = processor_class.from_pretrained(path)
         if kind == "dinov2":

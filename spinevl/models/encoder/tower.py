@@ -15,6 +15,7 @@ from torch import nn
 from spinevl.io.json_file import read_json_object
 from spinevl.io.tensors import read_tensors
 from spinevl.models.encoder.base import Encoder, state_index
+from spinevl.models.held import DType, torch_dtype
 from spinevl.models.source import checked_source, require_all_weights, source_folder
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.image_ref import Modality
@@ -54,6 +55,7 @@ class TowerEncoder(Encoder):
         select_layer: which layer's output, 0 the first layer's, -1 the last's.
         select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it.
         pretrained: load weights; otherwise initialise at random.
+        dtype: the type that weights are held in; ``assemble`` decides what ``auto`` means.
 
     Raises:
         UserError: a layer or feature that is not there, a config without a size, or weights that
@@ -73,13 +75,14 @@ class TowerEncoder(Encoder):
         select_layer: int = -1,
         select_feature: Literal["patch", "cls_patch"] = "patch",
         pretrained: bool = True,
+        dtype: DType = "float32",
     ) -> None:
         super().__init__()
         if select_feature not in ("patch", "cls_patch"):
             raise UserError(f"encoder.select_feature={select_feature}: expected patch or cls_patch")
         self.config = _config(path, self.keys)
         layers = self.config[self.keys[0]]
-        self.vision_encoder = self.tower(self.config)
+        self.vision_encoder = self.tower(self.config).to(torch_dtype(dtype))
         if pretrained:
             load_tower(self.vision_encoder, path, prefix="vision_encoder.")
         self.select_layer = select_layer
@@ -137,4 +140,4 @@ def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:
     wrong = [k for k in wanted if k not in stored or stored[k].shape != wanted[k].shape]
     expected = f"weights of {len(wanted)} names under {prefix}"
     require_all_weights(f"encoder.path={path}", expected, wrong)
-    tower.load_state_dict({key: stored[key].float() for key in wanted})
+    tower.load_state_dict({key: stored[key] for key in wanted})
