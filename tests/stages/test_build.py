@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from spinevl.cli.main import main
+from spinevl.data import record_files
+from spinevl.io.files import write_text_atomic
+
 
 def spinevl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "spinevl", *arguments]
@@ -127,3 +131,38 @@ def test_records_of_another_build_are_not_overwritten(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
     assert "there/qd_train.json" in done.stderr
     assert len(json.loads((tmp_path / "there/qd_train.json").read_text())) == 3
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_build_that_was_cut_is_done_again_by_the_same_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    written: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = [{"id": name, "qd": 1} for name in "abcde"]
+    Path("labels.json").write_text(json.dumps(labels))
+    words = ["build", "data=cervai", "data.labels=labels.json", "data.train_images=x"]
+    words += ["task=[qd]", "data.missing_images=ignore", "split=head", "split.n_train=3"]
+    assert main([*words, "hydra.run.dir=whole"]) == 0
+    done: list[Path] = []
+
+    def cut(path: Path, text: str) -> None:
+        if len(done) == written:
+            raise KeyboardInterrupt
+        done.append(path)
+        write_text_atomic(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_files, "write_text_atomic", cut)
+        assert main([*words, "hydra.run.dir=out"]) == 130
+    assert len(list(Path("out").glob("*_*.json"))) == min(written, 2)
+    capsys.readouterr()
+    assert main([*words, "hydra.run.dir=out"]) == 0
+    assert "is not complete (interrupted)" in capsys.readouterr().err
+    for name in ("qd_train.json", "qd_dev.json", "split.json"):
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
+    assert {one.name for one in Path("out").iterdir()} == {
+        one.name for one in Path("whole").iterdir()
+    }
