@@ -1,4 +1,4 @@
-"""SIGTERM, which batch systems send, ends a job as Ctrl-C does: it can say that it was stopped."""
+"""SIGTERM and SIGUSR1, which batch systems send, end a job as Ctrl-C does: it says so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped:
@@ -20,21 +22,23 @@ class Stopped:
         self.code = 128 + signal.SIGINT
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGTERM; the next ones are ignored, so that what is begun is written."""
+        """The handler of both; the next ones are ignored, so that what is begun is written."""
         self.code = 128 + number
-        signal.signal(number, signal.SIG_IGN)
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
 
 @contextmanager
 def stoppable() -> Iterator[Stopped]:
-    """Let SIGTERM raise KeyboardInterrupt as long as this lasts."""
+    """Let SIGTERM and SIGUSR1 raise KeyboardInterrupt as long as this lasts."""
     stopped = Stopped()
     if threading.current_thread() is not threading.main_thread():  # Python takes signals there
         yield stopped
         return
-    former = signal.signal(signal.SIGTERM, stopped)
+    former = {number: signal.signal(number, stopped) for number in SIGNALS}
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

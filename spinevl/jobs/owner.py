@@ -5,7 +5,8 @@ what lies in the folder                what the job does
 =====================================  ==========================================================
 nothing                                takes it
 its own results, complete              nothing; the results stay as they are
-its own results, cut                   starts again; answers that it has so far are kept
+its own results, cut                   goes on: a training from its last state, predictions from the
+                                       answers so far; with resume=never it starts anew
 another job's results                  moves them aside, ``FOLDER.old-1``, and takes the folder
 files of no job                        nothing; it is refused
 files that a running job writes        nothing; it is refused
@@ -31,18 +32,21 @@ from spinevl.io.temporary import remove, remove_leftovers
 from spinevl.jobs.identity import differences, input_paths, parts
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JobStatus, read_status
-from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, TRAIN_FILE
+from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, STATES_FOLDER, TRAIN_FILE
 from spinevl.schema.errors import UserError, refused
 from spinevl.training.loggers import TENSORBOARD
 
 LOCK = ".job.lock"
 
 # what a job leaves at its end, which an unfinished one must not show; answers so far stay, and the
-# checkpoint until the training that starts again has one
+# checkpoint until a training that starts anew has one
 _AT_THE_END = (
     *("report.html", "predictions.jsonl", "answers.json", "conversations.json"),
-    *(METRICS_FILE, TRAIN_FILE, CURVE_FILE, TENSORBOARD),
+    METRICS_FILE,
 )
+# what a training goes on with; without a state it starts anew
+_OF_A_TRAINING = (TRAIN_FILE, CURVE_FILE, TENSORBOARD)
+_SO_FAR = (STATES_FOLDER, ".predictions.*.jsonl")
 # what makes a folder a job's, and what counts for nothing
 _OF_A_JOB = ("job_config.json", "manifest.json", "train_spec.json")
 _NOTHING = re.compile(r"\.job\.lock|\.gitkeep|\.DS_Store|lost\+found|log|.*\.(log|out|err)")
@@ -100,7 +104,7 @@ def owned(
                 yield None if earlier.never_ran else earlier
                 return
             if earlier and earlier.identity == identity:
-                yield _resumed(out, earlier, say)
+                yield _resumed(out, earlier, say, anew=config.get("resume") == "never")
                 return
             if not _is_empty(out):
                 _move_aside(out, config, say)
@@ -138,18 +142,22 @@ def _running(out: Path) -> UserError:
     return refused(f"{out}", "a folder that no job is using", who, fix)
 
 
-def _resumed(out: Path, earlier: JobStatus, say: Say) -> JobStatus | None:
-    """The status where the job is complete; otherwise make the folder ready to start again."""
+def _resumed(out: Path, earlier: JobStatus, say: Say, *, anew: bool) -> JobStatus | None:
+    """The status where the job is complete; otherwise make the folder ready to go on, or anew."""
     if earlier.code != code():
         say(f"{out}: this job was begun by spinevl {earlier.code}, and this is {code()}")
     if earlier.is_whole(out):
+        remove(out / STATES_FOLDER)
         return earlier
-    for name in _AT_THE_END:
+    so_far = [path for pattern in _SO_FAR for path in out.glob(pattern)]
+    for path in so_far if anew else ():
+        remove(path)
+    kept = () if (out / STATES_FOLDER).is_dir() else _OF_A_TRAINING
+    for name in (*_AT_THE_END, *kept):
         remove(out / name)
-    say(
-        f"{out}: the same job was here and is not complete ({earlier.status}); it starts "
-        "again, with the answers that it has so far"
-    )
+    how = "starts anew (resume=never)" if anew else "goes on from what it has so far"
+    how = how if so_far or anew else "starts again"
+    say(f"{out}: the same job was here and is not complete ({earlier.status}); it {how}")
     return None
 
 

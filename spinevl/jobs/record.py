@@ -16,10 +16,12 @@ from spinevl.data.built_records import MANIFEST
 from spinevl.io.json_file import read_json_object
 from spinevl.io.machine import reason
 from spinevl.io.process import this_process
+from spinevl.io.temporary import remove
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JOB_FILE, JobStatus, size_of, write_status
+from spinevl.report.metrics_file import STATES_FOLDER
 
-_NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|log|.*\.(log|out|err)")
+_NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|{STATES_FOLDER}|log|.*\.(log|out|err)")
 
 
 @contextmanager
@@ -82,6 +84,7 @@ def recorded(
     sizes = tuple(size_of(out / name) for name in results)
     status = replace(status, value=kept, results=results, sizes=sizes)
     end("done")
+    remove(out / STATES_FOLDER)
 
 
 def _results(out: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from spinevl.schema.task import Task
 METRICS_FILE = "metrics.json"
 TRAIN_FILE = "train.json"
 CURVE_FILE = "metrics.csv"
+STATES_FOLDER = "resume"
 
 
 def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float | None:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from spinevl.io.files import write_text_atomic
 from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
 from spinevl.training.dev_score import of_all_ranks
@@ -44,6 +45,10 @@ class DevEpochs(pl.Callback):
 
     def __init__(self, epochs: Collection[int]) -> None:
         self.epochs = epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A training may go on in mid-epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say whether dev is scored after this epoch."""
@@ -137,8 +142,17 @@ class BestCheckpoint(pl.Callback):
     ) -> None:
         """Say what a training that stopped has left."""
         if self.score is not None:
-            told = "checkpoint/ holds the weights of step %d, %.3f on dev; a restart replaces it"
+            told = "checkpoint/ holds the weights of step %d, %.3f on dev"
             log.info(told, self.step, self.score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Lightning."""
+        return {"score": self.score, "step": self.step, "history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See Lightning."""
+        self.score, self.step = state_dict["score"], state_dict["step"]
+        self.history = [(step, value) for step, value in state_dict["history"]]
 
     def _keep(self, module: TrainingModule, step: int) -> None:
         require_finite_parts(module.parts(), step=step)
@@ -173,15 +187,32 @@ class MetricsFile(pl.Callback):
         self._row: dict[str, Any] = {}
         self._due = False
         self._written = 0  # the step of the last row
-        self._start = 0.0
+        self._start = self._seconds = 0.0
+        self._earlier = ""  # the file when the state was saved
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the header, once."""
+        """Write the header, once; a training that goes on writes the rows that it had."""
         if self._start:
             return
-        self._start = time.monotonic()
+        self._start = time.monotonic() - self._seconds
+        if self._earlier:
+            write_text_atomic(self.path, self._earlier)
+            return
         with self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(self._fields)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Lightning."""
+        names = ("_row", "_due", "_written")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "_earlier": self.path.read_bytes().decode() if self.path.exists() else "",
+            "_seconds": time.monotonic() - self._start,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See Lightning."""
+        vars(self).update(state_dict)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: TrainingModule, *_: Any) -> None:  # type: ignore[override]
         """Take down an optimizer step; a batch that was only accumulated is none."""
@@ -249,6 +280,15 @@ class Clock(pl.Callback):
         self.sequence_tokens += batch.sequence_tokens
         report = self.report()
         pl_module.log_dict({name: report[name] for name in ("tokens_per_second", "padding_share")})
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Lightning."""
+        names = ("questions", "tokens", "places", "sequence_tokens", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See Lightning."""
+        vars(self).update(state_dict)
 
     def report(self) -> dict[str, float]:
         """What ``train.json`` says of speed."""

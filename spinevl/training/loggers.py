@@ -54,13 +54,20 @@ def check_logger(options: LoggerOptions) -> str | None:
     return _offline_line(reason) if reason else None
 
 
-def make_logger(options: LoggerOptions, *, out: Path, hyperparameters: Mapping[str, Any]) -> Any:
+def make_logger(
+    options: LoggerOptions,
+    *,
+    out: Path,
+    hyperparameters: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None = None,
+) -> Any:
     """The Lightning logger, told the job's config; False (Lightning's "none") for ``csv``.
 
     Args:
         options: which one.
         out: the job's folder, where its files go unless ``save_dir`` names another.
         hyperparameters: the job's config, as plain values.
+        earlier: of the state that the training goes on from: its ``step``, and logger_run.
 
     Raises:
         UserError: see check_logger, or the folder cannot be made.
@@ -69,26 +76,33 @@ def make_logger(options: LoggerOptions, *, out: Path, hyperparameters: Mapping[s
     if options.kind == LoggerKind.csv:
         return False
     folder = made_folder(options.save_dir, "logger.save_dir") if options.save_dir else out
-    told = dict(hyperparameters)
+    told, earlier = dict(hyperparameters), earlier or {}
     if options.kind == LoggerKind.tensorboard:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        logger = TensorBoardLogger(folder, name=TENSORBOARD, version=options.name or "")
+        # what was written after the state from which the training goes on is written again
+        purge = {"purge_step": earlier["step"] + 1} if earlier else {}
+        logger = TensorBoardLogger(folder, name=TENSORBOARD, version=options.name or "", **purge)
         logger.log_hyperparams(told)
         return logger
     from wandb.errors import Error
 
     try:
-        return _wandb_logger(options, folder, told, offline=offline)
+        return _wandb_logger(options, folder, told, earlier, offline=offline)
     except Error as error:  # such as a key that W&B does not know
         if offline:
             raise UserError(f"logger=wandb: {_one_line(error)}") from error
         log.warning("%s", _offline_line(_one_line(error)))
-        return _wandb_logger(options, folder, told, offline=True)
+        return _wandb_logger(options, folder, told, earlier, offline=True)
 
 
 def _wandb_logger(
-    options: LoggerOptions, folder: Path, hyperparameters: dict[str, Any], *, offline: bool
+    options: LoggerOptions,
+    folder: Path,
+    hyperparameters: dict[str, Any],
+    earlier: Mapping[str, Any],
+    *,
+    offline: bool,
 ) -> Any:
     import wandb
     from pytorch_lightning.loggers import WandbLogger
@@ -98,12 +112,18 @@ def _wandb_logger(
         save_dir=folder,
         project=options.project,
         offline=offline,
+        id=earlier.get("wandb"),
         group=options.group,
         tags=list(options.tags),
         settings=wandb.Settings(init_timeout=_START_SECONDS, finish_timeout=_END_SECONDS),
     )
     logger.log_hyperparams(hyperparameters)
     return logger
+
+
+def logger_run(logger: Any) -> dict[str, Any]:
+    """What a state keeps of a logger's run, with which a training goes on."""
+    return {"wandb": logger.version} if type(logger).__name__ == "WandbLogger" else {}
 
 
 def close_loggers() -> None:

@@ -17,6 +17,7 @@ from spinevl.distributed.ranks import mean_over_ranks
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
+from spinevl.schema.errors import refused
 from spinevl.schema.image_ref import Modality
 from spinevl.schema.model_inputs import ImageTensors
 from spinevl.training.augment import augment, draws_of
@@ -55,6 +56,7 @@ class TrainingModule(pl.LightningModule):
         stand_ins: Mapping[Modality, ImageTensors] | None = None,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # a state holds what learns
         self.model = model
         self.heads = heads
         self.every_branch = EveryBranch(model, stand_ins or {})
@@ -156,6 +158,32 @@ class TrainingModule(pl.LightningModule):
     def log_place(self, *, step: int) -> None:
         """Tell the logger where a value belongs; it knows the steps of one stage alone."""
         self.log_dict({"step": float(step), "epoch": float(self.epoch)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the weights that do not learn out of a state."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self._learned(state)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a state with more or fewer weights than learn, or with others."""
+        if "state_dict" not in checkpoint:  # DeepSpeed has put its weights in place
+            return
+        stored, here = checkpoint["state_dict"], self.state_dict()
+        for name in sorted({*stored, *self._learned(here)}):
+            shapes = [tuple(one[name].shape) if name in one else None for one in (here, stored)]
+            if shapes[0] != shapes[1] or name not in self._learned(here):
+                raise refused(
+                    "the state of the training",
+                    f"the weights that learn, {name} of shape {shapes[0]}",
+                    f"shape {shapes[1]}" if shapes[1] else "none of it",
+                    "start anew with resume=never",
+                )
+
+    def _learned(self, state: Mapping[str, Any]) -> list[str]:
+        """The names of what may change in a training: weights that learn, and buffers."""
+        weights = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, one in weights if not one.requires_grad}
+        return [name for name in state if name not in frozen]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The log-probability of every option of every question, [S]."""

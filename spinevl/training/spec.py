@@ -19,6 +19,7 @@ from spinevl.config.options import (
     LoggerOptions,
     Mode,
     OptimOptions,
+    Resume,
     TrainerOptions,
     TuningOptions,
     WarmupOptions,
@@ -45,6 +46,7 @@ class TrainSpec:
         config: the job's whole config, as the loggers are told it.
         seed: of the training.
         debug: what of it is only tried.
+        resume: whether it goes on from a state.
     """
 
     study: StudySpec
@@ -61,6 +63,7 @@ class TrainSpec:
     config: dict[str, Any]
     seed: int = key(help="of the training", min=0, max=2**32 - 1)
     debug: DebugOptions = key(factory=DebugOptions, help="what of it is only tried")
+    resume: Resume = key(Resume.auto, help="whether it goes on from a state")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSpec:
@@ -105,6 +108,17 @@ class TrainSpec:
     def keeps_features(self) -> bool:
         """Whether the features of a frozen encoder are kept in ``cache_dir``."""
         return self.feature_cache.enabled and self.tuning.encoder == Mode.frozen
+
+    def decisive(self) -> dict[str, Any]:
+        """What the weights depend on: dotted key -> value, as the command line names them."""
+        study, trainer = asdict(self.study), asdict(self.trainer)
+        for name in ("progress_bar", "num_workers", "save_every", "keep"):
+            del trainer[name]
+        del study["cache_dir"], study["stored"]
+        names = ("checkpoint", "tuning", "warmup", "augment", "imbalance", "optim", "seed", "debug")
+        whole = asdict(self)
+        kept = {name: whole[name] for name in names}
+        return json.loads(json.dumps({**study, **self.parts, **kept, "trainer": trainer}))
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -75,12 +75,18 @@ def _profiler(kind: Profiler, out: Path) -> Any:
     return kinds[kind](dirpath=out, filename="profile") if kind in kinds else None
 
 
-def run(trainer: pl.Trainer, module: TrainingModule, data: ExampleDataModule) -> None:
-    """Train; nothing of the training stays in the process for the next one."""
+def run(
+    trainer: pl.Trainer,
+    module: TrainingModule,
+    data: ExampleDataModule,
+    *,
+    state: Path | None = None,
+) -> None:
+    """Train, perhaps on from a state; nothing stays in the process for the next training."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     except SystemExit as stop:  # how the trainer ends on Ctrl-C, with later ones ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stop
@@ -131,6 +137,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")
     warnings.filterwarnings("ignore", message=".*Loader.* across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)

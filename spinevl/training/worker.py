@@ -28,6 +28,7 @@ from spinevl.build.user_modules import serve
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
+from spinevl.config.options import Resume
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import grouped
@@ -47,16 +48,21 @@ from spinevl.models.held import Held, auto_dtype
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
-from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE
+from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE, read_dev_score
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 from spinevl.schema.model_inputs import ImageTensors
+from spinevl.training.average import AverageWeights
 from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
-from spinevl.training.loggers import check_logger, close_loggers, make_logger
+from spinevl.training.early_stop import EarlyStop
+from spinevl.training.loggers import check_logger, close_loggers, logger_run, make_logger
 from spinevl.training.module import TrainingModule
+from spinevl.training.resume import SaveState
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.stage import frozen, stages_of
+from spinevl.training.states import States, made_with
+from spinevl.training.stop_signal import StopSignal
 from spinevl.training.trainer import check_device, device_of, make_trainer, precision_of, quiet, run
 
 log = logging.getLogger(__name__)
@@ -82,6 +88,11 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         study = open_for_training(spec, ("train", "dev"), trust=trust)
     if isinstance(study, PatientStudy):
         write_split(study, out)
+    states = States(out, made_with(spec, study), keep=spec.trainer.keep)
+    start = states.start(anew=spec.resume == Resume.never)
+    if states.is_done:
+        log.info("the training is complete already; checkpoint in %s", out / "checkpoint")
+        return read_dev_score(out)[0]
     quiet()
     pl.seed_everything(spec.seed, workers=True, verbose=False)
     model, parts = starting_model(spec, trust)
@@ -97,25 +108,30 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     clock = Clock()
     learned = [name for name, part in module.parts().items() if learns(part)]
     around = [clock, MetricsFile(out / CURVE_FILE, clock, parts=learned)]
-    device = _fit_stages(spec, module, data, around, best, out=out)
-    report = {
-        **clock.report(),
-        "peak_memory_bytes": _peak_memory(),
-        "device": device,
-        "steps": module.stage.first_step + module.stage.steps,
-        "warmup_steps": module.stage.first_step,
-        "seconds": time.monotonic() - begun,
-        "images_encoded": sum(one.encoded for one in features) if features else None,
-        "images_cached": sum(one.found for one in features) if features else None,
-        "dev_score": best.score,
-        "dev_measure": measure,
-        "dev_score_step": best.step,
-        "dev_history": best.history,
-        "debug": spec.debug.on,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }
-    write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
+    with StopSignal() as stop:
+        saver = SaveState(
+            states, every=spec.trainer.save_every, start=start, begun=begun, stop=stop
+        )
+        device = _fit_stages(spec, module, data, [*around, saver], best, out=out)
+        report = {
+            **clock.report(),
+            "peak_memory_bytes": _peak_memory(),
+            "device": device,
+            "steps": module.step,
+            "warmup_steps": module.stage.first_step,
+            "seconds": saver.seconds,
+            "images_encoded": sum(one.encoded for one in features) if features else None,
+            "images_cached": sum(one.found for one in features) if features else None,
+            "dev_score": best.score,
+            "dev_measure": measure,
+            "dev_score_step": best.step,
+            "dev_history": best.history,
+            "debug": spec.debug.on,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        }
+        write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
+        states.finish()
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score
@@ -236,7 +252,7 @@ def _fit_stages(
     spec: TrainSpec,
     module: TrainingModule,
     data: ExampleDataModule,
-    around: list[pl.Callback],
+    around: list[Any],
     best: BestCheckpoint,
     *,
     out: Path,
@@ -245,22 +261,34 @@ def _fit_stages(
     data.limit = batches = spec.debug.batches(data.train_batches)  # an epoch
     warmup = spec.warmup.fraction if module.heads else 0.0
     epoch_steps = -(-batches // spec.trainer.accumulate)
-    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config)
+    *_, saver = around
+    earlier = saver.start and {"step": saver.start.place.step, **saver.start.logger}
+    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config, earlier=earlier)
+    saver.logger = logger_run(logger)
     try:
         for stage in stages_of(spec.epochs, warmup=warmup, epoch_steps=epoch_steps):
+            if saver.is_behind(stage):
+                continue
             callbacks = list(around)
             if stage.answers:
                 dev = dev_epochs(stage.epochs, checks=spec.trainer.dev_checks)
-                callbacks[1:1] = [DevEpochs(dev), best]
+                callbacks[1:1] = [DevEpochs(dev), *_of_answers(spec, best)]
             trainer = make_trainer(spec, stage, callbacks, out=out, logger=logger, batches=batches)
             data.first_epoch = stage.first_epoch
             module.begin(stage)
             with nullcontext() if stage.answers else frozen(module.model.llm):
-                run(trainer, module, data)
+                run(trainer, module, data, state=saver.path_in(stage))
             device = str(trainer.strategy.root_device)
     finally:
         close_loggers()
     return device
+
+
+def _of_answers(spec: TrainSpec, best: BestCheckpoint) -> list[pl.Callback]:
+    """What chooses the weights of the stage that trains on answers, in the order of its work."""
+    average = [AverageWeights(spec.trainer.ema)] if spec.trainer.ema else []
+    stop = [EarlyStop(best, patience=spec.trainer.early_stop)] if spec.trainer.early_stop else []
+    return [*average, best, *stop]
 
 
 def _module(

@@ -306,3 +306,56 @@ def test_a_result_that_was_changed_later_makes_the_job_start_again(tmp_path: Pat
     (said,) = run(tmp_path, FIRST, "answers.jsonl")
     assert "not complete" in said
     assert run(tmp_path, FIRST) == ["complete"]
+
+
+STATE = ("resume/step-00000010/state", "metrics.csv", "train.json", ".predictions.dev.jsonl")
+
+
+def cut_training(out: Path, *files: str) -> None:
+    """A job that was killed, and what it left."""
+    with pytest.raises(ValueError, match="half way"):
+        run(out, FIRST, fails=True)
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+
+
+def files_in(out: Path) -> set[str]:
+    return {str(one.relative_to(out)) for one in out.rglob("*") if one.is_file()}
+
+
+def test_a_cut_training_goes_on_with_its_state_and_leaves_none_at_its_end(tmp_path: Path) -> None:
+    cut_training(tmp_path, *STATE, "metrics.json")
+    with owned(tmp_path, FIRST, identity=identity(FIRST, out=tmp_path), say=print):
+        assert files_in(tmp_path) == {*STATE, "job.json", LOCK}
+    (said,) = run(tmp_path, FIRST, "x")
+    assert "goes on" in said
+    assert files_in(tmp_path) == {"job.json", "x", *STATE[1:]}
+    status = read_status(tmp_path)
+    assert status
+    assert "resume" not in status.results
+
+
+def test_without_a_state_a_training_starts_again(tmp_path: Path) -> None:
+    cut_training(tmp_path, "metrics.csv", "train.json", "checkpoint/config.json")
+    (said,) = run(tmp_path, FIRST)
+    assert "starts again" in said
+    assert files_in(tmp_path) == {"job.json", "checkpoint/config.json"}
+
+
+def test_a_job_that_never_resumes_starts_anew_and_is_the_same_job(tmp_path: Path) -> None:
+    cut_training(tmp_path, *STATE)
+    never = {**FIRST, "resume": "never"}
+    (said,) = run(tmp_path, never, "x")
+    assert "anew" in said
+    assert files_in(tmp_path) == {"job.json", "x"}
+    assert run(tmp_path, FIRST) == ["complete"]
+
+
+def test_a_state_that_a_complete_job_has_left_is_removed(tmp_path: Path) -> None:
+    """It was killed between its last two acts."""
+    run(tmp_path, FIRST, "x")
+    (tmp_path / "resume").mkdir()
+    assert run(tmp_path, FIRST) == ["complete"]
+    assert files_in(tmp_path) == {"job.json", "x"}
+    assert not (tmp_path / "resume").exists()

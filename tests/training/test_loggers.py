@@ -11,7 +11,7 @@ import pytest
 
 from spinevl.config.options import LoggerKind, LoggerOptions
 from spinevl.schema.errors import UserError
-from spinevl.training.loggers import check_logger, close_loggers, make_logger
+from spinevl.training.loggers import check_logger, close_loggers, logger_run, make_logger
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_what_wandb_refuses_is_logged_offline(
     errors = pytest.importorskip("wandb.errors")
     asked = []
 
-    def start(options: LoggerOptions, folder: Path, told: object, *, offline: bool) -> str:
+    def start(*_: object, offline: bool) -> str:
         asked.append(offline)
         if not offline:
             raise errors.AuthenticationError("the key\nis unknown")
@@ -103,3 +103,38 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'spinevl\[tensorboard\]'"):
         check_logger(LoggerOptions(kind=LoggerKind.tensorboard))
+
+
+def test_a_training_that_goes_on_keeps_the_run_of_wandb(
+    no_wandb_key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    options = LoggerOptions(kind=LoggerKind.wandb, offline=True)
+    try:
+        first = make_logger(options, out=tmp_path, hyperparameters={})
+        kept = logger_run(first)
+        assert set(kept) == {"wandb"}
+        close_loggers()
+        later = make_logger(options, out=tmp_path, hyperparameters={}, earlier={"step": 5, **kept})
+        assert logger_run(later) == kept
+    finally:
+        close_loggers()
+    assert logger_run(False) == {}
+
+
+def test_tensorboard_forgets_what_came_after_the_state(tmp_path: Path) -> None:
+    """What was logged after the state is logged again, and is shown once."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = LoggerOptions(kind=LoggerKind.tensorboard)
+    first = make_logger(options, out=tmp_path, hyperparameters={})
+    for step in (1, 2, 3):
+        first.log_metrics({"loss": float(step)}, step=step)
+    first.finalize("failed")
+    later = make_logger(options, out=tmp_path, hyperparameters={}, earlier={"step": 2})
+    for step in (3, 4):
+        later.log_metrics({"loss": float(step)}, step=step)
+    later.finalize("success")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("loss")] == [1, 2, 3, 4]

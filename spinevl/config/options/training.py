@@ -49,6 +49,13 @@ class LossMean(StrEnum):
     token = "token"
 
 
+class Resume(StrEnum):
+    """What a command does where the same one was cut: go on, or start anew."""
+
+    auto = "auto"
+    never = "never"
+
+
 class ClassWeights(StrEnum):
     """How the loss weighs the classes of a task: by frequency ** -0.5, or all the same."""
 
@@ -169,6 +176,23 @@ class TrainerOptions:
     dev_checks: int = key(
         6, help="how often dev is scored in a training; the best score is kept", min=1
     )
+    early_stop: int | None = key(
+        None,
+        help="end after so many dev scores without a better one; null does not",
+        min=1,
+    )
+    ema: float | None = key(
+        None,
+        help="decay of an average of the trained weights, which is scored and kept; null is none",
+        above=0,
+        below=1,
+    )
+    save_every: str = key(
+        "10min",
+        help="optimizer steps (50) or minutes (10min) from one saved state to the next",
+        pattern=(r"[1-9][0-9]{0,8}(min)?", "a number of optimizer steps, 50, or minutes, 10min"),
+    )
+    keep: int = key(2, help="saved states that are kept while the training runs", min=1)
     num_workers: int = key(0, help="processes that load images beside the main one", min=0, max=256)
     progress_bar: bool = key(True, help="show progress on the terminal")
     loss: LossMean = key(

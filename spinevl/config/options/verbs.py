@@ -18,6 +18,7 @@ from spinevl.config.options.training import (
     AugmentOptions,
     ImbalanceOptions,
     OptimOptions,
+    Resume,
     TrainerOptions,
     TuningOptions,
     WarmupOptions,
@@ -83,6 +84,7 @@ _DATA = "where patients and images come from"
 _SPLIT = "which patients are train and which are dev"
 _TASK = "what is asked"
 _PROMPTS = "the wording of the questions"
+_RESUME = "where the same job was cut: auto goes on from what it has, never starts anew"
 _CHECKPOINT = "a training's checkpoint/, or MedM-VL's folder or hf:OWNER/NAME"
 
 
@@ -121,6 +123,7 @@ class Build(Common):
     test_answers: TestAnswers = key(
         TestAnswers.none, help="answer of test records: none is null, upstream its zeros"
     )
+    resume: Resume = key(Resume.auto, help=_RESUME)
     cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
 
 
@@ -156,6 +159,7 @@ class Train(Common):
         factory=FeatureCacheOptions, help="kept features of frozen encoders"
     )
     debug: DebugOptions = key(factory=DebugOptions, help="a training that is only tried")
+    resume: Resume = key(Resume.auto, help=_RESUME)
     seed: int = key(0, help="of the training; data and splits have their own", min=0, max=2**32 - 1)
     cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
 
@@ -183,6 +187,7 @@ class Predict(Asked):
     """``spinevl predict``"""
 
     subset: Subset = key(Subset.test, help="the patients to answer for: dev or test")
+    resume: Resume = key(Resume.auto, help=_RESUME)
 
 
 @dataclass
