@@ -33,6 +33,7 @@ JOBS: dict[str, list[str]] = {
     "evaluate": COMMANDS["evaluate predictions"],
     "export": COMMANDS["export"],
     "predict": COMMANDS["predict"],
+    "predict, two devices": [*COMMANDS["predict"], "predict.devices=2", "predict.batch_size=1"],
     "predict talk": COMMANDS["predict talk"],
     "train, frozen encoder": [*COMMANDS["train"], *FROZEN],
     "train, loading processes": [*COMMANDS["train"], "trainer.num_workers=2"],
