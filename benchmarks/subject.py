@@ -103,7 +103,7 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
     chosen = tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")
     cohort = PhantomSource(n_train=max(count, 2), n_dev=1, n_test=1).load(
-        StudyRequest(chosen, chosen, sag_image, {"train"}, cache)
+        StudyRequest(chosen, chosen, sag_image, {"train"}, lambda: cache)
     )
     return [
         example

@@ -38,6 +38,10 @@ class AdapterFormat:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 
+    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+        """See CheckpointFormat."""
+        raise only_written(folder, self.name)
+
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of the LLM's adapter.
 

@@ -79,6 +79,16 @@ class CheckpointFormat(Protocol):
             UserError: a damaged checkpoint, or a format that is only written.
         """
 
+    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+        """The nodes of which ``read`` builds the model, all checked.
+
+        Args:
+            folder, allowed: see read.
+
+        Raises:
+            UserError: see read.
+        """
+
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write into an empty folder; the model may be changed (adapters merged) by it.
 

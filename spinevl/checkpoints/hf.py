@@ -47,6 +47,10 @@ class LlavaFormat:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 
+    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+        """See CheckpointFormat."""
+        raise only_written(folder, self.name)
+
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write a directory that ``LlavaForConditionalGeneration.from_pretrained`` loads.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.adapter import AdapterFormat
@@ -33,6 +34,22 @@ def load_checkpoint(
         UserError: none there, a damaged one, or one of a format that is only written.
     """
     folder = checkpoint_folder(source) if isinstance(source, str) else recovered(source)
-    # what no format recognises is read as our own, which says what is missing
-    found = next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
-    return found.read(folder, allowed=allowed, held=held)
+    return _format_of(folder).read(folder, allowed=allowed, held=held)
+
+
+def parts_of(source: str, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    """The nodes of a checkpoint's parts, from which its model is built before it is filled.
+
+    Args:
+        source, allowed: see load_checkpoint.
+
+    Raises:
+        UserError: see load_checkpoint.
+    """
+    folder = checkpoint_folder(source)
+    return _format_of(folder).parts(folder, allowed=allowed)
+
+
+def _format_of(folder: Path) -> CheckpointFormat:
+    """The format of a folder; what none recognises is our own, which says what is missing."""
+    return next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])

@@ -55,7 +55,7 @@ class MedMVLFormat:
         self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
     ) -> Checkpoint:
         """See CheckpointFormat."""
-        parts = parts_from(config_of(folder), folder)
+        parts = self.parts(folder, allowed=allowed)
         tensors = read_tensors(folder)
         with sized_by(tensors, folder):
             model = assemble(
@@ -65,6 +65,10 @@ class MedMVLFormat:
         _tie(model.llm.model, stored)
         fill(model, stored, where=str(folder))
         return Checkpoint(model.eval(), parts, folder=folder)
+
+    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+        """See CheckpointFormat."""
+        return parts_from(config_of(folder), folder)
 
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write ``config.json``, ``model.safetensors`` and the base directories.

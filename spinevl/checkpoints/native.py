@@ -57,10 +57,8 @@ class NativeFormat:
         self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
     ) -> Checkpoint:
         """See CheckpointFormat."""
+        parts = self.parts(folder, allowed=allowed)
         config = read_config(folder)
-        if config.get("format") != VERSION:
-            raise no_checkpoint(folder, f'"format": {config.get("format")!r} in {CONFIG}')
-        parts = _stored_parts(config, folder, allowed)
         stored = read_tensors(folder)
         with sized_by(stored, folder):
             model = assemble(
@@ -69,6 +67,13 @@ class NativeFormat:
         fill(model, stored, where=str(folder / WEIGHTS))
         parent = config.get("parent")
         return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)
+
+    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+        """See CheckpointFormat."""
+        config = read_config(folder)
+        if config.get("format") != VERSION:
+            raise no_checkpoint(folder, f'"format": {config.get("format")!r} in {CONFIG}')
+        return _stored_parts(config, folder, allowed)
 
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """See CheckpointFormat."""

@@ -138,6 +138,11 @@ class ExampleDataModule(pl.LightningDataModule):
         self.sampler = train_sampler(train, ratios=ratios, seed=seed)
         self.train_batches = -(-len(self.sampler) // (self.world * batch_size))
 
+    @property
+    def dev_batch_size(self) -> int:
+        """Groups of a dev batch; options take no gradients, so four times as many at once."""
+        return self.batch_size if self.ratios is not None else 4 * self.batch_size
+
     def train_dataloader(self) -> Steps:
         """Shuffled groups; the last, smaller batch is kept.
 
@@ -156,10 +161,9 @@ class ExampleDataModule(pl.LightningDataModule):
         return Steps(self._loader(groups, self.collate, share), self.accumulate, limit=self.limit)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Dev examples in order; options take no gradients, so four times as many at once."""
+        """Dev examples in order."""
         groups = grouped(self.dev)
-        size = self.batch_size * (4 if self.ratios is None else 1)
-        batches = whole_batches(len(groups), size, rank=self.rank, world=self.world)
+        batches = whole_batches(len(groups), self.dev_batch_size, rank=self.rank, world=self.world)
         return self._loader(groups, self.collate.to_score(), batches)
 
     def shown(self) -> set[Modality]:

@@ -129,14 +129,17 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
 def _require_usable(model: Any) -> None:
     """Try a small copy of the model; raise UserError where packing or its head would be wrong."""
     kind = model.config.model_type
-    small = small_copy(model)
-    if small is None or not prefix_attention.keeps_sequences_apart(small):
+    with torch.device("cpu"):  # whatever device a model is built on
+        small = small_copy(model)
+        packs = small is not None and prefix_attention.keeps_sequences_apart(small)
+        plain = packs and _has_plain_head(small)
+    if not packs:
         raise UserError(
             f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
             "caps or attention code of its own), so questions cannot share a row; choose another "
             "model"
         )
-    if not _has_plain_head(small):
+    if not plain:
         raise UserError(
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"

@@ -98,7 +98,7 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def without_inputs(self) -> Batch:
         """The same batch without what the model reads; what its answers belong to stays."""
@@ -128,13 +128,14 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self.each(lambda tensor: tensor.pin_memory())
 
     def shared(self) -> Batch:
         """The same batch in memory that other processes share. Raises RuntimeError without room."""
-        return self._each(lambda tensor: tensor.share_memory_())
+        return self.each(lambda tensor: tensor.share_memory_())
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same batch with ``change`` made to each of its tensors."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}
         blocks = tuple(

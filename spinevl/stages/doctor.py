@@ -35,17 +35,20 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         tasks = build_tasks(config["task"], build=functools.partial(build, trust=trust))
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
+    from spinevl.training.memory.settle import settle
     from spinevl.training.spec import TrainSpec
     from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
     study = open_for_training(spec, None, trust=trust, tell=lambda line: print(f"ok  {line}"))
+    if "train" in study.subsets:
+        settle(spec, study, trust=trust, tell=lambda line: print(f"estimate  {line}"))
     for line in check(spec, study, trust=trust):
         print(line)
 
 
 def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[str]:
-    """Hold every example and image against the model, name duplicates, estimate time and memory.
+    """Hold every example and image against the model, name duplicates, estimate the time.
 
     Yields:
         Lines that say what is fine, and warnings.
@@ -76,29 +79,19 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield f"ok  model: {total:,} parameters, {trained:,} of them trained"
     train = counts.get("train", [])
-    yield from estimate(
+    yield estimate(
         parameters=total,
-        trained=trained,
         epochs=spec.trainer.max_epochs,
         n_patients=len(grouped(train)),
         n_questions=len(train),
     )
 
 
-def estimate(
-    *, parameters: int, trained: int, epochs: int, n_patients: int, n_questions: int
-) -> list[str]:
-    """Lines that say what a run will cost, as far as it can be told without running it.
-
-    Memory counts float32 weights, and gradients with AdamW's two moments for what is trained;
-    activations come on top. Time scales the measured rate of the tiny parts by size.
-    """
-    gigabytes = (4 * parameters + 12 * trained) / 1e9
+def estimate(*, parameters: int, epochs: int, n_patients: int, n_questions: int) -> str:
+    """A line that says how long a run will take: the measured rate of the tiny parts, by size."""
     scale = max(1.0, parameters / 1.6e6)
     minutes = epochs * n_patients * scale / _TINY_PATIENTS_PER_SECOND / 60
-    return [
-        f"estimate  memory: {gigabytes:.2f} GB for weights, gradients and AdamW, "
-        "activations on top",
+    return (
         f"estimate  training: {epochs} epochs of {n_questions} questions, about "
-        f"{minutes:.0f} minutes on two CPU cores; a GPU takes a fraction of it",
-    ]
+        f"{minutes:.0f} minutes on two CPU cores; a GPU takes a fraction of it"
+    )

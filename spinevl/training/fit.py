@@ -6,14 +6,15 @@ from pathlib import Path
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import Study
+from spinevl.training.memory.settle import settle
 from spinevl.training.spec import SPEC_FILE, TrainSpec
-from spinevl.training.worker import train
+from spinevl.training.worker import open_for_training, train
 
 
 def fit(
     spec: TrainSpec, out: Path, *, trust: Trust = NOTHING, study: Study | None = None
 ) -> float | None:
-    """Write the spec into the job's folder, and train on what the file says.
+    """Write the spec into the job's folder once it fits the device, and train on what it says.
 
     Args:
         spec: the training.
@@ -23,5 +24,8 @@ def fit(
     Returns:
         The best dev score; None where nothing was scored.
     """
+    if study is None:
+        study = open_for_training(spec, ("train", "dev"), trust=trust)
+    spec = settle(spec, study, trust=trust, out=out)
     spec.write(out / SPEC_FILE)
     return train(out, trust=trust, study=study)

@@ -27,7 +27,7 @@ from spinevl.config.options import (
 from spinevl.data.study_spec import StudySpec
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 
 SPEC_FILE = "train_spec.json"
 PARTS = ("encoder", "connector", "encoder3d", "connector3d", "llm")
@@ -103,6 +103,23 @@ class TrainSpec:
     def epochs(self) -> int:
         """Passes over the training patients."""
         return 1 if self.debug.fast_dev_run else self.trainer.max_epochs
+
+    @property
+    def batch_patients(self) -> int:
+        """Patients, or conversations, a step.
+
+        Raises:
+            UserError: it is still to be found out, see spinevl.training.memory.settle.
+        """
+        number = self.trainer.batch_patients
+        if isinstance(number, int):
+            return number
+        raise refused(
+            f"trainer.batch_patients={number}",
+            "a number, which train and run find out and write into the spec",
+            "none yet",
+            "start the training with spinevl train, or give a number",
+        )
 
     @property
     def keeps_features(self) -> bool:

@@ -122,6 +122,12 @@ def precision_of(name: str, accelerator: str) -> Any:
     return PRECISIONS.get(name, name)
 
 
+def autocast_of(options: TrainerOptions) -> torch.dtype | None:
+    """The type that matrix products are computed in; None for float32."""
+    halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return halves.get(precision_of(options.precision, options.accelerator))
+
+
 def device_of(accelerator: str) -> str:
     """Where a training with this ``trainer.accelerator`` runs: ``cuda``, ``mps`` or ``cpu``."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -129,6 +135,13 @@ def device_of(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "mps"
     return "cpu"
+
+
+def processes_of(options: TrainerOptions) -> int:
+    """The processes of a training on each machine, one for each device."""
+    if options.devices != "auto":
+        return int(options.devices)
+    return torch.cuda.device_count() if device_of(options.accelerator) == "cuda" else 1
 
 
 def quiet() -> None:

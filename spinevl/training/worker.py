@@ -41,6 +41,7 @@ from spinevl.data.study import PatientStudy, Study, open_study, shown_modality
 from spinevl.distributed.ranks import world_size
 from spinevl.features.store import Features
 from spinevl.inference.encode import feature_cache_in, keep_features
+from spinevl.io.allocator import give_back_large_blocks
 from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
@@ -63,9 +64,19 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.stage import frozen, stages_of
 from spinevl.training.states import States, made_with
 from spinevl.training.stop_signal import StopSignal
-from spinevl.training.trainer import check_device, device_of, make_trainer, precision_of, quiet, run
+from spinevl.training.trainer import (
+    autocast_of,
+    check_device,
+    device_of,
+    make_trainer,
+    precision_of,
+    quiet,
+    run,
+)
 
 log = logging.getLogger(__name__)
+
+_LARGE_MODEL = 2**28  # bytes of weights from which memory counts more than time
 
 
 def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> float | None:
@@ -96,15 +107,19 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     quiet()
     pl.seed_everything(spec.seed, workers=True, verbose=False)
     model, parts = starting_model(spec, trust)
+    if sum(one.nbytes for one in model.parameters()) > _LARGE_MODEL:
+        give_back_large_blocks()
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
-    data = _batches(spec, study, model, heads)
+    data = training_data(spec, study, model, heads)
+    data.collate.check(data.train)
+    data.collate.to_score().check(data.dev)
     freeze_unshown(model, data.shown())
     features = _encode_once(spec, study, model, data)
     score, measure = dev_score(study, data.dev)
     told = {**study.description(), "fingerprint": study.fingerprint()}
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
     best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
-    module = _module(spec, model, heads, data.stand_ins())
+    module = training_module(spec, model, heads, data.stand_ins())
     clock = Clock()
     learned = [name for name, part in module.parts().items() if learns(part)]
     around = [clock, MetricsFile(out / CURVE_FILE, clock, parts=learned)]
@@ -170,14 +185,20 @@ def open_for_training(
     return open_study(spec.study, subsets, trust=trust)
 
 
-def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
-    """The model to start from, and its nodes: new parts, or those of a checkpoint."""
-    tuning = asdict(spec.tuning)
+def held_of(spec: TrainSpec) -> Held:
+    """How the weights of a training are held."""
     precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
     half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
     auto = auto_dtype(device_of(spec.trainer.accelerator)) if half else "float32"
     told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
-    held = Held(auto, tuning, {name: dtype for name, dtype in told.items() if dtype != "auto"})
+    settled = {name: dtype for name, dtype in told.items() if dtype != "auto"}
+    return Held(auto, asdict(spec.tuning), settled)
+
+
+def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
+    """The model to start from, and its nodes: new parts, or those of a checkpoint."""
+    tuning = asdict(spec.tuning)
+    held = held_of(spec)
     if not spec.checkpoint:
         model = assemble(
             {**spec.parts, "tuning": tuning}, build=functools.partial(build, trust=trust), held=held
@@ -194,10 +215,10 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 
-def _batches(
+def training_data(
     spec: TrainSpec, study: Study, model: VLM, heads: Mapping[str, int]
 ) -> ExampleDataModule:
-    """The training and dev batches. Raises UserError with every example that does not fit."""
+    """The training and dev batches."""
     train = study.examples("train")
     if study.tasks:
         train = weighted(train, study.tasks, class_weights=spec.imbalance.class_weights)
@@ -210,21 +231,18 @@ def _batches(
         learn=True,
         heads=heads,
     )
-    if few := spec.debug.overfit_batches * options.batch_patients * world_size():
+    if few := spec.debug.overfit_batches * spec.batch_patients * world_size():
         train = [one for group in grouped(train)[:few] for _, one in group]
-    data = ExampleDataModule(
+    return ExampleDataModule(
         train,
         [one for one in study.examples("dev") if one.kind != "box"],
         collate=collate,
         ratios=study.ratios,
-        batch_size=options.batch_patients,
+        batch_size=spec.batch_patients,
         seed=spec.seed,
         num_workers=options.num_workers,
         accumulate=options.accumulate,
     )
-    collate.check(data.train)
-    collate.to_score().check(data.dev)
-    return data
 
 
 def _encode_once(
@@ -236,10 +254,8 @@ def _encode_once(
     if spec.keeps_features:
         for branch in model.vision_branches().values():
             branch.encoder.to(device_of(spec.trainer.accelerator)).eval()
-        halves = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
-        autocast = halves.get(precision)
+        autocast = autocast_of(spec.trainer)
         features = keep_features(model, cache, data.collate.inputs, shown, autocast=autocast)
     inputs = data.collate.inputs
     # what is kept has been decoded
@@ -291,7 +307,7 @@ def _of_answers(spec: TrainSpec, best: BestCheckpoint) -> list[pl.Callback]:
     return [*average, best, *stop]
 
 
-def _module(
+def training_module(
     spec: TrainSpec,
     model: VLM,
     heads: Mapping[str, int],

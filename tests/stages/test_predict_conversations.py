@@ -236,7 +236,12 @@ def test_a_bad_image_is_told_before_training(folder: Path) -> None:
 def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [f"data.train={folder}/all.json", f"data.test={folder}/all.json"]
     doctor.main(config("doctor", folder, *files, *FAST), out=folder)
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out.splitlines()
+    memory = [line for line in told if line.startswith("estimate  ")][:-1]
+    assert told[: len(memory)] == memory  # before anything is loaded
+    for part in ("encoder", "connector", "llm", "logits"):
+        assert any(part in line for line in memory)
+    lines = told[len(memory) :]
     assert lines[:3] == [
         "ok  conversations (train, test)",
         "ok  train: 4 conversations, 4 images",
@@ -245,7 +250,6 @@ def test_doctor_reads_conversations(folder: Path, capsys: pytest.CaptureFixture[
     assert [line.split(":")[0] for line in lines[3:]] == [
         "warn  the same image in two of train, dev and test",
         "ok  model",
-        "estimate  memory",
         "estimate  training",
     ]
     with pytest.raises(UserError, match="name a JSON file"):

@@ -88,7 +88,7 @@ def test_loader_processes_may_be_spawned_and_find_the_users_modules(own: Path) -
     study = worker.open_for_training(one, ("train", "dev"), trust=trust)
     model, _ = worker.starting_model(one, trust)
     assert type(model.encoder).__module__ == "mine"
-    data = worker._batches(one, study, model, {})
+    data = worker.training_data(one, study, model, {})
     steps = data.train_dataloader()
     steps.loader.multiprocessing_context = "spawn"
     (spawned,) = steps

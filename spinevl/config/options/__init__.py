@@ -9,6 +9,7 @@ from spinevl.config.options.inference import (
 )
 from spinevl.config.options.logger import LoggerKind, LoggerOptions
 from spinevl.config.options.training import (
+    AUTO,
     PRECISIONS,
     AugmentOptions,
     ClassWeights,
@@ -37,6 +38,7 @@ from spinevl.config.options.verbs import (
 )
 
 __all__ = [
+    "AUTO",
     "PRECISIONS",
     "SCHEMAS",
     "AugmentOptions",

@@ -19,6 +19,10 @@ STRATEGIES = (
 )
 
 
+# a value that is found out
+AUTO = "auto"
+
+
 class Packing(StrEnum):
     """How sequences are laid out; what a batch gives is the same."""
 
@@ -170,7 +174,11 @@ class TrainerOptions:
         choices=("auto", *PRECISIONS.values(), *PRECISIONS),
     )
     max_epochs: int = key(12, help="passes over the training patients", min=1)
-    batch_patients: int = key(4, help="patients (or conversations) a step of each device", min=1)
+    batch_patients: int | str = key(
+        4,
+        help="patients (or conversations) a step of each device; auto takes the most that fit it",
+        pattern=(rf"{AUTO}|[1-9][0-9]{{0,5}}", "auto or a whole number, 1 or more"),
+    )
     accumulate: int = key(1, help="steps an optimizer update", min=1)
     clip_norm: float | None = key(1.0, help="largest gradient norm; null does not clip", above=0)
     dev_checks: int = key(

@@ -1,0 +1,61 @@
+"""What attention needs on a GPU: a stand-in that holds the tensors of CUDA's kernels.
+
+A step is rehearsed with fake tensors of the CPU, whose attention kernel takes grouped heads and any
+mask. CUDA's memory-efficient kernel takes neither: heads are repeated, and a mask is padded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_MASK_MULTIPLE = 8  # keys; the kernel pads a mask to it
+
+
+class CudaAttention(TorchFunctionMode):
+    """Puts the stand-in in the place of scaled_dot_product_attention while it is entered."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace the one function, pass all others on."""
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return _attention(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        query, key, value = (one.to(half) for one in (query, key, value))
+        attn_mask = None if attn_mask is None else attn_mask.to(half)
+    if (heads := query.shape[1]) != key.shape[1]:
+        key, value = (one.repeat_interleave(heads // one.shape[1], dim=1) for one in (key, value))
+    if attn_mask is not None and (beyond := -attn_mask.shape[-1] % _MASK_MULTIPLE):
+        attn_mask = functional.pad(attn_mask, (0, beyond))
+    return _Kernel.apply(query, key, value, attn_mask)
+
+
+class _Kernel(torch.autograd.Function):
+    """Allocates and keeps what the kernel does; its numbers mean nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        query, _, value, _ = inputs
+        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(*inputs, output, logsumexp)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        return (*(torch.empty_like(one) for one in ctx.saved_tensors[:3]), None)

@@ -1,0 +1,158 @@
+"""Estimates of tiny models against the models themselves, and against torch's own tracker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from spinevl.build.trust import NOTHING
+from spinevl.data.auxiliary_targets import head_sizes
+from spinevl.data.heaviest import heaviest_batch
+from spinevl.data.study import Study
+from spinevl.schema.batch import Batch
+from spinevl.training.memory.estimator import Estimator
+from spinevl.training.memory.live_bytes import LiveBytes
+from spinevl.training.memory.rehearsal import Rehearsal
+from spinevl.training.module import TrainingModule
+from spinevl.training.spec import TrainSpec
+from spinevl.training.stage import stages_of
+from spinevl.training.worker import starting_model, training_data, training_module
+
+Make = Callable[..., TrainSpec]
+CASES = {
+    "full": ["tuning=full"],
+    "lora": ["tuning=lora", "warmup=none"],
+    "frozen llm": ["tuning.llm=frozen", "warmup=none"],
+    "recomputed": ["trainer.gradient_checkpointing=true"],
+    "padded": ["trainer.packing=off", "warmup=none"],
+}
+
+
+def real(spec: TrainSpec, study: Study) -> tuple[TrainingModule, Batch]:
+    """The module and the heaviest batch of a training, with data."""
+    model, _ = starting_model(spec, NOTHING)
+    heads = head_sizes(study.tasks) if spec.warmup.weight else {}
+    data = training_data(spec, study, model, heads)
+    module = training_module(spec, model, heads, data.stand_ins())
+    module.begin(stages_of(1, warmup=0.0, epoch_steps=1)[-1])
+    return module, data.collate(heaviest_batch(data))
+
+
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_weights_gradients_and_optimizer_are_those_of_the_model(
+    make_spec: Make, study: Study, words: list[str]
+) -> None:
+    spec = make_spec("trainer.batch_patients=2", *words)
+    rows = {row.name: row for row in Estimator(spec, study)(2).rows}
+    module, batch = real(spec, study)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    assert set(rows) == set(module.parts())
+    for name, part in module.parts().items():
+        learned = [p for p in part.parameters() if p.requires_grad]
+        row = rows[name]
+        stored = [*part.parameters(), *part.buffers()]
+        assert row.weights == sum(one.nbytes for one in stored)
+        assert row.gradients == sum(one.nbytes for one in learned)
+        moments = [v for p in learned for k, v in optimizer.state[p].items() if k != "step"]
+        assert row.optimizer == 2 * row.gradients
+        # a parameter that got no gradient has no moments
+        assert sum(one.nbytes for one in moments) <= row.optimizer
+
+
+def rehearsed(spec: TrainSpec, study: Study) -> Rehearsal:
+    """The rehearsal behind an estimate."""
+    estimator = Estimator(spec, study)
+    steps: list[Rehearsal] = []
+    rehearse = estimator.rehearsals
+    estimator.rehearsals = lambda data: steps.append(rehearse(data)) or steps[0]  # type: ignore[assignment, func-returns-value, return-value]
+    estimator(spec.batch_patients)
+    return steps[0]
+
+
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_the_rehearsed_step_holds_what_the_step_holds(
+    make_spec: Make, study: Study, words: list[str]
+) -> None:
+    spec = make_spec("trainer.batch_patients=2", "feature_cache.enabled=false", *words)
+    step = rehearsed(spec, study)
+    module, batch = real(spec, study)
+    live = LiveBytes()
+    live.count([*module.parameters(), *module.buffers()])
+    weights = live.now
+    batch = batch.each(torch.clone)
+    with live:
+        live.count(batch_tensors(batch))
+        loss = module.training_step(batch, 0)
+        forward = live.peak - weights
+        live.restart_peak()
+        loss.backward()
+        backward = live.peak - weights
+    assert step.tokens == batch.tokens
+    assert step.forward_peak == pytest.approx(forward, rel=0.02)
+    assert step.backward_peak == pytest.approx(backward, rel=0.02)
+
+
+def batch_tensors(batch: Batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    batch.each(lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
+    return found
+
+
+def test_the_peak_is_that_of_torchs_own_tracker(make_spec: Make, study: Study) -> None:
+    """An independent count of the same step, with data."""
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    spec = make_spec("trainer.batch_patients=2", "warmup=none", "tuning=full")
+    step = rehearsed(spec, study)
+    module, batch = real(spec, study)
+    tracker = MemTracker()
+    tracker.track_external(module, *batch_tensors(batch))
+    with tracker:
+        module.training_step(batch, 0).backward()
+    peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    weights = step.all_weights.frozen + step.all_weights.trained
+    assert weights + max(step.forward_peak, step.backward_peak) == pytest.approx(peak, rel=0.03)
+
+
+def test_checkpointing_and_adapters_need_less_and_patients_more(
+    make_spec: Make, study: Study
+) -> None:
+    def needed(patients: int, *words: str) -> float:
+        return Estimator(make_spec("llm.layers=6", "llm.width=64", *words), study)(patients).total
+
+    plain = needed(2)
+    assert needed(4) > plain
+    assert needed(2, "trainer.gradient_checkpointing=true") < plain
+    assert needed(2, "tuning.llm=lora") < plain
+
+
+def test_the_largest_batch_is_the_last_that_fits(make_spec: Make, study: Study) -> None:
+    estimator = Estimator(make_spec(), study)
+    sizes = {n: estimator(n).total for n in range(1, 7)}
+    assert sorted(sizes.values()) == list(sizes.values())
+    for number in (1, 3, 6):
+        fresh = Estimator(make_spec(), study)
+        assert fresh.largest_batch(sizes[number], most=64) == number
+        assert len(fresh._known) <= 5
+    assert estimator.largest_batch(sizes[1] - 1, most=64) == 0
+    assert estimator.largest_batch(sizes[6] * 100, most=4) == 4
+
+
+def test_features_that_are_kept_need_no_encoder(make_spec: Make, study: Study) -> None:
+    words = ("tuning.encoder=frozen", "warmup=none")
+    kept = Estimator(make_spec(*words, "feature_cache.enabled=true"), study)(2)
+    encoded = Estimator(make_spec(*words, "feature_cache.enabled=false"), study)(2)
+    by_name = {row.name: row.activations for row in kept.rows}
+    assert by_name["encoder"] < {row.name: row.activations for row in encoded.rows}["encoder"]
+
+
+def test_an_estimate_changes_nothing_of_the_spec(make_spec: Make, study: Study) -> None:
+    spec = make_spec()
+    before = dataclasses.asdict(spec)
+    Estimator(spec, study)(1)
+    assert dataclasses.asdict(spec) == before
