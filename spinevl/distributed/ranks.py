@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 AGENT = "SPINEVL_AGENT"
 """The environment variable with the number of the process that started this one as a rank."""
@@ -44,6 +46,18 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * group.get_world_size()
     group.all_gather_object(values, value)
     return values
+
+
+def of_first(do: Callable[[], T], kind: type[E]) -> tuple[T | None, E | None]:
+    """What the first process gets from ``do``, or the error of a kind; each must call this."""
+    result: T | None = None
+    error: E | None = None
+    if is_first():
+        try:
+            result = do()
+        except kind as found:
+            error = found
+    return gathered((result, error))[0]
 
 
 def barrier() -> None:

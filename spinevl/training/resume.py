@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DeepSpeedStrategy
 
-from spinevl.distributed.ranks import gathered, is_first, largest_over_ranks, rank, world_size
+from spinevl.distributed.ranks import (
+    gathered,
+    is_first,
+    largest_over_ranks,
+    of_first,
+    rank,
+    world_size,
+)
 from spinevl.io.files import writing
 from spinevl.io.temporary import remove
 from spinevl.training.randomness import random_states, restore_random_states
@@ -25,8 +33,6 @@ if TYPE_CHECKING:
     from spinevl.training.module import TrainingModule
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _STATE = "state"  # a file; of DeepSpeed a folder of shards
 
@@ -165,10 +171,10 @@ class SaveState(pl.Callback):
         place = Place(module.stage.answers, step, module.epoch + (batch == 0), batch)
         folder = self.states.path(step)
         state = State(folder, place, world_size(), self.logger)
-        new, error = _of_first(lambda: self.states.begin(step))
-        if error is None:
+        new, error = of_first(lambda: self.states.begin(step), OSError)
+        if new:
             trainer.save_checkpoint(new / _STATE)
-            _, error = _of_first(lambda: self.states.publish(new, state), self._file.error)
+            _, error = of_first(partial(self._publish, new, state), OSError)
         if error and is_first():
             if new:
                 remove(new)
@@ -178,6 +184,11 @@ class SaveState(pl.Callback):
         if error is None:
             self._saved_step = step
         return error is None
+
+    def _publish(self, new: Path, state: State) -> None:
+        if self._file.error:
+            raise self._file.error
+        self.states.publish(new, state)
 
 
 class _StateFile(TorchCheckpointIO):
@@ -217,14 +228,3 @@ def every_of(text: str) -> tuple[int, bool]:
     """``50`` (optimizer steps) or ``10min`` -> the number, and whether it counts minutes."""
     number = text.removesuffix("min")
     return int(number), number != text
-
-
-def _of_first(do: Callable[[], T], error: OSError | None = None) -> tuple[T | Any, OSError | None]:
-    """What the first process gets, or the system's error, for every process."""
-    result = None
-    if is_first() and error is None:
-        try:
-            result = do()
-        except OSError as found:
-            error = found
-    return gathered((result, error))[0]

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from spinevl.data.study import Study
-from spinevl.distributed.ranks import is_first, world_size
+from spinevl.distributed.ranks import is_first, of_first, world_size
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import sha256
 from spinevl.io.json_file import read_json_object
@@ -94,11 +94,15 @@ class States:
         Raises:
             UserError: it is of a training with another config or other data, see _require_same.
         """
-        if is_first():
-            remove_leftovers(self.folder, locked=True)
+        state, error = of_first(lambda: self._start(anew=anew), UserError)
+        if error:
+            raise error
+        return state
+
+    def _start(self, *, anew: bool) -> State | None:
+        remove_leftovers(self.folder, locked=True)
         if anew:
-            if is_first():
-                self._clear()
+            self._clear()
             return None
         torn = []
         for folder in self._all():
@@ -113,9 +117,18 @@ class States:
         _tell(torn, "there is no other state, and the training starts again")
         return None
 
-    @property
     def is_done(self) -> bool:
-        """Whether the training has come to its end, and what it left is there."""
+        """Whether the training has come to its end, and what it left is there.
+
+        Raises:
+            UserError: another training has, see _require_same.
+        """
+        done, error = of_first(self._is_done, UserError)
+        if error:
+            raise error
+        return bool(done)
+
+    def _is_done(self) -> bool:
         if not (self.folder / DONE).is_file():
             return False
         _require_same(self.folder, read_json_object(self.folder / DONE), self.made)
@@ -123,8 +136,10 @@ class States:
 
     def finish(self) -> None:
         """Note that the training has come to its end, which needs no state any more."""
-        write_text_atomic(self.folder / DONE, json.dumps(self.made, indent=1, ensure_ascii=False))
-        self._clear(but=DONE)
+        if is_first():
+            made = json.dumps(self.made, indent=1, ensure_ascii=False)
+            write_text_atomic(self.folder / DONE, made)
+            self._clear(but=DONE)
 
     def begin(self, step: int) -> Path:
         """A new folder, which becomes a state when it is published."""

@@ -101,7 +101,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         write_split(study, out)
     states = States(out, made_with(spec, study), keep=spec.trainer.keep)
     start = states.start(anew=spec.resume == Resume.never)
-    if states.is_done:
+    if states.is_done():
         log.info("the training is complete already; checkpoint in %s", out / "checkpoint")
         return read_dev_score(out)[0]
     quiet()

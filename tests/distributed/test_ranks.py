@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from spinevl.distributed.ranks import AGENT, mean_over_ranks, rank, world_size
+from spinevl.distributed.ranks import AGENT, mean_over_ranks, of_first, rank, world_size
 
 
 def test_one_rank_keeps_its_value() -> None:
@@ -40,3 +40,14 @@ def _rank(rank: int, store: str) -> None:
 
 def test_two_ranks_average_over_the_tokens_of_both(tmp_path: Path) -> None:
     multiprocessing.spawn(_rank, args=(str(tmp_path / "store"),), nprocs=2)
+
+
+def test_without_a_group_the_first_process_is_the_only_one() -> None:
+    def fails() -> int:
+        raise ValueError("no")
+
+    assert of_first(lambda: 3, ValueError) == (3, None)
+    result, error = of_first(fails, ValueError)
+    assert (result, str(error)) == (None, "no")
+    with pytest.raises(ValueError, match="no"):
+        of_first(fails, OSError)

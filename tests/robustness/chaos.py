@@ -27,6 +27,12 @@ from small_study import COMMANDS, SHORT, copy_study, make_study
 
 PHANTOMS = ["data=phantom", "data.n_train=8", "data.n_dev=4", "data.n_test=4", *SHORT]
 FROZEN = ["tuning.encoder=frozen", "augment=none"]
+# long enough that most kills fall into the training, often into a save
+LONG = [
+    *("trainer.max_epochs=40", "trainer.dev_checks=4", "trainer.save_every=1", "augment=shift"),
+    *("trainer.batch_patients=1", "trainer.accumulate=2", "warmup=heads", "warmup.fraction=0.3"),
+    *("tuning.llm=lora", "tuning.lora.dropout=0.2"),
+]
 JOBS: dict[str, list[str]] = {
     "build": COMMANDS["build"],
     "doctor": COMMANDS["doctor"],
@@ -37,6 +43,7 @@ JOBS: dict[str, list[str]] = {
     "predict talk": COMMANDS["predict talk"],
     "train, frozen encoder": [*COMMANDS["train"], *FROZEN],
     "train, loading processes": [*COMMANDS["train"], "trainer.num_workers=2"],
+    "train, saved states": [*COMMANDS["train"], *LONG],
     "run, phantoms": ["run", *PHANTOMS],
     "run -m, phantoms": ["run", "-m", *PHANTOMS, "seed=0,1"],
 }
