@@ -6,15 +6,19 @@ from collections.abc import Mapping
 
 import torch
 
+from spinevl.models.quantized import dequantized_state
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problems, UserError
 
 
 def unshared(model: VLM) -> dict[str, torch.Tensor]:
-    """The state dict without the second name of a tied weight, contiguous and on the CPU."""
+    """The state dict without the second name of a tied weight, contiguous and on the CPU.
+
+    Quantized weights are dequantized.
+    """
     known: set[int] = set()
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in dequantized_state(model).items():
         if tensor.data_ptr() in known and tensor.numel():
             continue
         known.add(tensor.data_ptr())

@@ -16,6 +16,7 @@ from spinevl.models.encoder.base import Encoder
 from spinevl.models.held import Held
 from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
+from spinevl.models.quantized import check_quantization, quantize_nf4
 from spinevl.models.tuning import apply_tuning, tuning_options
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
@@ -104,9 +105,16 @@ def check_compatible(
 
 
 def tuned(model: VLM, tuning: TuningOptions | Nodes) -> VLM:
-    """The model with ``tuning`` applied, in place; adapters that it has are merged first."""
+    """The model with ``tuning`` applied, in place; adapters that it has are merged first.
+
+    Raises:
+        UserError: see apply_tuning and check_quantization.
+    """
     merge_adapters(model)
     options = tuning if isinstance(tuning, TuningOptions) else tuning_options(tuning)
+    check_quantization({"quantize": model.llm.quantize}, options.llm)
+    if model.llm.quantize:
+        quantize_nf4(model.llm.model)
     apply_tuning(model, options)
     return model
 

@@ -19,6 +19,7 @@ from spinevl.io.files import expanded
 from spinevl.io.folders import whole_folder
 from spinevl.models.held import DType
 from spinevl.models.llm import HFCausalLM, Template
+from spinevl.models.quantized import Quantize
 from spinevl.schema.errors import UserError, refused
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class GGUFCausalLM(HFCausalLM):
         path: a directory to load instead, with config, tokenizer and, where ``pretrained``,
             safetensors; a checkpoint has one.
         cache_dir: the converted directory goes under ``llm/`` in there.
-        conversation, pretrained, dtype, end_token, max_length: see HFCausalLM.
+        conversation, pretrained, dtype, quantize, end_token, max_length: see HFCausalLM.
 
     Raises:
         UserError: the package or ``gguf``, which reads the file, is not installed; the package
@@ -53,6 +54,7 @@ class GGUFCausalLM(HFCausalLM):
         conversation: Template = "chat",
         pretrained: bool = True,
         dtype: DType = "float32",
+        quantize: Quantize | None = None,
         end_token: str | None = None,
         max_length: int | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class GGUFCausalLM(HFCausalLM):
             conversation=conversation,
             pretrained=pretrained,
             dtype=dtype,
+            quantize=quantize,
             end_token=end_token,
             max_length=max_length,
         )

@@ -57,13 +57,15 @@ class Held:
         return "float32" if mode == "full" else self.auto if told == "auto" else told
 
     def settled(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Nodes as a checkpoint stores them: what was trained in float32 stays in float32."""
+        """Nodes as a checkpoint stores them: float32 stays float32, and no weight is quantized."""
         nodes = dict(parts)
         for name, node in parts.items():
             if isinstance(node, Mapping) and "dtype" in node:
                 told = self.asked.get(name, node["dtype"])
                 kept = self.auto if told == "auto" and self.auto == "float32" else told
                 nodes[name] = {**node, "dtype": kept}
+                if "quantize" in node:
+                    nodes[name]["quantize"] = None
         return nodes
 
 

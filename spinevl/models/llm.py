@@ -17,6 +17,8 @@ from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
 from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import BlockMasks
+from spinevl.models.quantized import Quantize
+from spinevl.models.sharded import read_as_shares, require_finite_shares
 from spinevl.models.small_copy import small_copy
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.models.template_trial import excess_of
@@ -64,6 +66,7 @@ class CausalLM(nn.Module):
         _require_usable(model)
         prefix_attention.install(model)
         self.model = model
+        self.quantize: Quantize | None = None
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.end_token = end_token
@@ -163,6 +166,7 @@ class HFCausalLM(CausalLM):
         conversation: ``chat``, ``medmvl`` or ``pretrain``.
         pretrained: load weights; otherwise initialise at random.
         dtype: the type that weights are held in; ``assemble`` decides what ``auto`` means.
+        quantize: ``nf4`` holds the linear layers of a frozen LLM in four bits a weight.
         end_token: see CausalLM.
         max_length: see CausalLM.
         chat_template_options: variables of the chat template, such as ``enable_thinking: false``.
@@ -176,6 +180,7 @@ class HFCausalLM(CausalLM):
         conversation: Template = "chat",
         pretrained: bool = True,
         dtype: DType = "float32",
+        quantize: Quantize | None = None,
         end_token: str | None = None,
         max_length: int | None = None,
         chat_template_options: Mapping[str, bool | int | str] | None = None,
@@ -188,11 +193,14 @@ class HFCausalLM(CausalLM):
             refuse_kernels(config, what="llm.path", path=path)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             code = {"trust_remote_code": trust_remote_code}
-            model = (
-                pretrained_model(AutoModelForCausalLM, path, what="llm.path", dtype=dtype, **code)
-                if pretrained
-                else AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype), **code)
-            )
+            if pretrained:
+                with read_as_shares(torch_dtype(dtype)):
+                    model = pretrained_model(
+                        AutoModelForCausalLM, path, what="llm.path", dtype=dtype, **code
+                    )
+                require_finite_shares(model, where=f"llm.path={path}")
+            else:
+                model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype), **code)
         if not tokenizer("Which curvature?", add_special_tokens=False)["input_ids"]:
             # transformers creates an empty tokenizer where the files are missing
             raise refused(
@@ -215,6 +223,7 @@ class HFCausalLM(CausalLM):
             end_token=end_token,
             max_length=max_length,
         )
+        self.quantize = quantize
 
 
 def _settle_template(

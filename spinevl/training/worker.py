@@ -46,6 +46,7 @@ from spinevl.io.files import write_text_atomic
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.held import Held, auto_dtype
+from spinevl.models.quantized import check_quantization
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
@@ -180,6 +181,7 @@ def open_for_training(
         tell("debug: this training is only tried; its scores mean nothing")
     if spec.keeps_features:
         spec.study.cache_folder()  # refused here rather than after the data
+    check_quantization(spec.parts["llm"], spec.tuning.llm, strategy=spec.trainer.strategy)
     if not spec.checkpoint:
         check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
     return open_study(spec.study, subsets, trust=trust)
@@ -212,6 +214,7 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
         conversation = spec.parts["llm"]["conversation"]
         start.model.llm.conversation = conversation
         parts["llm"] = {**parts["llm"], "conversation": conversation}
+    start.model.llm.quantize = spec.parts["llm"].get("quantize")
     return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 

@@ -1,0 +1,101 @@
+"""A frozen LLM whose linear layers hold four bits a weight, with adapters beside them.
+
+Source: NF4 of QLoRA (Dettmers et al. 2023, arXiv 2305.14314), through bitsandbytes. The model is
+read in the type that it is computed with, and quantized layer by layer. What is computed are the
+dequantized weights; a checkpoint stores those, so that it is read without bitsandbytes, and gives
+the numbers that the training saw.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from spinevl.models.sharded import is_sharded
+from spinevl.schema.errors import UserError, refused
+
+Quantize = Literal["nf4"]
+
+
+def check_quantization(node: Mapping[str, Any], mode: str, *, strategy: str = "auto") -> None:
+    """Refuse an LLM that cannot be quantized.
+
+    Args:
+        node: the LLM's.
+        mode: its mode.
+        strategy: ``trainer.strategy``.
+
+    Raises:
+        UserError: its weights learn, bitsandbytes is not installed, or DeepSpeed would divide
+            packed weights.
+    """
+    kind = node.get("quantize")
+    if kind is None:
+        return
+    where = f"llm.quantize={kind}"
+    if mode == "full":
+        found, fix = "tuning.llm=full", "write tuning.llm=lora, or llm.quantize=null"
+        raise refused(where, "an LLM whose weights do not learn", found, fix)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{where} needs a package that is not installed: pip install 'spinevl[quantize]'"
+        )
+    if strategy.startswith("deepspeed"):
+        found, fix = f"trainer.strategy={strategy}", "write trainer=ddp, or llm.quantize=null"
+        raise refused(where, "one device or DDP", found, fix)
+
+
+def quantize_nf4(llm: Any) -> None:
+    """Quantize the linear layers of a decoder without adapters, but for its output head, in place.
+
+    Args:
+        llm: a Hugging Face causal LM.
+    """
+    import bitsandbytes as bnb
+
+    head = llm.get_output_embeddings()
+    for parent in list(llm.modules()):
+        for name, child in list(parent.named_children()):
+            # a model without memory, whose size is estimated, is computed with plain layers
+            if type(child) is not nn.Linear or child is head or child.weight.is_meta:
+                continue
+            assert not is_sharded(child.weight)
+            weight = child.weight
+            layer = bnb.nn.Linear4bit(
+                child.in_features,
+                child.out_features,
+                bias=False,
+                compute_dtype=weight.dtype,
+                quant_type="nf4",
+                compress_statistics=False,  # dequantized weights are then quantized to themselves
+                device="meta",
+            )
+            # else evaluation on a CPU packs the weights anew, and computes with rounded ones
+            layer.support_avx512bf16_for_cpu = False
+            packed: Any = bnb.nn.Params4bit(
+                weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False
+            )
+            layer.weight = packed.to(weight.device)  # quantizes
+            layer.bias = child.bias
+            setattr(parent, name, layer)
+            del child.weight
+    llm.is_loaded_in_4bit = True  # peft asks for it
+
+
+def dequantized_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict, in which quantized weights are plain ones of the type they compute with."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        quantization = getattr(getattr(module, "weight", None), "quant_state", None)
+        key = f"{name}.weight"
+        if quantization is not None and key in state:  # an adapter's layer shows its base's weight
+            from bitsandbytes.functional import dequantize_4bit
+
+            for one in [one for one in state if one.startswith(f"{key}.")]:
+                del state[one]
+            state[key] = dequantize_4bit(module.weight.data, quantization)
+    return state
