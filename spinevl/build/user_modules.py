@@ -82,6 +82,12 @@ def serve(trust: Trust, folders: Sequence[str | Path]) -> None:
         _installed(frozenset(names), [str(one) for one in folders])
 
 
+def served_folders() -> list[str]:
+    """The folders in which the user's modules are looked for, for a process that needs them too."""
+    finder = _installed_finder()
+    return finder.folders if finder else []
+
+
 def source_digest() -> str | None:
     """A digest of the Python files of the modules that are served; None where there are none."""
     if (finder := _installed_finder()) is None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored
 from spinevl.config.tasks import build_tasks
@@ -32,6 +34,7 @@ class Checkpoint:
         parent: the checkpoint that its training started from.
         folder: where it was read from.
         allowed: the classes that its tasks may be built from, besides the parts.
+        weights: of the model by name, where several processes hold parts of them.
     """
 
     model: VLM
@@ -40,6 +43,7 @@ class Checkpoint:
     parent: str | None = None
     folder: Path | None = None
     allowed: Allowed = OURS
+    weights: Mapping[str, torch.Tensor] | None = None
 
     @property
     def config(self) -> dict[str, Any]:

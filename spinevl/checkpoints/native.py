@@ -78,7 +78,8 @@ class NativeFormat:
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """See CheckpointFormat."""
         model = checkpoint.model
-        write_tensors(folder / WEIGHTS, unshared(model))
+        whole = checkpoint.weights
+        write_tensors(folder / WEIGHTS, unshared(model) if whole is None else whole)
         for part in DESCRIBED:
             if hasattr(model, part):
                 getattr(model, part).save_description(folder / part)

@@ -17,6 +17,8 @@ LIMIT = timedelta(hours=2)
 def joined(device: str, *, processes: int) -> Iterator[None]:
     """Join the group of the processes that ``launch`` has started, as long as this lasts.
 
+    A process that belongs to one already stays in it.
+
     Args:
         device: ``cuda`` or ``cpu``; each process of a machine has a GPU of its own.
         processes: how many there should be in all.
@@ -27,12 +29,15 @@ def joined(device: str, *, processes: int) -> Iterator[None]:
     import torch
     from torch import distributed
 
-    backend = "gloo"
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=LIMIT)
+    there = distributed.is_initialized()
+    if not there:
+        backend = "gloo"
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            backend = "cpu:gloo,cuda:nccl"
+        distributed.init_process_group(backend, timeout=LIMIT)
     if world_size() != processes:
         raise RuntimeError(f"{processes} processes were asked for, and {world_size()} are there")
     yield
-    distributed.destroy_process_group()
+    if not there:
+        distributed.destroy_process_group()

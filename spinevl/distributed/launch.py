@@ -175,7 +175,7 @@ def _tell(agent: subprocess.Popen[bytes], file: Path) -> None:
                 sys.stderr.flush()
 
 
-def _failure(folder: Path, processes: int, code: int) -> UserError:
+def _failure(folder: Path, processes: int, code: int) -> BaseException:
     """Why the workers failed: as they say themselves, or how the first to fail has ended."""
     told = [_read(file) for file in sorted(folder.glob("*.json"), key=_time)]
     for one in told:
@@ -187,6 +187,8 @@ def _failure(folder: Path, processes: int, code: int) -> UserError:
             f"torchrun ended with exit code {code} and no worker's reason; see {where}"
         )
     crashed = [one for one in told if "error" in one]
+    if not crashed and told[0].get("exit_code") == 128 + signal.SIGINT:
+        return KeyboardInterrupt()  # a worker ends so after a signal, when all is saved
     if crashed:  # a fault of ours, or of a library
         print(crashed[0].get("stack", ""), file=sys.stderr, flush=True)
     ended = next((one for one in told if "exit_code" in one), {})

@@ -82,6 +82,15 @@ def mean_over_ranks(value: float, *, like: torch.Tensor) -> torch.Tensor | float
     return total / group.get_world_size()
 
 
+def averaged(values: torch.Tensor) -> torch.Tensor:
+    """The mean of every process's ``values``."""
+    group = _group()
+    if group is not None:
+        group.all_reduce(values)
+        values /= group.get_world_size()
+    return values
+
+
 def largest_over_ranks(values: Sequence[int], *, device: torch.device) -> list[int]:
     """The largest of every process's values, place by place."""
     group = _group()

@@ -97,7 +97,7 @@ def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:
 def _predict_spec(spec: TrainSpec, folder: Path, predict: Mapping[str, Any]) -> PredictSpec:
     """What the trained model is asked, on the devices that it was trained on."""
     from spinevl.inference.spec import PredictSpec
-    from spinevl.training.trainer import device_of
+    from spinevl.training.launching import device_of
 
     options = from_plain(PredictOptions, predict, at="predict")
     if options.devices is None:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from spinevl.distributed.ranks import world_size
 from spinevl.io.files import write_text_atomic
 from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
@@ -132,7 +133,7 @@ class BestCheckpoint(pl.Callback):
             self._keep(pl_module, step)
             self.score = value
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Without a closed question on dev nothing was scored: keep the last weights."""
         if self.score is None:
             self._keep(pl_module, pl_module.step)
@@ -291,8 +292,8 @@ class Clock(pl.Callback):
         vars(self).update(state_dict)
 
     def report(self) -> dict[str, float]:
-        """What ``train.json`` says of speed."""
-        seconds = max(self.seconds, 1e-9)
+        """What ``train.json`` says of speed: that of this process times their number."""
+        seconds = max(self.seconds, 1e-9) / world_size()
         return {
             "samples_per_second": self.questions / seconds,
             "tokens_per_second": self.tokens / seconds,

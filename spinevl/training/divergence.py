@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from spinevl.distributed.ranks import gathered
 from spinevl.io.finite import is_finite
 from spinevl.schema.errors import UserError
+from spinevl.training.zero import share_of
 
 
 def require_finite(
@@ -28,8 +30,8 @@ def require_finite(
 
 
 def require_finite_parts(parts: Mapping[str, nn.Module], *, step: int) -> None:
-    """Raise the error of a training that diverged where a weight is not finite."""
-    if _not_finite(parts, gradients=False):
+    """Raise the error of a training that diverged where a weight of any process is not finite."""
+    if any(gathered(bool(_not_finite(parts, gradients=False)))):
         raise diverged("the weights cannot be kept", step=step, parts=parts)
 
 
@@ -53,6 +55,10 @@ def _not_finite(parts: Mapping[str, nn.Module], *, gradients: bool) -> list[str]
 
     def tensors(part: nn.Module) -> list[torch.Tensor]:
         held = list(part.parameters())
-        return [one.grad for one in held if one.grad is not None] if gradients else list(held)
+        return (
+            [one.grad for one in held if one.grad is not None]
+            if gradients
+            else [*map(share_of, held)]
+        )
 
     return [name for name, part in parts.items() if not all(map(is_finite, tensors(part)))]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import Study
+from spinevl.report.metrics_file import read_dev_score
+from spinevl.training.launching import check_devices, is_launched, launch_training
 from spinevl.training.memory.settle import settle
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.worker import open_for_training, train
@@ -15,6 +17,8 @@ def fit(
     spec: TrainSpec, out: Path, *, trust: Trust = NOTHING, study: Study | None = None
 ) -> float | None:
     """Write the spec into the job's folder once it fits the device, and train on what it says.
+
+    One device without a strategy is this process's; others get processes of their own.
 
     Args:
         spec: the training.
@@ -28,4 +32,8 @@ def fit(
         study = open_for_training(spec, ("train", "dev"), trust=trust)
     spec = settle(spec, study, trust=trust, out=out)
     spec.write(out / SPEC_FILE)
-    return train(out, trust=trust, study=study)
+    if not is_launched(spec.trainer):
+        return train(out, trust=trust, study=study)
+    check_devices(spec.trainer)
+    launch_training(spec.trainer, out, trust=trust)
+    return read_dev_score(out)[0]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spinevl.config.options import AugmentOptions, OptimOptions
-from spinevl.distributed.ranks import mean_over_ranks
+from spinevl.distributed.ranks import averaged, mean_over_ranks, rank
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
 from spinevl.models.vlm import VLM, learns, sequence_logprobs
 from spinevl.schema.batch import Batch
@@ -25,6 +25,7 @@ from spinevl.training.divergence import require_finite
 from spinevl.training.every_branch import EveryBranch, require_reached
 from spinevl.training.optim import adamw, parameter_groups
 from spinevl.training.stage import Stage
+from spinevl.training.zero import ZeroStrategy
 
 
 class TrainingModule(pl.LightningModule):
@@ -36,7 +37,7 @@ class TrainingModule(pl.LightningModule):
         auxiliary_weight: of their loss beside the next-token loss.
         augment: augmentation of the images that a trained encoder reads.
         optim: AdamW and its schedule.
-        seed: of the augmentation.
+        seed: of augmentation and dropout.
         stand_ins: an image of each kind that the data show, see EveryBranch.
 
     Attributes:
@@ -71,6 +72,11 @@ class TrainingModule(pl.LightningModule):
     def begin(self, stage: Stage) -> None:
         """Say which stage the next fit is."""
         self.stage = stage
+
+    def on_fit_start(self) -> None:
+        """Each process drops out other places; their models were made from the same seed."""
+        if rank():
+            torch.manual_seed(self.seed + rank())
 
     @property
     def step(self) -> int:
@@ -129,18 +135,33 @@ class TrainingModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of a step, and log it.
+        """Clip the gradients of a step, and log it; DeepSpeed clips as it steps."""
+        if isinstance(self.trainer.strategy, ZeroStrategy):
+            return
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        self._log_step(optimizer, norm)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step; what the gradients' norm was DeepSpeed says afterwards."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if isinstance(self.trainer.strategy, ZeroStrategy):
+            self._log_step(optimizer, self.trainer.strategy.grad_norm)
+
+    def _log_step(self, optimizer: Any, norm: torch.Tensor) -> None:
+        """Log a step's losses, the means over all processes, with its norm and learning rates.
 
         Raises:
             UserError: a loss or the gradients' norm is not finite. Under ``16-mixed`` the gradients
                 may overflow: the scaler then skips the step and lowers its scale, down to 1.
         """
-        parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-        if gradient_clip_val:
-            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         losses = torch.stack([torch.stack(list(one.values())) for one in self._losses]).sum(0)
-        losses = losses / self.trainer.accumulate_grad_batches  # as the trainer divides them
+        # as the trainer divides them
+        losses = averaged(losses / self.trainer.accumulate_grad_batches)
         names = [*self._losses[0], "grad_norm"]
         self._losses = []
         # the one transfer of a step from the device

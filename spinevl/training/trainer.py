@@ -15,11 +15,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from spinevl.config.options import PRECISIONS, Profiler, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import UserError
 from spinevl.training.callbacks import EpochBar
+from spinevl.training.launching import device_of, processes_of
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import Stage
+from spinevl.training.strategy import strategy_of
 
 
 def make_trainer(
@@ -42,13 +44,16 @@ def make_trainer(
         batches: of an epoch.
     """
     options, debug = spec.trainer, spec.debug
+    precision = precision_of(options.precision, options.accelerator)
     if options.progress_bar:
         callbacks = [*callbacks, EpochBar(stage.first_epoch, spec.epochs)]
     try:
         return pl.Trainer(
             accelerator=options.accelerator,
-            devices=1,
-            precision=precision_of(options.precision, options.accelerator),
+            devices=processes_of(options),
+            num_nodes=options.num_nodes,
+            strategy=strategy_of(options, precision=precision),
+            precision=precision,
             max_epochs=stage.epochs,
             limit_val_batches=None if stage.answers else 0,
             limit_train_batches=batches if debug.on else None,
@@ -94,23 +99,6 @@ def run(
         torch.use_deterministic_algorithms(False)
 
 
-def check_device(options: TrainerOptions) -> None:
-    """Refuse an accelerator that this machine does not have, before anything is read.
-
-    Raises:
-        UserError: there is none that torch can use.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["gpu"] = any(there.values())
-    if not there.get(options.accelerator, True):
-        raise refused(
-            f"trainer.accelerator={options.accelerator}",
-            "a device that torch can use on this machine",
-            "none",
-            "write trainer.accelerator=auto or cpu",
-        )
-
-
 def precision_of(name: str, accelerator: str) -> Any:
     """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
     if name == "auto":
@@ -128,22 +116,6 @@ def autocast_of(options: TrainerOptions) -> torch.dtype | None:
     return halves.get(precision_of(options.precision, options.accelerator))
 
 
-def device_of(accelerator: str) -> str:
-    """Where a training with this ``trainer.accelerator`` runs: ``cuda``, ``mps`` or ``cpu``."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "cuda"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
-
-
-def processes_of(options: TrainerOptions) -> int:
-    """The processes of a training on each machine, one for each device."""
-    if options.devices != "auto":
-        return int(options.devices)
-    return torch.cuda.device_count() if device_of(options.accelerator) == "cuda" else 1
-
-
 def quiet() -> None:
     """Silence what Lightning says to its developers, not to ours."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -151,6 +123,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Loader.* across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist.*")
+    warnings.filterwarnings("ignore", message=".*DeepSpeed handles gradient clipping internally.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view.*")
+    warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,15 +7,16 @@ process of its own.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from spinevl.build.user_modules import serve
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
-from spinevl.config.options import Resume
+from spinevl.config.options import Resume, TrainerOptions
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import grouped
@@ -38,7 +39,9 @@ from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.image_input import check_images
 from spinevl.data.record_files import write_split
 from spinevl.data.study import PatientStudy, Study, open_study, shown_modality
-from spinevl.distributed.ranks import world_size
+from spinevl.distributed.entry import AGENT
+from spinevl.distributed.group import joined
+from spinevl.distributed.ranks import barrier, gathered, is_first, world_size
 from spinevl.features.store import Features
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.io.allocator import give_back_large_blocks
@@ -58,6 +61,13 @@ from spinevl.training.average import AverageWeights
 from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
 from spinevl.training.dev_score import dev_score
 from spinevl.training.early_stop import EarlyStop
+from spinevl.training.launching import (
+    check_devices,
+    device_of,
+    is_launched,
+    launch_training,
+    processes_of,
+)
 from spinevl.training.loggers import check_logger, close_loggers, logger_run, make_logger
 from spinevl.training.module import TrainingModule
 from spinevl.training.resume import SaveState
@@ -65,15 +75,9 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.stage import frozen, stages_of
 from spinevl.training.states import States, made_with
 from spinevl.training.stop_signal import StopSignal
-from spinevl.training.trainer import (
-    autocast_of,
-    check_device,
-    device_of,
-    make_trainer,
-    precision_of,
-    quiet,
-    run,
-)
+from spinevl.training.strategy import is_zero
+from spinevl.training.trainer import autocast_of, make_trainer, precision_of, quiet, run
+from spinevl.training.zero import whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,9 @@ _LARGE_MODEL = 2**28  # bytes of weights from which memory counts more than time
 
 def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> float | None:
     """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under ``out``.
+
+    Where the spec names several devices, this is one of their processes, all of which call this;
+    the first of them writes.
 
     Args:
         out: the job's folder, where the spec of the training lies.
@@ -94,11 +101,16 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     Raises:
         UserError: what the user can mend.
     """
-    begun = time.monotonic()
     spec = TrainSpec.read(out / SPEC_FILE)
+    with _among_processes(spec.trainer):
+        return _train(spec, out, trust=trust, study=study)
+
+
+def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> float | None:
+    begun = time.monotonic()
     if study is None:
         study = open_for_training(spec, ("train", "dev"), trust=trust)
-    if isinstance(study, PatientStudy):
+    if isinstance(study, PatientStudy) and is_first():
         write_split(study, out)
     states = States(out, made_with(spec, study), keep=spec.trainer.keep)
     start = states.start(anew=spec.resume == Resume.never)
@@ -119,35 +131,42 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
     score, measure = dev_score(study, data.dev)
     told = {**study.description(), "fingerprint": study.fingerprint()}
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
-    best = BestCheckpoint(score, lambda: save_checkpoint(out / "checkpoint", checkpoint))
+    best = BestCheckpoint(score, partial(_save, checkpoint, spec.trainer, out / "checkpoint"))
+    counts = _sizes(model)
     module = training_module(spec, model, heads, data.stand_ins())
     clock = Clock()
     learned = [name for name, part in module.parts().items() if learns(part)]
-    around = [clock, MetricsFile(out / CURVE_FILE, clock, parts=learned)]
+    around: list[pl.Callback] = [clock]
+    if is_first():
+        around.append(MetricsFile(out / CURVE_FILE, clock, parts=learned))
     with StopSignal() as stop:
         saver = SaveState(
             states, every=spec.trainer.save_every, start=start, begun=begun, stop=stop
         )
         device = _fit_stages(spec, module, data, [*around, saver], best, out=out)
+        # what one process has encoded the others find
+        encoded = sum(gathered(sum(one.encoded for one in features)))
+        found = sum(one.encoded + one.found for one in features) - encoded
         report = {
             **clock.report(),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": max(gathered(_peak_memory())),
             "device": device,
+            "processes": world_size(),
             "steps": module.step,
             "warmup_steps": module.stage.first_step,
             "seconds": saver.seconds,
-            "images_encoded": sum(one.encoded for one in features) if features else None,
-            "images_cached": sum(one.found for one in features) if features else None,
+            "images_encoded": encoded if features else None,
+            "images_cached": found if features else None,
             "dev_score": best.score,
             "dev_measure": measure,
             "dev_score_step": best.step,
             "dev_history": best.history,
             "debug": spec.debug.on,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            **counts,
         }
-        write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
-        states.finish()
+        if is_first():
+            write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
+            states.finish()
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score
@@ -172,7 +191,7 @@ def open_for_training(
         UserError: a device that is not there, a logger that cannot start or parts that are not
             compatible, before any data are read; or bad data.
     """
-    check_device(spec.trainer)
+    check_devices(spec.trainer)
     if note := check_logger(spec.logger):
         tell(note)
     for line in spec.left_random:
@@ -203,7 +222,7 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
     held = held_of(spec)
     if not spec.checkpoint:
         model = assemble(
-            {**spec.parts, "tuning": tuning}, build=functools.partial(build, trust=trust), held=held
+            {**spec.parts, "tuning": tuning}, build=partial(build, trust=trust), held=held
         )
         return model, {**held.settled(spec.parts), "tuning": tuning}
     start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
@@ -281,9 +300,11 @@ def _fit_stages(
     warmup = spec.warmup.fraction if module.heads else 0.0
     epoch_steps = -(-batches // spec.trainer.accumulate)
     *_, saver = around
-    earlier = saver.start and {"step": saver.start.place.step, **saver.start.logger}
-    logger = make_logger(spec.logger, out=out, hyperparameters=spec.config, earlier=earlier)
-    saver.logger = logger_run(logger)
+    logger: Any = False
+    if is_first():
+        earlier = saver.start and {"step": saver.start.place.step, **saver.start.logger}
+        logger = make_logger(spec.logger, out=out, hyperparameters=spec.config, earlier=earlier)
+        saver.logger = logger_run(logger)
     try:
         for stage in stages_of(spec.epochs, warmup=warmup, epoch_steps=epoch_steps):
             if saver.is_behind(stage):
@@ -340,6 +361,34 @@ def training_module(
     return module
 
 
+@contextmanager
+def _among_processes(options: TrainerOptions) -> Iterator[None]:
+    """In the group of the training's processes, where there are several."""
+    if not is_launched(options):
+        yield
+        return
+    count = processes_of(options) * options.num_nodes
+    with joined(device_of(options.accelerator), processes=count):
+        yield
+
+
+def _save(checkpoint: Checkpoint, options: TrainerOptions, folder: Path) -> None:
+    """Write the checkpoint; every process calls this, and the first one writes."""
+    if is_zero(options):
+        checkpoint = replace(checkpoint, weights=whole_weights(checkpoint.model))
+    if is_first():
+        save_checkpoint(folder, checkpoint)
+    barrier()
+
+
+def _sizes(model: VLM) -> dict[str, int]:
+    """How many parameters there are, counted before they are divided among processes."""
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+
+
 def _peak_memory() -> int:
     """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
     if torch.cuda.is_available():
@@ -351,28 +400,46 @@ def main(words: Sequence[str]) -> int:
     """Train as the spec in a folder says. Returns the exit code, 1 where the user can mend it.
 
     Args:
-        words: of the command line: the job's folder, ``--config-dir DIR`` for folders that hold
-            modules of the user's own, and what is trusted (``Trust.to_words``), as the command
-            that wrote the spec had them.
+        words: see ``work``.
     """
-    parser = argparse.ArgumentParser(prog="python -m spinevl.training.worker")
-    parser.add_argument("out", type=Path, help=f"the job's folder, which holds {SPEC_FILE}")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR")
-    parser.add_argument("trusted", nargs="*", metavar="trusted_targets=[...]")
-    asked = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        trust = Trust.from_words(asked.trusted)
-        if others := [word for word in asked.trusted if not says_trust(word)]:
-            raise UserError(f"{others[0]}: a training takes its keys from {asked.out / SPEC_FILE}")
-        folders = [one.absolute() for one in asked.config_dir]
-        serve(trust, [near for one in folders for near in (one, one.parent)])
-        train(asked.out, trust=trust)
+        work(words)
     except UserError as error:
         for line in error.lines:
             print(f"spinevl: {line}", file=sys.stderr)
         return 1
     return 0
+
+
+def work(words: Sequence[str]) -> None:
+    """Train as the spec in a folder says, in this process or in those that it asks for.
+
+    Args:
+        words: of the command line: the job's folder, ``--config-dir DIR`` for folders that hold
+            modules of the user's own, and what is trusted (``Trust.to_words``), as the command
+            that wrote the spec had them.
+
+    Raises:
+        UserError: what the user can mend.
+    """
+    parser = argparse.ArgumentParser(prog="python -m spinevl.training.worker")
+    parser.add_argument("out", type=Path, help=f"the job's folder, which holds {SPEC_FILE}")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR")
+    parser.add_argument("--modules", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("trusted", nargs="*", metavar="trusted_targets=[...]")
+    asked = parser.parse_intermixed_args(words)
+    trust = Trust.from_words(asked.trusted)
+    if others := [word for word in asked.trusted if not says_trust(word)]:
+        raise UserError(f"{others[0]}: a training takes its keys from {asked.out / SPEC_FILE}")
+    folders = [one.absolute() for one in asked.config_dir]
+    serve(trust, [*asked.modules, *(near for one in folders for near in (one, one.parent))])
+    options = TrainSpec.read(asked.out / SPEC_FILE).trainer
+    if is_launched(options) and AGENT not in os.environ:
+        check_devices(options)
+        launch_training(options, asked.out, trust=trust)
+    else:
+        train(asked.out, trust=trust)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from spinevl.config.options import FeatureCacheOptions, TrainerOptions
 from spinevl.data.study_spec import StudySpec
 from spinevl.schema.errors import UserError
 from spinevl.stages import run
-from spinevl.training.trainer import device_of, precision_of
+from spinevl.training.launching import device_of
+from spinevl.training.trainer import precision_of
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM
+from spinevl.training.launching import device_of
 from spinevl.training.memory.blank_model import blank_model, blank_module
 from spinevl.training.memory.estimate import GB, Estimate, estimated
 from spinevl.training.memory.rehearsal import Rehearsals, shapes_only
 from spinevl.training.memory.sharding import sharding_of
 from spinevl.training.spec import TrainSpec
-from spinevl.training.trainer import autocast_of, device_of
+from spinevl.training.trainer import autocast_of
 from spinevl.training.worker import training_data
 
 

@@ -11,12 +11,12 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.options import AUTO
 from spinevl.data.study import Study
 from spinevl.schema.errors import UserError, refused
+from spinevl.training.launching import processes_of
 from spinevl.training.memory.changes import what_fits
 from spinevl.training.memory.estimate import GB
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.room import Room, room_on
 from spinevl.training.spec import SPEC_FILE, TrainSpec
-from spinevl.training.trainer import processes_of
 
 log = logging.getLogger(__name__)
 

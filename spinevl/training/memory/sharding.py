@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spinevl.config.options import TrainerOptions
-from spinevl.training.trainer import processes_of
+from spinevl.training.launching import processes_of
 
 BUCKET = 500_000_000
 """Numbers that ZeRO reduces at once."""
