@@ -1,0 +1,114 @@
+"""Two processes train as one does on the same global batches, whatever divides the work.
+
+One start of torchrun trains all of them. An epoch has 5 patients in global batches of 2, so that
+its last step is smaller than the others, and one process has no patient of it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spinevl.config.compose import compose
+from spinevl.config.plain import plain
+from spinevl.distributed.launch import launch
+from spinevl.training.spec import SPEC_FILE, TrainSpec
+from spinevl.training.worker import train
+
+pytestmark = pytest.mark.distributed
+
+TINY = [
+    *("data.n_train=5", "data.n_dev=3", "data.n_test=1", "task=[qd]"),
+    *("trainer.accelerator=cpu", "trainer.progress_bar=false", "trainer.max_epochs=2"),
+    *("warmup.fraction=0.5", "encoder.dim=16", "llm.width=32", "tuning.lora.dropout=0"),
+    # Adam divides by the gradient's size: of a weight without a gradient it makes noise a step
+    *(f"optim.lr.{part}=1e-4" for part in ("encoder", "connector", "llm", "heads")),
+]
+STRATEGIES = ["ddp", *(f"deepspeed_zero{n}" for n in ("1", "2", "3", "3_offload"))]
+# what one process trains on, and what of it each of two is told
+ONCE = ["trainer.batch_patients=2", "trainer.accumulate=1"]
+TWICE = ["trainer.batch_patients=2", "trainer.accumulate=2"]
+REFERENCES = {
+    "once": ONCE,
+    "twice": TWICE,
+    "lora": [*TWICE, "tuning=lora", "tuning.encoder=frozen"],
+    "medmvl": [*ONCE, "tuning=lora", "checkpoint=GOLDEN"],
+}
+CASES = [
+    *((reference, strategy) for reference in ("once", "twice") for strategy in STRATEGIES),
+    *((reference, f"deepspeed_zero{n}") for reference in ("lora", "medmvl") for n in (2, 3)),
+]
+OTHER = ("once", "other")  # with another learning rate
+
+Trained = Callable[[str, str], tuple[list[dict[str, str]], dict[str, torch.Tensor]]]
+
+
+def name_of(reference: str, strategy: str) -> str:
+    return f"{reference}-{strategy}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Trained:
+    """(reference, strategy or ``one``) -> the rows of metrics.csv, and the weights."""
+    out = tmp_path_factory.mktemp("parity")
+    golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
+
+    def write(folder: Path, *overrides: str) -> Path:
+        folder.mkdir()
+        told = [one.replace("GOLDEN", str(golden)) for one in overrides]
+        if any(one.startswith("checkpoint=") for one in told):
+            told = [one for one in told if not one.startswith(("encoder.", "llm."))]
+        cfg = compose("train", [f"cache_dir={out}/cache", *told])
+        TrainSpec.from_config(plain(cfg)).write(folder / SPEC_FILE)
+        return folder
+
+    for reference, options in REFERENCES.items():
+        train(write(out / name_of(reference, "one"), *TINY, *options))
+    half = ["trainer.batch_patients=1", "trainer.devices=2"]
+    folders = [
+        write(
+            out / name_of(*case), *TINY, *REFERENCES[case[0]], *half, f"trainer.strategy={case[1]}"
+        )
+        for case in CASES
+    ]
+    other = [*TINY, *ONCE, *half, "trainer.strategy=ddp", "optim.lr.llm=2e-4"]
+    folders.append(write(out / name_of(*OTHER), *other))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        launch("parity_work", [str(one) for one in folders], out=out, processes=2)
+
+    def found(reference: str, kind: str) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+        folder = out / name_of(reference, kind)
+        with (folder / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        return rows, load_file(folder / "checkpoint/model.safetensors")
+
+    return found
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert sorted(one) == sorted(other)
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize(("reference", "strategy"), CASES)
+def test_two_processes_train_as_one(trained: Trained, reference: str, strategy: str) -> None:
+    rows, weights = trained(reference, strategy)
+    expected, one = trained(reference, "one")
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, wanted in zip(rows, expected, strict=True):
+        for key in ("loss", "loss/answer", "loss/auxiliary", "grad_norm", "dev/score"):
+            assert (row[key] == "") == (wanted[key] == ""), key
+            if row[key]:  # six digits are written
+                assert float(row[key]) == pytest.approx(float(wanted[key]), rel=2e-5), key
+    assert distance(weights, one) < 1e-5
+
+
+def test_another_learning_rate_is_seen(trained: Trained) -> None:
+    """The comparison can fail."""
+    assert distance(trained(*OTHER)[1], trained("once", "one")[1]) > 1e-4
