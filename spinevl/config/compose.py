@@ -16,7 +16,7 @@ from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.job_folder import job_folder
 from spinevl.config.options import SCHEMAS
 from spinevl.config.resolve import resolved
-from spinevl.config.resolvers import learning_rate
+from spinevl.config.resolvers import gpus_per_node, learning_rate
 from spinevl.config.tasks import official_tasks
 from spinevl.schema.errors import UserError
 
@@ -39,6 +39,7 @@ def register() -> None:
         store.store(name=f"_{verb}", node=schema, provider="spinevl")
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("spinevl.learning_rate", learning_rate, replace=True)
+    OmegaConf.register_new_resolver("spinevl.gpus_per_node", gpus_per_node, replace=True)
 
 
 def compose(

@@ -52,3 +52,14 @@ def _pretrained(node: Any) -> bool:
     if "pretrained" in node:
         return bool(node["pretrained"])
     return any(node.get(name) for name in ("path", "package"))
+
+
+def gpus_per_node(*, _root_: DictConfig) -> int:
+    """How many GPUs a batch job asks for on each node: ``trainer.devices``, none for a CPU.
+
+    One where no trainer is chosen, or where ``auto`` takes whatever is given.
+    """
+    if OmegaConf.select(_root_, "trainer.accelerator") == "cpu":
+        return 0
+    told = str(OmegaConf.select(_root_, "trainer.devices"))
+    return int(told) if told.isdecimal() else 1
