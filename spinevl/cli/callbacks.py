@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.cli.failure import say, tell
+from spinevl.cli.study import reopen
 from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
 from spinevl.jobs.sweep_folder import begin_sweep
@@ -84,6 +85,7 @@ class Leaderboard(Callback):
         command += [f"{key}={value}" for key, value in swept.items()]
         try:
             begin_sweep(folder, command, say=say)
+            reopen(config.hydra, say=say)
         except (UserError, OSError) as error:
             tell(error, folder)
             raise SystemExit(1) from None

@@ -26,7 +26,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 
 CALLBACKS = frozenset(
     {
@@ -49,8 +49,18 @@ HANDLERS = frozenset(
 FORMATTERS = frozenset({"logging.Formatter", "colorlog.ColoredFormatter"})
 STREAMS = frozenset({"ext://sys.stdout", "ext://sys.stderr"})
 
-# Settings of launchers and sweepers that are commands, or name a function to call.
-_COMMANDS = ("setup", "srun_args", "additional_parameters", "python", "custom_search_space")
+# Settings of launchers and sweepers that are commands, or name a function to call, and what the
+# shipped launcher says there: words that start nothing.
+_COMMANDS = (
+    *("setup", "teardown", "srun_args", "additional_parameters", "python"),
+    *("container_image", "custom_search_space"),
+)
+_HARMLESS = {
+    "srun_args": r"--(nodes|ntasks|cpus-per-task)=\d+|--overlap",
+    "additional_parameters": r"(nodes=\d+)|requeue=True|mail-(user|type)=[\w.@,-]+",
+}
+# a storage of another kind would read pickles
+_STORAGE = r"(sqlite|mysql|postgresql)(\+\w+)?://.*"
 
 _instantiate_node = _instantiate2.instantiate_node
 _configure_logging = logging_config.configure_logging
@@ -89,18 +99,49 @@ def check_node(target: Any, node: Mapping[Any, Any], *, where: str) -> None:
     # launchers and sweepers are those that Hydra found among the installed plugins
     plugin = Plugins.instance().class_name_to_class.get(str(target))
     if plugin is not None and issubclass(plugin, (Launcher, Sweeper)):
-        if commands := [key for key in _COMMANDS if node.get(key)]:
-            raise UserError(
-                f"{where}.{commands[0]}: a config cannot name commands or functions to run; do it "
-                "in the shell that starts spinevl"
-            )
+        _check_plugin(node, where)
         return
+    if package := _EXTRAS.get(str(target).split(".")[1] if "." in str(target) else ""):
+        raise UserError(f"{where}: {target} is not installed: pip install 'spinevl[{package}]'")
     sampler = re.fullmatch(r"optuna\.(samplers|pruners)\.[A-Z]\w*", str(target))
     if str(target) not in CALLBACKS and not (sampler and where.startswith("hydra.sweeper")):
         raise UserError(
             f"{where}: {target} is not built; Hydra builds its own callbacks, spinevl's "
             "leaderboard, and the launchers and sweepers that are installed as its plugins"
         )
+
+
+_EXTRAS = {"hydra_submitit_launcher": "submitit", "hydra_optuna_sweeper": "optuna"}
+
+
+def _check_plugin(node: Mapping[Any, Any], where: str) -> None:
+    """Raise UserError for settings of a launcher or a sweeper that run something."""
+    for key in _COMMANDS:
+        if node.get(key) and not _harmless(key, node[key]):
+            raise UserError(
+                f"{where}.{key}: a config cannot name commands or functions to run; do it in the "
+                "shell that starts spinevl"
+            )
+    for key, value in _leaves(OmegaConf.to_container(OmegaConf.create(dict(node))), where):
+        if isinstance(value, str) and not value.isprintable():
+            # a line of its own in the script that a cluster runs
+            raise refused(key, "text of one line", repr(value), "take the line break out")
+    storage = node.get("storage")
+    if storage is not None and not re.fullmatch(_STORAGE, str(storage)):
+        fix = "name sqlite:///FILE, or a server's mysql:// or postgresql://"
+        raise refused(f"{where}.storage", "a database", str(storage), fix)
+    for key, fix in (("nodes", "trainer.num_nodes"), ("tasks_per_node", "trainer.devices")):
+        if node.get(key, 1) != 1:
+            expected = "1, since each job starts its own processes"
+            raise refused(f"{where}.{key}", expected, str(node[key]), f"set {fix}={node[key]}")
+
+
+def _harmless(key: str, value: Any) -> bool:
+    """Whether a setting that could be a command is one of the words that are none."""
+    words = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
+    if key not in _HARMLESS or isinstance(words, str):
+        return False
+    return all(re.fullmatch(_HARMLESS[key], str(word)) for word in words)
 
 
 def _checked_logging(config: dict[str, Any]) -> None:

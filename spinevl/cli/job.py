@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.cli import hydra_guard
+from spinevl.cli.batch_job import turn
 from spinevl.cli.callbacks import remove_new
 from spinevl.cli.failure import say, tell
 from spinevl.cli.parallel import side_by_side
@@ -75,7 +76,7 @@ class Job:
         hydra_cfg = HydraConfig.get()
         saved = hydra_guard.held_configs()
         if hydra_cfg.mode == RunMode.MULTIRUN:
-            with side_by_side(hydra_cfg.launcher, hydra_cfg.job.num):
+            with turn(), side_by_side(hydra_cfg.launcher, hydra_cfg.job.num):
                 return self._told(cfg, hydra_cfg, saved)
         return self._told(cfg, hydra_cfg, saved)
 

@@ -21,6 +21,7 @@ usage: spinevl VERB [hydra flags] [key=value ...]
 
 Every verb is a Hydra app: 'spinevl VERB --help' lists its groups and keys, '--cfg job' prints the
 composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a completion script.
+'spinevl sbatch VERB -m ...' prints the script that SLURM would get for a sweep.
 
   spinevl run experiment=demo
   spinevl run -m 'sag_image=[6],[5,6,7]' seed=0,1
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if first == "completion":
         return _completion(arguments[1:])
+    if first == "sbatch":
+        return _sbatch(arguments[1:])
     if first not in VERBS:
         close = difflib.get_close_matches(first, VERBS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -112,6 +115,10 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         if problem := machine_problem(error):
             refuse([problem])
             return 1
+        if type(error).__module__.startswith("submitit."):  # a job was cancelled, or its node died
+            finish_leaderboard()
+            refuse([f"a job of the sweep left no result: {str(error).splitlines()[0]}"])
+            return 1
         refuse(explain(error, verb=verb, arguments=arguments))
         return 1
     return 0
@@ -127,6 +134,25 @@ def _manual(verb: str, arguments: list[str]) -> int:
         refuse(explain(error, verb=verb, arguments=arguments))
         return 1
     print(text)
+    return 0
+
+
+def _sbatch(arguments: Sequence[str]) -> int:
+    """Print the script that SLURM would get for a command."""
+    verb = arguments[0] if arguments else ""
+    if verb not in VERBS:
+        refuse([f"sbatch {verb}: expected a verb and what follows it, such as sbatch run -m ..."])
+        return 2
+    from spinevl.cli.config_errors import explain
+    from spinevl.cli.sbatch import script
+    from spinevl.cli.words import flags_first
+
+    words = flags_first(arguments[1:])
+    try:
+        print(script(verb, words))
+    except Exception as error:
+        refuse(explain(error, verb=verb, arguments=words))
+        return 1
     return 0
 
 

@@ -90,7 +90,8 @@ def sweep_words(verb: str, words: Sequence[str], *, own: Path | None = None) -> 
     varied = {one.key_or_group for one in swept}
     fixed = sorted({one.key_or_group for one in overrides} - varied)
     told = any(one.key_or_group.startswith(_FOLDER_KEYS) for one in overrides)
-    if swept and fixed and not told:
+    sweeps = swept or {"-m", "--multirun"} & set(words)  # an experiment may say over what
+    if sweeps and fixed and not told:
         given.append(f"{_FOLDER_KEYS}=[{','.join(map(repr, fixed))}]")
     return SweepWords(tuple(given), {key.lstrip("+"): found for key, found in lacking.items()})
 

@@ -33,8 +33,12 @@ _PARTS = ("encoder", "connector", "llm", "encoder3d", "connector3d")
 def register() -> None:
     """Tell Hydra our schemas and resolvers; may be called again."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
     store = ConfigStore.instance()
+    Plugins.instance()  # each tells the store its configs; where we have one, ours is meant
+    for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
+        store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
     for verb, schema in SCHEMAS.items():
         store.store(name=f"_{verb}", node=schema, provider="spinevl")
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)

@@ -27,6 +27,7 @@ def main(words: Sequence[str]) -> int:
     """Run torchrun. Returns its exit code."""
     parent, *arguments = words
     signal.signal(signal.SIGUSR1, _pass_on)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's to all; the job that started us ends us
     if parent == "stdin":
         threading.Thread(target=_end_with_stdin, name="parent", daemon=True).start()
     else:

@@ -111,6 +111,8 @@ def _command(processes: int, nodes: int) -> list[str]:
         free.bind(("", 0))
         endpoint = f"{socket.gethostname()}:{free.getsockname()[1]}"
     srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun does not take over by itself
+        srun.append(f"--cpus-per-task={cores}")
     rendezvous = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"]
     number = f"--rdzv-id={os.environ.get('SLURM_JOB_ID', '0')}"
     return [*srun, "--kill-on-bad-exit=1", *agent, "stdin", *rendezvous, number, *run]
