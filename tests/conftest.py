@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +52,100 @@ def tiny_parts() -> dict[str, Any]:
         "llm": {"_target_": "spinevl.models.llm.TinyLLM", "width": 16, "layers": 1, "heads": 2},
         "tuning": {"encoder": "frozen", "connector": "full", "llm": "frozen", "lora": lora},
     }
+
+
+@dataclass
+class WandbRun:
+    """What the file of an offline run of W&B holds."""
+
+    file: Path
+    id: str = ""
+    name: str = ""
+    group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[Any] = field(default_factory=list)
+    exit_code: int | None = None
+
+    def values(self, key: str) -> list[Any]:
+        """What was logged under a key, in order."""
+        return [row[key] for row in self.history if key in row]
+
+    def table(self, key: str) -> dict[str, Any]:
+        """The last table that was logged under a key: its ``columns`` and ``data``."""
+        told = self.values(key)[-1]
+        content: dict[str, Any] = json.loads(
+            (self.file.parent / "files" / told["path"]).read_text()
+        )
+        return content
+
+
+@pytest.fixture
+def read_run() -> Callable[[Path], WandbRun]:
+    """Reads the one run of W&B that was logged offline below a folder."""
+    return _read_run
+
+
+def _read_run(folder: Path) -> WandbRun:
+    (file,) = folder.rglob("offline-run-*/run-*.wandb")
+    end = time.monotonic() + 20
+    while (run := _parsed(file)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.1)  # W&B's process writes the last of it after the run has ended
+    return run
+
+
+def _parsed(file: Path) -> WandbRun:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    run = WandbRun(file)
+    for content in _log_records(file.read_bytes()):
+        record = Record.FromString(content)
+        kind = record.WhichOneof("record_type")
+        told = getattr(record, kind)
+        if kind == "run":
+            run.id, run.name, run.group = told.run_id, told.display_name, told.run_group
+            run.job_type, run.tags = told.job_type, list(told.tags)
+            told, kind = told.config, "config"
+        if kind == "history":
+            run.history.append(_items(told.item))
+        elif kind in ("config", "summary"):
+            getattr(run, kind).update(_items(told.update))
+        elif kind == "artifact":
+            run.artifacts.append(told)
+        elif kind == "exit":
+            run.exit_code = told.exit_code
+    for row in run.history:
+        for key in [key for key in row if key.startswith("_")]:
+            del row[key]
+    return run
+
+
+def _items(items: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for one in items:
+        *parents, name = one.nested_key or [one.key]
+        at = values
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[name] = json.loads(one.value_json)
+    return values
+
+
+def _log_records(content: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log (log_format.md) behind a header of 7 bytes."""
+    assert content[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        if left < 7:  # a block's trailer
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # full, last
+            yield parts
+            parts = b""

@@ -232,7 +232,10 @@ def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:
     cfg = _rest(verb, arguments, "")
     lines = []
     for argument in arguments:
-        group, dot, _ = argument.partition("=")[0].partition(".")
+        group, dot, rest = argument.partition("=")[0].partition(".")
+        option, deeper, _ = rest.partition(".")  # logger.wandb.project
+        if deeper and group in cfg and cfg[group] and cfg[group].get(option, 0) is None:
+            lines.append(f"{argument}: {group}.{option} is null; choose it: {_choices(group)}")
         if dot and group in cfg and cfg[group] is None:
             lines.append(
                 f"{argument}: {verb} takes {group} from the checkpoint; to set its keys choose it: "

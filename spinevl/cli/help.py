@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spinevl.build.allowlist import OURS
 from spinevl.cli.verbs import VERBS
+from spinevl.config.annotations import alternatives
 from spinevl.config.compose import compose
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.keys import key_of
@@ -76,8 +77,9 @@ def key_help(schema: type[Any], at: str = "") -> dict[str, str]:
     for one in fields(schema):
         if about := key_of(one):
             found[at + one.name] = about.help
-        if is_dataclass(hints[one.name]):
-            found |= key_help(hints[one.name], f"{at}{one.name}.")
+        for kind in alternatives(hints[one.name]):
+            if isinstance(kind, type) and is_dataclass(kind):
+                found |= key_help(kind, f"{at}{one.name}.")
     return found
 
 

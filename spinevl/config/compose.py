@@ -16,7 +16,13 @@ from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.job_folder import job_folder
 from spinevl.config.options import SCHEMAS
 from spinevl.config.resolve import resolved
-from spinevl.config.resolvers import gpus_per_node, learning_rate
+from spinevl.config.resolvers import (
+    gpus_per_node,
+    learning_rate,
+    run_name,
+    sweep_name,
+    verb,
+)
 from spinevl.config.tasks import official_tasks
 from spinevl.schema.errors import UserError
 
@@ -25,6 +31,10 @@ MOVED_KEYS = {
     "trainer.shift_px": "augment.shift_px",
     "trainer.gain": "augment.gain",
     "trainer.class_weights": "imbalance.class_weights",
+    **{
+        f"logger.{key}": f"logger.wandb.{key}"
+        for key in ("name", "save_dir", "project", "offline", "group", "tags")
+    },
 }
 
 _PARTS = ("encoder", "connector", "llm", "encoder3d", "connector3d")
@@ -39,11 +49,11 @@ def register() -> None:
     Plugins.instance()  # each tells the store its configs; where we have one, ours is meant
     for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
         store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
-    for verb, schema in SCHEMAS.items():
-        store.store(name=f"_{verb}", node=schema, provider="spinevl")
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"_{name}", node=schema, provider="spinevl")
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
-    OmegaConf.register_new_resolver("spinevl.learning_rate", learning_rate, replace=True)
-    OmegaConf.register_new_resolver("spinevl.gpus_per_node", gpus_per_node, replace=True)
+    for resolver in (learning_rate, gpus_per_node, run_name, sweep_name, verb):
+        OmegaConf.register_new_resolver(f"spinevl.{resolver.__name__}", resolver, replace=True)
 
 
 def compose(

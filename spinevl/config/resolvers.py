@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 FROM_SCRATCH = 1e-3
@@ -63,3 +67,25 @@ def gpus_per_node(*, _root_: DictConfig) -> int:
         return 0
     told = str(OmegaConf.select(_root_, "trainer.devices"))
     return int(told) if told.isdecimal() else 1
+
+
+def run_name() -> str | None:
+    """The default name of a logger's run: what varies in the sweep, or what the command sets."""
+    if not HydraConfig.initialized():
+        return None
+    job = HydraConfig.get().job
+    words = re.split(r",(?=[\w.@/+~]+=)", job.override_dirname)
+    told = [word for word in words if "/" not in word and not word.startswith(("logger", "hydra"))]
+    return re.sub(r"[\[\]'\"\\ ]", "", " ".join(told)) or job.name
+
+
+def sweep_name() -> str | None:
+    """The name of a sweep's folder; None outside of one."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
+
+
+def verb() -> str | None:
+    """The verb of the job; None outside of one."""
+    return HydraConfig.get().job.name if HydraConfig.initialized() else None

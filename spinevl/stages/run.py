@@ -22,6 +22,7 @@ from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
 from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import UserError
+from spinevl.training.loggers import logged
 
 if TYPE_CHECKING:
     from spinevl.inference.spec import PredictSpec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@logged()
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Run everything; returns the dev score, by which sweepers compare jobs.
 

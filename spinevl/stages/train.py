@@ -9,8 +9,10 @@ from omegaconf import DictConfig
 
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
+from spinevl.training.loggers import logged
 
 
+@logged()
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     """Train, and return the best dev score."""
     from spinevl.training.fit import fit

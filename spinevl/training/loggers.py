@@ -1,182 +1,131 @@
-"""The Lightning logger that a training has beside ``metrics.csv``."""
+"""The Lightning loggers that a training has beside ``metrics.csv``."""
 
 from __future__ import annotations
 
-import functools
-import http.client
 import importlib.util
-import logging
-import netrc
-import os
-import ssl
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-from spinevl.config.options import LoggerKind, LoggerOptions
+from spinevl.config.options import LoggerOptions, TensorBoardOptions
+from spinevl.distributed.ranks import is_first
 from spinevl.io.files import made_folder
 from spinevl.schema.errors import UserError
-
-log = logging.getLogger(__name__)
+from spinevl.training.private import Names
+from spinevl.training.wandb_run import end_run, offline_line, start_run
 
 TENSORBOARD = "tensorboard"  # the folder of its files; a run with a name has its own in it
 
-_PACKAGES = {LoggerKind.tensorboard: "tensorboard", LoggerKind.wandb: "wandb"}
-_NOT_ONLINE = ("offline", "disabled", "dryrun")
 
-# How long W&B's server may take: to answer at all, to start a run, and to take the rest at its end.
-# What it has not got by then stays in the run's folder.
-_ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 60, 300
-
-
-def check_logger(options: LoggerOptions) -> str | None:
-    """Whether the logger can start, asked before anything is read.
+def check_loggers(options: LoggerOptions) -> str | None:
+    """Whether the loggers can start, asked before anything is read.
 
     Returns:
         The line that says why, where W&B is to be online and cannot be: its run is logged offline.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: the package of one is not installed.
     """
-    package = _PACKAGES.get(options.kind)
-    if package is None:
-        return None
-    if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"logger={options.kind} needs a package that is not installed: "
-            f"pip install 'spinevl[{package}]'"
-        )
-    reason = _why_offline(options) if options.kind == LoggerKind.wandb else None
-    return _offline_line(reason) if reason else None
+    for name in options.chosen:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"logger={name} needs a package that is not installed: "
+                f"pip install 'spinevl[{name}]'"
+            )
+    return offline_line(options.wandb) if options.wandb else None
 
 
-def make_logger(
+def make_loggers(
     options: LoggerOptions,
     *,
     out: Path,
     hyperparameters: Mapping[str, Any],
+    cache: Callable[[], Path],
     earlier: Mapping[str, Any] | None = None,
-) -> Any:
-    """The Lightning logger, told the job's config; False (Lightning's "none") for ``csv``.
+) -> list[Any]:
+    """The Lightning loggers, told the job's config; none for ``csv`` alone, or on a later rank.
 
     Args:
-        options: which one.
-        out: the job's folder, where its files go unless ``save_dir`` names another.
+        options: which.
+        out: the job's folder, where their files go unless ``save_dir`` names another.
         hyperparameters: the job's config, as plain values.
+        cache: see private_names.
         earlier: of the state that the training goes on from: its ``step``, and logger_run.
 
     Raises:
-        UserError: see check_logger, or the folder cannot be made.
+        UserError: see check_loggers, or a folder cannot be made.
     """
-    offline = check_logger(options) is not None or options.offline
-    if options.kind == LoggerKind.csv:
-        return False
-    folder = made_folder(options.save_dir, "logger.save_dir") if options.save_dir else out
+    loggers: list[Any] = []
+    if not is_first():
+        return loggers
+    check_loggers(options)
     told, earlier = dict(hyperparameters), earlier or {}
-    if options.kind == LoggerKind.tensorboard:
-        from pytorch_lightning.loggers import TensorBoardLogger
+    if options.tensorboard:
+        loggers.append(_tensorboard(options.tensorboard, out, told, earlier))
+    if options.wandb:
+        from pytorch_lightning.loggers import WandbLogger
 
-        # what was written after the state from which the training goes on is written again
-        purge = {"purge_step": earlier["step"] + 1} if earlier else {}
-        logger = TensorBoardLogger(folder, name=TENSORBOARD, version=options.name or "", **purge)
-        logger.log_hyperparams(told)
-        return logger
-    from wandb.errors import Error
-
-    try:
-        return _wandb_logger(options, folder, told, earlier, offline=offline)
-    except Error as error:  # such as a key that W&B does not know
-        if offline:
-            raise UserError(f"logger=wandb: {_one_line(error)}") from error
-        log.warning("%s", _offline_line(_one_line(error)))
-        return _wandb_logger(options, folder, told, earlier, offline=True)
+        names = private_names(options, cache)
+        run = start_run(options.wandb, out=out, config=told, names=names, run=earlier.get("wandb"))
+        loggers.append(WandbLogger(experiment=run, save_dir=out, project=options.wandb.project))
+    return loggers
 
 
-def _wandb_logger(
-    options: LoggerOptions,
-    folder: Path,
-    hyperparameters: dict[str, Any],
-    earlier: Mapping[str, Any],
-    *,
-    offline: bool,
+def private_names(options: LoggerOptions, cache: Callable[[], Path]) -> Names:
+    """How W&B is told ids and paths.
+
+    Args:
+        options: of the loggers.
+        cache: the folder where the key of the hashes is kept, made where it is needed.
+    """
+    return Names(None if options.wandb and options.wandb.patients else cache())
+
+
+def _tensorboard(
+    options: TensorBoardOptions, out: Path, told: dict[str, Any], earlier: Mapping[str, Any]
 ) -> Any:
-    import wandb
-    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.loggers import TensorBoardLogger
+    from torch.utils.tensorboard.summary import hparams
 
-    logger = WandbLogger(
-        name=options.name,
-        save_dir=folder,
-        project=options.project,
-        offline=offline,
-        id=earlier.get("wandb"),
-        group=options.group,
-        tags=list(options.tags),
-        settings=wandb.Settings(init_timeout=_START_SECONDS, finish_timeout=_END_SECONDS),
+    save_dir = options.save_dir
+    folder = made_folder(save_dir, "logger.tensorboard.save_dir") if save_dir else out
+    # what was written after the state from which the training goes on is written again
+    purge = {"purge_step": earlier["step"] + 1} if earlier else {}
+    logger = TensorBoardLogger(
+        folder, name=TENSORBOARD, version=options.name or "", default_hp_metric=False, **purge
     )
-    logger.log_hyperparams(hyperparameters)
+    logger.log_hyperparams(told)  # hparams.yaml
+    # names the metrics beside which the tab shows the values of the config; they come later
+    metrics = dict.fromkeys(("dev/score", "test/score"), 0.0)
+    for summary in hparams(_flat(told), metrics):
+        logger.experiment._get_file_writer().add_summary(summary)
     return logger
 
 
-def logger_run(logger: Any) -> dict[str, Any]:
-    """What a state keeps of a logger's run, with which a training goes on."""
-    return {"wandb": logger.version} if type(logger).__name__ == "WandbLogger" else {}
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """``{"optim": {"lr": 1}}`` -> ``{"optim/lr": 1}``, with texts for what is no number."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{at}{key}/")
+        else:
+            flat[f"{at}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
+    return flat
 
 
-def close_loggers() -> None:
-    """End a W&B run with its job: the next job of a sweep would go on in it, and ask again whether
-    the server answers."""
-    _answers.cache_clear()
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
+def logger_run(loggers: list[Any]) -> dict[str, Any]:
+    """What a state keeps of the loggers' runs, with which a training goes on."""
+    runs = [one.version for one in loggers if type(one).__name__ == "WandbLogger"]
+    return {"wandb": runs[0]} if runs else {}
 
 
-def _why_offline(options: LoggerOptions) -> str | None:
-    """Why a run that is to be online cannot be; None where it can, or is to be offline anyway."""
-    if options.offline or os.environ.get("WANDB_MODE", "").lower() in _NOT_ONLINE:
-        return None
-    url = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    if not _has_wandb_key(urlparse(url).hostname or ""):
-        return "there is no API key ('wandb login' or WANDB_API_KEY gives one)"
-    return None if _answers(url) else f"{url} does not answer"
-
-
-def _offline_line(reason: str) -> str:
-    return (
-        f"logger=wandb: {reason}; the run is logged offline, and 'wandb sync' with its folder "
-        "wandb/offline-run-* sends it later"
-    )
-
-
-def _has_wandb_key(host: str) -> bool:
-    """Whether W&B finds a key where it looks for one, without a question on the terminal."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for file in filter(None, files):
-        try:
-            if netrc.netrc(Path(file).expanduser()).authenticators(host):
-                return True
-        except (OSError, RuntimeError, netrc.NetrcParseError):  # RuntimeError: no home directory
-            continue
-    return False
-
-
-@functools.lru_cache(maxsize=8)
-def _answers(url: str) -> bool:
-    """Whether a server answers at all, through the proxy where one is set; asked once a job."""
+@contextmanager
+def logged() -> Iterator[None]:
+    """The runs of a job end with it: as finished, failed or, where it was stopped, as killed."""
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS):
-            return True
-    except (urllib.error.HTTPError, ssl.SSLError):  # W&B brings certificates of its own
-        return True
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return isinstance(getattr(error, "reason", None), ssl.SSLError)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        yield
+    except BaseException as error:
+        end_run(255 if isinstance(error, KeyboardInterrupt) else 1)
+        raise
+    end_run()

@@ -51,7 +51,7 @@ class SaveState(pl.Callback):
         stop: the signals that end the training.
 
     Attributes:
-        logger: what continues the run of the training's logger.
+        logger: what continues the runs of the training's loggers.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def make_trainer(
     callbacks: list[pl.Callback],
     *,
     out: Path,
-    logger: Any,
+    loggers: list[Any],
     batches: int,
 ) -> pl.Trainer:
     """The Trainer of a stage; what it refuses is the user's to mend.
@@ -40,7 +40,7 @@ def make_trainer(
         stage: dev is scored in one that trains on answers.
         callbacks: what happens around its steps.
         out: the job's folder, which takes a profile.
-        logger: see make_logger.
+        loggers: see make_loggers.
         batches: of an epoch.
     """
     options, debug = spec.trainer, spec.debug
@@ -65,7 +65,7 @@ def make_trainer(
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
-            logger=logger,
+            logger=loggers,
             log_every_n_steps=min(10, batches),
             detect_anomaly=debug.detect_anomaly,
             profiler=_profiler(debug.profiler, out),

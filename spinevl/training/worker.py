@@ -68,7 +68,7 @@ from spinevl.training.launching import (
     launch_training,
     processes_of,
 )
-from spinevl.training.loggers import check_logger, close_loggers, logger_run, make_logger
+from spinevl.training.loggers import check_loggers, logged, logger_run, make_loggers
 from spinevl.training.module import TrainingModule
 from spinevl.training.resume import SaveState
 from spinevl.training.spec import SPEC_FILE, TrainSpec
@@ -163,6 +163,7 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
             "dev_history": best.history,
             "debug": spec.debug.on,
             **counts,
+            "logger": saver.logger,
         }
         if is_first():
             write_text_atomic(out / TRAIN_FILE, json.dumps(report, indent=2, allow_nan=False))
@@ -192,7 +193,7 @@ def open_for_training(
             compatible, before any data are read; or bad data.
     """
     check_devices(spec.trainer)
-    if note := check_logger(spec.logger):
+    if note := check_loggers(spec.logger):
         tell(note)
     for line in spec.left_random:
         tell(line)
@@ -300,27 +301,28 @@ def _fit_stages(
     warmup = spec.warmup.fraction if module.heads else 0.0
     epoch_steps = -(-batches // spec.trainer.accumulate)
     *_, saver = around
-    logger: Any = False
-    if is_first():
-        earlier = saver.start and {"step": saver.start.place.step, **saver.start.logger}
-        logger = make_logger(spec.logger, out=out, hyperparameters=spec.config, earlier=earlier)
-        saver.logger = logger_run(logger)
-    try:
-        for stage in stages_of(spec.epochs, warmup=warmup, epoch_steps=epoch_steps):
-            if saver.is_behind(stage):
-                continue
-            callbacks = list(around)
-            if stage.answers:
-                dev = dev_epochs(stage.epochs, checks=spec.trainer.dev_checks)
-                callbacks[1:1] = [DevEpochs(dev), *_of_answers(spec, best)]
-            trainer = make_trainer(spec, stage, callbacks, out=out, logger=logger, batches=batches)
-            data.first_epoch = stage.first_epoch
-            module.begin(stage)
-            with nullcontext() if stage.answers else frozen(module.model.llm):
-                run(trainer, module, data, state=saver.path_in(stage))
-            device = str(trainer.strategy.root_device)
-    finally:
-        close_loggers()
+    earlier = saver.start and {"step": saver.start.place.step, **saver.start.logger}
+    loggers = make_loggers(
+        spec.logger,
+        out=out,
+        hyperparameters=spec.config,
+        cache=spec.study.cache_folder,
+        earlier=earlier,
+    )
+    saver.logger = logger_run(loggers)
+    for stage in stages_of(spec.epochs, warmup=warmup, epoch_steps=epoch_steps):
+        if saver.is_behind(stage):
+            continue
+        callbacks = list(around)
+        if stage.answers:
+            dev = dev_epochs(stage.epochs, checks=spec.trainer.dev_checks)
+            callbacks[1:1] = [DevEpochs(dev), *_of_answers(spec, best)]
+        trainer = make_trainer(spec, stage, callbacks, out=out, loggers=loggers, batches=batches)
+        data.first_epoch = stage.first_epoch
+        module.begin(stage)
+        with nullcontext() if stage.answers else frozen(module.model.llm):
+            run(trainer, module, data, state=saver.path_in(stage))
+        device = str(trainer.strategy.root_device)
     return device
 
 
@@ -439,7 +441,8 @@ def work(words: Sequence[str]) -> None:
         check_devices(options)
         launch_training(options, asked.out, trust=trust)
     else:
-        train(asked.out, trust=trust)
+        with logged():
+            train(asked.out, trust=trust)
 
 
 if __name__ == "__main__":

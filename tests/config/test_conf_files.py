@@ -132,7 +132,7 @@ def test_the_manual_names_every_option_and_every_key_of_a_group() -> None:
         for option in options(group):
             assert f"`{option}`" in rows[group]["values"], f"{group}={option} is not in {CLI_DOC}"
     dotted = {key for verb in VERBS for key in key_help(SCHEMAS[verb]) if "." in key}
-    assert {"tuning.lora.r", "optim.lr.heads", "augment.gain", "logger.tags"} < dotted
+    assert {"tuning.lora.r", "optim.lr.heads", "augment.gain", "logger.wandb.tags"} < dotted
     for key in dotted:
         assert f"`{key}`" in text, f"{key} is not in {CLI_DOC}"
     for group in ("data", "split"):

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "trainer": {"max_epochs": 3, "num_workers": 0, "progress_bar": True},
     "predict": {"mode": "choice", "batch_size": 16, "devices": None, "packing": "tree"},
     "cache_dir": "/a",
-    "logger": {"kind": "csv"},
+    "logger": {"wandb": None},
 }
 
 
@@ -57,7 +57,7 @@ def test_what_changes_a_result_makes_another_job(path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        *(("cache_dir", "/b"), ("logger.kind", "wandb"), ("trainer.num_workers", 4)),
+        *(("cache_dir", "/b"), ("logger.wandb", {}), ("trainer.num_workers", 4)),
         *(("predict.devices", 2), ("predict.batch_size", 1), ("predict.packing", "off")),
     ],
 )

@@ -7,7 +7,11 @@ from spinevl.config.options.inference import (
     PredictMode,
     PredictOptions,
 )
-from spinevl.config.options.logger import LoggerKind, LoggerOptions
+from spinevl.config.options.logger import (
+    LoggerOptions,
+    TensorBoardOptions,
+    WandbOptions,
+)
 from spinevl.config.options.training import (
     AUTO,
     PRECISIONS,
@@ -49,7 +53,6 @@ __all__ = [
     "History",
     "ImbalanceOptions",
     "LearningRates",
-    "LoggerKind",
     "LoggerOptions",
     "LoraOptions",
     "LossMean",
@@ -65,9 +68,11 @@ __all__ = [
     "SagType",
     "Schedule",
     "Subset",
+    "TensorBoardOptions",
     "TestAnswers",
     "TrainerOptions",
     "TuningOptions",
     "TypeDataset",
+    "WandbOptions",
     "WarmupOptions",
 ]

@@ -1,55 +1,56 @@
-"""Options of the logger that a training has beside ``metrics.csv``."""
+"""Options of the loggers that a training has beside ``metrics.csv``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from dataclasses import dataclass, fields
 
 from spinevl.config.keys import key
 
-
-class LoggerKind(StrEnum):
-    """``csv`` is ``OUT/metrics.csv`` alone, which every training writes."""
-
-    csv = "csv"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
+_NAME = (r"(?!\.{1,2}$)[^/\\]+", "a name without / and \\")
+_SAVE_DIR = "folder of the logger's files; null is OUT"
 
 
-_TAKES = {
-    LoggerKind.csv: ("kind",),
-    LoggerKind.tensorboard: ("kind", "name", "save_dir"),
-    LoggerKind.wandb: ("kind", "name", "save_dir", "project", "offline", "group", "tags"),
-}
+@dataclass
+class CsvOptions:
+    """``OUT/metrics.csv``, which every training writes: nothing to set."""
+
+
+@dataclass
+class TensorBoardOptions:
+    """TensorBoard's files."""
+
+    name: str | None = key(
+        None, help="name of the run: its folder in tensorboard/; null is none", pattern=_NAME
+    )
+    save_dir: str | None = key(None, help=_SAVE_DIR)
+
+
+@dataclass
+class WandbOptions:
+    """A run of Weights & Biases."""
+
+    project: str = key("spinevl", help="W&B project")
+    entity: str | None = key(None, help="W&B user or team; null is the key's own")
+    name: str | None = key(None, help="name of the run; null is made of what varies", pattern=_NAME)
+    group: str | None = key(None, help="W&B group; null is the sweep's folder")
+    job_type: str | None = key(None, help="W&B job type; null is the verb")
+    tags: list[str] = key([], help="W&B tags beside those made of the config")
+    offline: bool = key(False, help="write W&B's files without sending them")
+    save_dir: str | None = key(None, help=_SAVE_DIR)
+    patients: bool = key(False, help="send patient ids and paths; false sends hashes of them")
+    images: bool = key(False, help="send images of patients")
 
 
 @dataclass
 class LoggerOptions:
-    """A logger beside ``metrics.csv``."""
+    """The loggers beside ``metrics.csv``: those that are not null."""
 
-    kind: LoggerKind = key(
-        LoggerKind.csv, help="csv (metrics.csv alone), tensorboard or wandb; the group sets it"
-    )
-    name: str | None = key(
-        None,
-        help="name of the run; null lets the logger choose",
-        pattern=(r"(?!\.{1,2}$)[^/\\]+", "a name without / and \\"),
-    )
-    save_dir: str | None = key(None, help="folder of the logger's files; null is OUT")
-    project: str = key("spinevl", help="W&B project (wandb)")
-    offline: bool = key(False, help="write W&B files without sending them (wandb)")
-    group: str | None = key(None, help="W&B group, such as the name of a sweep (wandb)")
-    tags: list[str] = key([], help="W&B tags (wandb)")
+    csv: CsvOptions | None = key(None, help="metrics.csv alone")
+    tensorboard: TensorBoardOptions | None = key(None, help="TensorBoard files; the group sets it")
+    wandb: WandbOptions | None = key(None, help="a run of W&B; the group sets it")
 
-    @staticmethod
-    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
-        """A key that the kind does not have would be passed over in silence."""
-        kind = LoggerKind(values["kind"])
-        default, choices = vars(LoggerOptions()), "|".join(LoggerKind)
-        return {
-            name: f"no value, since logger={kind} has no such key; choose logger={choices}"
-            for name, value in values.items()
-            if name not in _TAKES[kind] and value != default.get(name)
-        }
+    @property
+    def chosen(self) -> dict[str, TensorBoardOptions | WandbOptions]:
+        """Logger -> its options; without ``csv``, which has none."""
+        named = {one.name: getattr(self, one.name) for one in fields(self)[1:]}
+        return {name: options for name, options in named.items() if options is not None}
