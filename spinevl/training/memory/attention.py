@@ -6,25 +6,29 @@ mask. CUDA's memory-efficient kernel takes neither: heads are repeated, and a ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 _MASK_MULTIPLE = 8  # keys; the kernel pads a mask to it
 
 
-class CudaAttention(TorchFunctionMode):
-    """Puts the stand-in in the place of scaled_dot_product_attention while it is entered."""
+@contextmanager
+def cuda_attention() -> Iterator[None]:
+    """Put the stand-in in the place of scaled_dot_product_attention.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Replace the one function, pass all others on."""
-        if func is not functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _attention(*args, **(kwargs or {}))
+    The name is replaced, since a mode of torch's is left during the backward pass, in which
+    gradient checkpointing computes a layer again.
+    """
+    original = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
 
 
 def _attention(

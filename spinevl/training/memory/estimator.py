@@ -14,7 +14,7 @@ from spinevl.models.vlm import VLM
 from spinevl.training.launching import device_of
 from spinevl.training.memory.blank_model import blank_model, blank_module
 from spinevl.training.memory.estimate import GB, Estimate, estimated
-from spinevl.training.memory.rehearsal import Rehearsals, shapes_only
+from spinevl.training.memory.rehearsal import Rehearsal, Rehearsals, shapes_only
 from spinevl.training.memory.sharding import sharding_of
 from spinevl.training.spec import TrainSpec
 from spinevl.training.trainer import autocast_of
@@ -87,12 +87,15 @@ class Estimator:
         spec = replace(self.spec, trainer=trainer)
         return training_data(spec, self.study, model, self.heads)
 
-    def _estimate(self, batch_patients: int) -> Estimate:
+    def rehearsed(self, batch_patients: int) -> Rehearsal:
+        """The step with this ``trainer.batch_patients``, on one device that shares nothing."""
         data = self._data(self.module.model, batch_patients)
         shapes_only(data, self._kept_features(data))
-        step = self.rehearsals(data)
+        return self.rehearsals(data)
+
+    def _estimate(self, batch_patients: int) -> Estimate:
         return estimated(
-            step,
+            self.rehearsed(batch_patients),
             self.sharding,
             batch_patients=batch_patients,
             device=self.device,

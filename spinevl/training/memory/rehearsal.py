@@ -20,7 +20,7 @@ from spinevl.data.heaviest import heaviest_batch, heaviest_dev_batch
 from spinevl.data.packing.image_input import ImageInput
 from spinevl.schema.batch import Batch
 from spinevl.schema.image_ref import ImageRef
-from spinevl.training.memory.attention import CudaAttention
+from spinevl.training.memory.attention import cuda_attention
 from spinevl.training.memory.live_bytes import LiveBytes
 from spinevl.training.memory.sharding import Weights
 from spinevl.training.module import TrainingModule
@@ -114,7 +114,7 @@ class Rehearsals:
         batch = data.collate(heaviest_batch(data))
         dev = heaviest_dev_batch(data)
         live = LiveBytes()
-        with self.mode, live, CudaAttention() if self.cuda else nullcontext():
+        with self.mode, live, cuda_attention() if self.cuda else nullcontext():
             weights = _weights(self.module, live)
             step = _Step(self.module, live, self.autocast, live.now)
             activations, logits, forward, backward = step.train(batch)

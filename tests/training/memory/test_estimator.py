@@ -15,7 +15,6 @@ from spinevl.data.study import Study
 from spinevl.schema.batch import Batch
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.live_bytes import LiveBytes
-from spinevl.training.memory.rehearsal import Rehearsal
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import stages_of
@@ -64,22 +63,12 @@ def test_weights_gradients_and_optimizer_are_those_of_the_model(
         assert sum(one.nbytes for one in moments) <= row.optimizer
 
 
-def rehearsed(spec: TrainSpec, study: Study) -> Rehearsal:
-    """The rehearsal behind an estimate."""
-    estimator = Estimator(spec, study)
-    steps: list[Rehearsal] = []
-    rehearse = estimator.rehearsals
-    estimator.rehearsals = lambda data: steps.append(rehearse(data)) or steps[0]  # type: ignore[assignment, func-returns-value, return-value]
-    estimator(spec.batch_patients)
-    return steps[0]
-
-
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_the_rehearsed_step_holds_what_the_step_holds(
     make_spec: Make, study: Study, words: list[str]
 ) -> None:
     spec = make_spec("trainer.batch_patients=2", "feature_cache.enabled=false", *words)
-    step = rehearsed(spec, study)
+    step = Estimator(spec, study).rehearsed(2)
     module, batch = real(spec, study)
     live = LiveBytes()
     live.count([*module.parameters(), *module.buffers()])
@@ -108,7 +97,7 @@ def test_the_peak_is_that_of_torchs_own_tracker(make_spec: Make, study: Study) -
     from torch.distributed._tools.mem_tracker import MemTracker
 
     spec = make_spec("trainer.batch_patients=2", "warmup=none", "tuning=full")
-    step = rehearsed(spec, study)
+    step = Estimator(spec, study).rehearsed(2)
     module, batch = real(spec, study)
     tracker = MemTracker()
     tracker.track_external(module, *batch_tensors(batch))
@@ -129,6 +118,17 @@ def test_checkpointing_and_adapters_need_less_and_patients_more(
     assert needed(4) > plain
     assert needed(2, "trainer.gradient_checkpointing=true") < plain
     assert needed(2, "tuning.llm=lora") < plain
+
+
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_a_step_of_a_gpu_is_rehearsed_without_one(
+    make_spec: Make, study: Study, words: list[str]
+) -> None:
+    spec = make_spec("trainer.precision=bf16-mixed", *words)
+    half = Estimator(spec, study, device="cuda")(2)
+    whole = Estimator(make_spec("trainer.precision=32-true", *words), study, device="cuda")(2)
+    assert [row.weights for row in half.rows] == [row.weights for row in whole.rows]
+    assert half.tensors < whole.tensors
 
 
 def test_the_largest_batch_is_the_last_that_fits(make_spec: Make, study: Study) -> None:

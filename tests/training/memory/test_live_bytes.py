@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from spinevl.training.memory.attention import CudaAttention
+from spinevl.training.memory.attention import cuda_attention
 from spinevl.training.memory.live_bytes import LiveBytes
 
 
@@ -61,7 +61,7 @@ def test_attention_of_a_gpu_holds_repeated_heads_and_a_padded_mask(
         live = LiveBytes()
         before = live.count([query, key, value, mask])
         context = torch.autocast("cpu", half, enabled=half is not None)
-        with live, CudaAttention(), context:
+        with live, cuda_attention(), context:
             output = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, enable_gqa=True
             )
