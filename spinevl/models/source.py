@@ -99,12 +99,40 @@ def source_folder(path: str, *, what: str) -> Path:
     return folder if folder.is_dir() or not HUB_ID.fullmatch(path) else _downloaded(path, what=what)
 
 
-def _downloaded(name: str, *, what: str) -> Path:
+def _downloaded(
+    name: str, *, what: str, into: Path | None = None, files: Sequence[str] = _FILES
+) -> Path:
     """The files of a Hugging Face repository. Raises UserError where it cannot be reached."""
     from huggingface_hub import snapshot_download
 
     with checked_source(name, what=what):
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, cache_dir=into, allow_patterns=list(files)))
+
+
+def fetch(
+    name: str, *, what: str, into: Path | None = None, weights: bool = True, code: bool = False
+) -> Path:
+    """Download what a part or a checkpoint is made of, for processes without network.
+
+    Args:
+        name: the id of its repository, ``OWNER/NAME``.
+        what: the config key that names it.
+        into: a folder in place of the hub's cache, which HF_HUB_CACHE then names.
+        weights: whether its weights are needed.
+        code: whether its Python code is.
+
+    Returns:
+        The folder of its files.
+
+    Raises:
+        UserError: it cannot be reached, or has no safetensors weights.
+    """
+    files = [one for one in _FILES if weights or "safetensors" not in one]
+    folder = _downloaded(name, what=what, into=into, files=[*files, *(["*.py"] if code else [])])
+    if weights and next(folder.rglob("*.safetensors"), None) is None:
+        fix = "choose another; other weights are pickles, which are not read"
+        raise refused(f"{what}={name}", "safetensors weights", "none in the repository", fix)
+    return folder
 
 
 def pretrained_model(

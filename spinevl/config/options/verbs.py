@@ -250,6 +250,15 @@ class Doctor(Run):
     answers: str | None = key(None, help="a submission to check in place of a study")
 
 
+@dataclass
+class Fetch(Run):
+    """``spinevl fetch``: the pretrained parts of what ``run`` would train"""
+
+    models_dir: str | None = key(
+        None, help="folder for the models, which HF_HUB_CACHE then names; null is the hub's cache"
+    )
+
+
 SCHEMAS: dict[str, type] = {
     "build": Build,
     "train": Train,
@@ -259,4 +268,5 @@ SCHEMAS: dict[str, type] = {
     "export": Export,
     "run": Run,
     "doctor": Doctor,
+    "fetch": Fetch,
 }
