@@ -40,7 +40,7 @@ _FOREIGN = re.compile(
 def launch(module: str, words: Sequence[str], *, out: Path, processes: int, nodes: int = 1) -> None:
     """Run ``module.work(words)`` in several processes at once, and wait for them.
 
-    They find each other through torch.distributed's environment variables; ``join`` of
+    They find each other through torch.distributed's environment variables; ``joined`` of
     ``spinevl.distributed.group`` makes their group.
 
     Args:
@@ -77,12 +77,17 @@ def launch(module: str, words: Sequence[str], *, out: Path, processes: int, node
 def environment(present: Mapping[str, str], processes: int) -> dict[str, str]:
     """The variables of an agent: none of another launcher's, and its share of cores.
 
+    ``python -m`` looks for modules in the working directory first. There it does so only where this
+    process does too, as the command ``spinevl`` does not.
+
     Args:
         present: this process's.
         processes: that share the machine.
     """
     own = {name: value for name, value in present.items() if not _FOREIGN.fullmatch(name)}
     cores = str(max(1, available_cores() // processes))
+    if str(Path.cwd()) not in {str(Path(one).absolute()) for one in sys.path}:
+        own["PYTHONSAFEPATH"] = "1"
     return {"OMP_NUM_THREADS": cores, "TORCH_CPP_LOG_LEVEL": "ERROR", **own, CORES: cores}
 
 

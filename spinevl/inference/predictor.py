@@ -19,6 +19,7 @@ from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.study import Study
 from spinevl.features.store import FeatureCache
+from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.models.generate import greedy
@@ -264,7 +265,7 @@ def load_predictor(
         device: where it runs; by default on the GPU where there is one.
         allowed: the classes that may be built.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or predict_device()
     loaded = load_checkpoint(checkpoint, allowed=allowed, held=Held(auto_dtype(device)))
     loaded.model.to(device)
     cache = None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from spinevl.distributed.ranks import world_size
 from spinevl.io.files import write_text_atomic
@@ -55,25 +54,6 @@ class DevEpochs(pl.Callback):
         """Say whether dev is scored after this epoch."""
         epoch = trainer.current_epoch + 1
         trainer.check_val_every_n_epoch = epoch if epoch in self.epochs else epoch + 1
-
-
-class EpochBar(TQDMProgressBar):
-    """The progress bar, which counts the epochs of the whole training from 1.
-
-    Args:
-        first: the epochs before this stage.
-        epochs: of the whole training.
-    """
-
-    def __init__(self, first: int, epochs: int) -> None:
-        super().__init__()
-        self.first, self.epochs = first, epochs
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Name the epoch."""
-        super().on_train_epoch_start(trainer, *args)
-        epoch = self.first + trainer.current_epoch + 1
-        self.train_progress_bar.set_description(f"Epoch {epoch}/{self.epochs}")
 
 
 class BestCheckpoint(pl.Callback):

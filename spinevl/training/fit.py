@@ -7,7 +7,7 @@ from pathlib import Path
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import Study
 from spinevl.report.metrics_file import read_dev_score
-from spinevl.training.launching import check_devices, is_launched, launch_training
+from spinevl.training.launching import is_launched, launch_training
 from spinevl.training.memory.settle import settle
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.worker import open_for_training, train
@@ -34,6 +34,5 @@ def fit(
     spec.write(out / SPEC_FILE)
     if not is_launched(spec.trainer):
         return train(out, trust=trust, study=study)
-    check_devices(spec.trainer)
     launch_training(spec.trainer, out, trust=trust)
     return read_dev_score(out)[0]

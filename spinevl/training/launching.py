@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from spinevl.build.trust import Trust
-from spinevl.build.user_modules import served_folders
+from spinevl.build.worker_words import worker_words
 from spinevl.config.options import TrainerOptions
 from spinevl.distributed.launch import check_nodes, launch
 from spinevl.schema.errors import UserError, refused
@@ -84,10 +84,9 @@ def _check_deepspeed(options: TrainerOptions) -> None:
 
 def launch_training(options: TrainerOptions, out: Path, *, trust: Trust) -> None:
     """Train on the spec in ``out`` in several processes, and wait for them; see ``launch``."""
-    folders = [word for one in served_folders() for word in ("--modules", one)]
     launch(
         "spinevl.training.worker",
-        [str(out.absolute()), *folders, *trust.to_words()],
+        worker_words(out.absolute(), trust),
         out=out,
         processes=processes_of(options),
         nodes=options.num_nodes,

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from spinevl.data.study import Study
-from spinevl.distributed.ranks import is_first, of_first, world_size
+from spinevl.distributed.ranks import of_first, world_size
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import sha256
 from spinevl.io.json_file import read_json_object
@@ -102,6 +102,7 @@ class States:
     def _start(self, *, anew: bool) -> State | None:
         remove_leftovers(self.folder, locked=True)
         if anew:
+            (self.folder / DONE).unlink(missing_ok=True)
             self._clear()
             return None
         torn = []
@@ -135,11 +136,10 @@ class States:
         return (self.out / TRAIN_FILE).is_file() and (self.out / "checkpoint").is_dir()
 
     def finish(self) -> None:
-        """Note that the training has come to its end, which needs no state any more."""
-        if is_first():
-            made = json.dumps(self.made, indent=1, ensure_ascii=False)
-            write_text_atomic(self.folder / DONE, made)
-            self._clear(but=DONE)
+        """Note that the training has come to its end, which needs no state; the first calls it."""
+        made = json.dumps(self.made, indent=1, ensure_ascii=False)
+        write_text_atomic(self.folder / DONE, made)
+        self._clear()
 
     def begin(self, step: int) -> Path:
         """A new folder, which becomes a state when it is published."""
@@ -202,12 +202,10 @@ class States:
                 log.warning("%s: saved with %s %s, this is %s", folder, name, then, here)
         return State(folder, place, world, logger)
 
-    def _clear(self, *, but: str = "") -> None:
+    def _clear(self) -> None:
         """Remove all states."""
         for one in self._all():
             _remove(one)
-        if but != DONE:
-            (self.folder / DONE).unlink(missing_ok=True)
 
     def _all(self) -> list[Path]:
         """The folders of all states, the last one first."""

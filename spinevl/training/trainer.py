@@ -10,18 +10,38 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from spinevl.config.options import PRECISIONS, Profiler, TrainerOptions
 from spinevl.data.datamodule import ExampleDataModule
+from spinevl.models.held import auto_dtype
 from spinevl.schema.errors import UserError
-from spinevl.training.callbacks import EpochBar
 from spinevl.training.launching import device_of, processes_of
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import Stage
 from spinevl.training.strategy import strategy_of
+
+
+class EpochBar(TQDMProgressBar):
+    """The progress bar, which counts the epochs of the whole training from 1.
+
+    Args:
+        first: the epochs before this stage.
+        epochs: of the whole training.
+    """
+
+    def __init__(self, first: int, epochs: int) -> None:
+        super().__init__()
+        self.first, self.epochs = first, epochs
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Name the epoch."""
+        super().on_train_epoch_start(trainer, *args)
+        epoch = self.first + trainer.current_epoch + 1
+        self.train_progress_bar.set_description(f"Epoch {epoch}/{self.epochs}")
 
 
 def make_trainer(
@@ -100,12 +120,9 @@ def run(
 
 
 def precision_of(name: str, accelerator: str) -> Any:
-    """``32-true``, ``bf16-mixed`` or ``16-mixed``: weights stay in float32."""
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``, as Lightning calls it."""
     if name == "auto":
-        # a GPU that only emulates bfloat16 is slower with it
-        half = device_of(accelerator) == "cuda" and torch.cuda.is_bf16_supported(
-            including_emulation=False
-        )
+        half = auto_dtype(device_of(accelerator)) == "bfloat16"
         return "bf16-mixed" if half else "32-true"
     return PRECISIONS.get(name, name)
 

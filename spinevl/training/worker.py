@@ -6,7 +6,6 @@ process of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -24,8 +23,8 @@ import pytorch_lightning as pl
 import torch
 
 from spinevl.build.build import build
-from spinevl.build.trust import NOTHING, Trust, says_trust
-from spinevl.build.user_modules import serve
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.build.worker_words import read_worker_words
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
@@ -418,31 +417,19 @@ def work(words: Sequence[str]) -> None:
     """Train as the spec in a folder says, in this process or in those that it asks for.
 
     Args:
-        words: of the command line: the job's folder, ``--config-dir DIR`` for folders that hold
-            modules of the user's own, and what is trusted (``Trust.to_words``), as the command
-            that wrote the spec had them.
+        words: of the command line, see ``read_worker_words``.
 
     Raises:
         UserError: what the user can mend.
     """
-    parser = argparse.ArgumentParser(prog="python -m spinevl.training.worker")
-    parser.add_argument("out", type=Path, help=f"the job's folder, which holds {SPEC_FILE}")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR")
-    parser.add_argument("--modules", action="append", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("trusted", nargs="*", metavar="trusted_targets=[...]")
-    asked = parser.parse_intermixed_args(words)
-    trust = Trust.from_words(asked.trusted)
-    if others := [word for word in asked.trusted if not says_trust(word)]:
-        raise UserError(f"{others[0]}: a training takes its keys from {asked.out / SPEC_FILE}")
-    folders = [one.absolute() for one in asked.config_dir]
-    serve(trust, [*asked.modules, *(near for one in folders for near in (one, one.parent))])
-    options = TrainSpec.read(asked.out / SPEC_FILE).trainer
+    out, trust = read_worker_words(words, program="python -m spinevl.training.worker")
+    options = TrainSpec.read(out / SPEC_FILE).trainer
     if is_launched(options) and AGENT not in os.environ:
         check_devices(options)
-        launch_training(options, asked.out, trust=trust)
+        launch_training(options, out, trust=trust)
     else:
         with logged():
-            train(asked.out, trust=trust)
+            train(out, trust=trust)
 
 
 if __name__ == "__main__":

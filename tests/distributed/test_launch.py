@@ -93,13 +93,19 @@ def eventually(what: object, seconds: float = 60) -> bool:
     return bool(what())
 
 
-def test_an_environment_has_nothing_of_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_has_nothing_of_another_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPINEVL_CORES", "1")
     foreign = "MASTER_ADDR MASTER_PORT RANK LOCAL_RANK NODE_RANK GROUP_RANK ROLE_RANK WORLD_SIZE"
     foreign += " LOCAL_WORLD_SIZE TORCHELASTIC_RUN_ID PL_GLOBAL_SEED"
     kept = {"HOME": "/me", "SLURM_JOB_ID": "7", "MY_RANK": "3", "OMP_NUM_THREADS": "5"}
+    monkeypatch.chdir(tmp_path)  # where this process looks for no module
     found = environment({**dict.fromkeys(foreign.split(), "1"), **kept}, 2)
-    assert found == {**kept, "SPINEVL_CORES": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    ours = {"SPINEVL_CORES": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    assert found == {**kept, **ours, "PYTHONSAFEPATH": "1"}
+    monkeypatch.syspath_prepend(tmp_path)
+    assert environment(kept, 2) == {**kept, **ours}
 
 
 def test_several_nodes_need_a_slurm_job_of_as_many(monkeypatch: pytest.MonkeyPatch) -> None:

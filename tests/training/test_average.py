@@ -5,9 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from spinevl.config.compose import compose
+from spinevl.schema.errors import UserError
 from spinevl.training.average import AverageWeights
 
 
@@ -50,3 +53,8 @@ def test_it_goes_on_from_a_state_and_does_not_change_it() -> None:
     decay = 5 / 14
     assert float(average.average["weight"]) == torch.tensor(decay * 2 + (1 - decay) * 10).item()
     assert float(state["average"]["weight"]) == 2.0  # type: ignore[index]
+
+
+def test_weights_that_deepspeed_keeps_in_its_own_form_are_not_averaged() -> None:
+    with pytest.raises(UserError, match=r"trainer\.ema=0\.9: .*deepspeed_zero2.* trainer=ddp"):
+        compose("train", ["trainer.ema=0.9", "trainer=deepspeed_zero2"])

@@ -13,9 +13,10 @@ from torch import nn
 
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
-from spinevl.training.callbacks import BestCheckpoint, Clock, EpochBar, MetricsFile, dev_epochs
+from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile, dev_epochs
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
+from spinevl.training.trainer import EpochBar
 
 
 @pytest.mark.parametrize(

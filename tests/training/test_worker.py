@@ -115,7 +115,7 @@ def test_the_users_modules_are_named_on_the_workers_command_line(own: Path, form
         (["trusted_targets=[mine]"], "encoder: mine.Mine: there is no package mine here; install"),
         (["trusted_targets=mine"], "trusted_targets=mine: expected a list of packages"),
         (["--config-dir", "CONF", "trusted_targets=[other]"], "encoder: _target_ mine.Mine is not"),
-        (["seed=3"], "seed=3: a training takes its keys from "),
+        (["seed=3"], "seed=3: a worker takes its keys from the files in "),
     ],
 )
 def test_what_a_worker_is_not_told_is_not_trusted(

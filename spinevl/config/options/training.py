@@ -215,6 +215,13 @@ class TrainerOptions:
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"
     )
 
+    @staticmethod
+    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
+        """DeepSpeed keeps the weights that learn in a form of its own, which is not averaged."""
+        if values["ema"] is None or not values["strategy"].startswith("deepspeed_"):
+            return {}
+        return {"ema": f"null with trainer.strategy={values['strategy']}; write trainer=ddp"}
+
 
 @dataclass
 class AugmentOptions:
