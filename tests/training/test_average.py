@@ -56,5 +56,5 @@ def test_it_goes_on_from_a_state_and_does_not_change_it() -> None:
 
 
 def test_weights_that_deepspeed_keeps_in_its_own_form_are_not_averaged() -> None:
-    with pytest.raises(UserError, match=r"trainer\.ema=0\.9: .*deepspeed_zero2.* trainer=ddp"):
+    with pytest.raises(UserError, match=r"trainer\.ema=0\.9: .*deepspeed_zero2"):
         compose("train", ["trainer.ema=0.9", "trainer=deepspeed_zero2"])

@@ -217,10 +217,10 @@ class TrainerOptions:
 
     @staticmethod
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
-        """DeepSpeed keeps the weights that learn in a form of its own, which is not averaged."""
-        if values["ema"] is None or not values["strategy"].startswith("deepspeed_"):
+        """DeepSpeed keeps the weights that learn where nothing else can average them."""
+        if values["ema"] is None or not values["strategy"].startswith("deepspeed"):
             return {}
-        return {"ema": f"null with trainer.strategy={values['strategy']}; write trainer=ddp"}
+        return {"ema": f"null with trainer.strategy={values['strategy']}"}
 
 
 @dataclass
