@@ -118,7 +118,15 @@ def _about_intervals(rows: Mapping[str, Rows], closed: Mapping[str, Task], n_pat
 def point_score(
     truth: Sequence[Patient], predictions: Sequence[Prediction], *, tasks: Mapping[str, Task]
 ) -> float:
-    """The closed tasks' score without intervals; weights are renormalised where tasks are missing.
+    """The total of point_scores."""
+    return point_scores(truth, predictions, tasks=tasks)[0]
+
+
+def point_scores(
+    truth: Sequence[Patient], predictions: Sequence[Prediction], *, tasks: Mapping[str, Task]
+) -> tuple[float, dict[str, float]]:
+    """The closed tasks' score and F1s without intervals; weights are renormalised where tasks are
+    missing.
 
     Raises:
         UserError: a patient of ``truth`` lacks an answer.
@@ -130,7 +138,7 @@ def point_score(
         for name, task in closed.items()
     }
     score, _ = combine(values, closed)
-    return float(score) if score is not None else 0.0
+    return float(score) if score is not None else 0.0, values
 
 
 def _whole_tasks(given: Sequence[Prediction], asked: Mapping[str, Rows]) -> set[str]:

@@ -17,7 +17,7 @@ from spinevl.schema.batch import Batch
 
 
 class AuxiliaryHeads(nn.Module):
-    """visual tokens [U, N, D] -> the auxiliary loss.
+    """visual tokens [U, N, D] -> the auxiliary losses.
 
     Args:
         sizes: head name -> number of classes.
@@ -37,7 +37,7 @@ class AuxiliaryHeads(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
 
     def forward(self, visual_tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The weighted cross-entropy of the batch's auxiliary targets, summed to a scalar."""
+        """The cross-entropy of each of the batch's auxiliary targets [A]."""
         pooled = mean_in_groups(visual_tokens, self.groups)
         features = self.norm(pooled).flatten(1)  # [U, groups * D]
         logits = self.heads(features).float().unflatten(1, (-1, self.classes))
@@ -45,8 +45,7 @@ class AuxiliaryHeads(nn.Module):
         chosen = chosen.masked_fill(
             ~self.valid[batch.auxiliary_head], torch.finfo(chosen.dtype).min
         )
-        losses = functional.cross_entropy(chosen, batch.auxiliary_label, reduction="none")
-        return (losses * batch.auxiliary_weight).sum()
+        return functional.cross_entropy(chosen, batch.auxiliary_label, reduction="none")
 
 
 def mean_in_groups(tokens: torch.Tensor, groups: int) -> torch.Tensor:

@@ -42,6 +42,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     from spinevl.inference.spec import Request
     from spinevl.report.page import write_study_report
     from spinevl.training.fit import fit
+    from spinevl.training.log_results import Results, log_results
     from spinevl.training.spec import TrainSpec
     from spinevl.training.worker import open_for_training
 
@@ -74,6 +75,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         fingerprint=fingerprint,
         curve=out / CURVE_FILE,
     )
+    found_all = Results(study, scored, score, predictions, told, fingerprint)
+    log_results(spec, found_all, out=out)
     log.info("report: %s", out / "report.html")
     return value if dev is None and scored == "dev" else dev
 

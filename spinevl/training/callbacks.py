@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
+import resource
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +66,17 @@ class BestCheckpoint(pl.Callback):
         score: (batches, option log-probabilities [S] of each) -> the dev score.
         save: writes the checkpoint; called whenever the score is the best so far, so that a killed
             run still leaves its best.
+        of_tasks: holds what the loggers are told of each task once ``score`` was called.
     """
 
     def __init__(
         self,
         score: Callable[[list[Batch], list[torch.Tensor]], float],
         save: Callable[[], None],
+        of_tasks: Mapping[str, float] | None = None,
     ) -> None:
         self.measure = score
+        self.of_tasks = {} if of_tasks is None else of_tasks
         self.save = save
         self.score: float | None = None
         self.step = 0
@@ -108,6 +112,8 @@ class BestCheckpoint(pl.Callback):
         require_finite({"dev/score": value}, step=step, parts=parts)
         self.history.append((step, value))
         pl_module.log("dev/score", value, prog_bar=True)
+        for name, one in self.of_tasks.items():
+            pl_module.log(name, one)
         pl_module.log_place(step=step)
         if self.score is None or value >= self.score:
             self._keep(pl_module, step)
@@ -260,7 +266,8 @@ class Clock(pl.Callback):
         self.places += batch.input_ids.numel()
         self.sequence_tokens += batch.sequence_tokens
         report = self.report()
-        pl_module.log_dict({name: report[name] for name in ("tokens_per_second", "padding_share")})
+        told = {name: report[name] for name in ("tokens_per_second", "padding_share")}
+        pl_module.log_dict({**told, "memory_bytes": float(peak_memory())})
 
     def state_dict(self) -> dict[str, Any]:
         """See Lightning."""
@@ -281,3 +288,10 @@ class Clock(pl.Callback):
             "shared_share": 1 - self.tokens / max(self.sequence_tokens, 1),
             "step_seconds_total": self.seconds,
         }
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,7 +8,7 @@ import torch
 
 from spinevl.data.study import PatientStudy, Study
 from spinevl.distributed.ranks import gathered
-from spinevl.evaluation.evaluate import point_score
+from spinevl.evaluation.evaluate import point_scores
 from spinevl.evaluation.metrics import combine
 from spinevl.inference.options import choose, merge_slices, option_logprobs
 from spinevl.schema.batch import Batch
@@ -17,12 +17,15 @@ from spinevl.schema.example import Example
 DevScore = Callable[[list[Batch], list[torch.Tensor]], float]
 
 
-def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]:
+def dev_score(
+    study: Study, examples: Sequence[Example], told: dict[str, float]
+) -> tuple[DevScore, str]:
     """(dev batches, log-probabilities of their sequences) -> the score, higher is better; its name.
 
     Args:
         study: what is trained on.
         examples: dev's, in the order of the batches' indices.
+        told: takes each task's F1 whenever dev is scored.
     """
     if not isinstance(study, PatientStudy):
         return mean_logprob, "dev log-probability a token"
@@ -34,7 +37,9 @@ def dev_score(study: Study, examples: Sequence[Example]) -> tuple[DevScore, str]
             for index, options in option_logprobs(batch, values.double().tolist()).items():
                 chosen[index] = choose(examples[index], options)
         predictions = merge_slices([examples[index] for index in chosen], list(chosen.values()))
-        return point_score(patients, predictions, tasks=study.tasks)
+        value, f1 = point_scores(patients, predictions, tasks=study.tasks)
+        told.update({f"dev/{name}/f1": one for name, one in f1.items()})
+        return value
 
     closed = {name: task for name, task in study.tasks.items() if task.closed}
     _, complete = combine(dict.fromkeys(closed, 0.0), closed)

@@ -25,6 +25,7 @@ from spinevl.training.divergence import require_finite
 from spinevl.training.every_branch import EveryBranch, require_reached
 from spinevl.training.optim import adamw, parameter_groups
 from spinevl.training.stage import Stage
+from spinevl.training.task_losses import TaskLosses
 from spinevl.training.zero import ZeroStrategy
 
 
@@ -66,6 +67,7 @@ class TrainingModule(pl.LightningModule):
         self.augment = augment
         self.optim = optim
         self.seed = seed
+        self.task_losses = TaskLosses()
         self.step_values: dict[str, float] = {}
         self._losses: list[dict[str, torch.Tensor]] = []
 
@@ -109,7 +111,9 @@ class TrainingModule(pl.LightningModule):
         visual_tokens = self.model.encode_images(replace(batch, pixel_values=pixels))
         losses: dict[str, torch.Tensor] = {}
         if self.heads is not None:
-            auxiliary = self.heads(visual_tokens[0], batch)
+            each = self.heads(visual_tokens[0], batch)
+            self.task_losses.add_auxiliary(batch, each)
+            auxiliary = (each * batch.auxiliary_weight).sum()
             targets = mean_over_ranks(batch.auxiliary_divisor, like=auxiliary)
             auxiliary = auxiliary / (targets + (targets == 0))  # without any the sum is 0
             losses["loss/auxiliary"] = loss = auxiliary
@@ -127,6 +131,7 @@ class TrainingModule(pl.LightningModule):
 
     def _answer_loss(self, batch: Batch, visual_tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         logprobs = self.model.target_logprobs(batch, visual_tokens)
+        self.task_losses.add_answers(batch, logprobs)
         return next_token_loss(logprobs, batch)
 
     def configure_gradient_clipping(
@@ -164,8 +169,11 @@ class TrainingModule(pl.LightningModule):
         losses = averaged(losses / self.trainer.accumulate_grad_batches)
         names = [*self._losses[0], "grad_norm"]
         self._losses = []
+        by_task = averaged(self.task_losses.take().to(losses))
         # the one transfer of a step from the device
-        values = dict(zip(names, torch.cat([losses, norm.to(losses)[None]]).tolist(), strict=True))
+        told = torch.cat([losses, norm.to(losses)[None], by_task]).tolist()
+        values = dict(zip(names, told, strict=False))
+        of_tasks = self.task_losses.named(told[len(names) :])
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if not math.isfinite(values["grad_norm"]) and scaler and scaler.get_scale() > 1:
             del values["grad_norm"]
@@ -174,7 +182,8 @@ class TrainingModule(pl.LightningModule):
         self.step_values = {**values, **rates}
         self.log("loss", values["loss"], prog_bar=True)
         self.log_place(step=self.step + 1)
-        self.log_dict({name: one for name, one in self.step_values.items() if name != "loss"})
+        others = {name: one for name, one in self.step_values.items() if name != "loss"}
+        self.log_dict({**others, **of_tasks})
 
     def log_place(self, *, step: int) -> None:
         """Tell the logger where a value belongs; it knows the steps of one stage alone."""

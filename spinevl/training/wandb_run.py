@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _NOT_ONLINE = ("offline", "disabled", "dryrun")
 _LONGEST_TAG = 64  # of W&B
-_STEP = "trainer/global_step"  # as Lightning calls the x-axis
+STEP = "trainer/global_step"  # as Lightning calls the x-axis
 
 # How long W&B's server may take: to answer at all, to start a run, and to take the rest at its end.
 # What it has not got by then stays in the run's folder.
@@ -98,8 +98,8 @@ def _start(options: WandbOptions, folder: Path, told: dict[str, Any], *, offline
         settings=settings,
         **told,
     )
-    run.define_metric(_STEP)
-    run.define_metric("*", step_metric=_STEP, step_sync=True)
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
     return run
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
@@ -57,7 +55,14 @@ from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 from spinevl.schema.model_inputs import ImageTensors
 from spinevl.training.average import AverageWeights
-from spinevl.training.callbacks import BestCheckpoint, Clock, DevEpochs, MetricsFile, dev_epochs
+from spinevl.training.callbacks import (
+    BestCheckpoint,
+    Clock,
+    DevEpochs,
+    MetricsFile,
+    dev_epochs,
+    peak_memory,
+)
 from spinevl.training.dev_score import dev_score
 from spinevl.training.early_stop import EarlyStop
 from spinevl.training.launching import (
@@ -75,6 +80,7 @@ from spinevl.training.stage import frozen, stages_of
 from spinevl.training.states import States, made_with
 from spinevl.training.stop_signal import StopSignal
 from spinevl.training.strategy import is_zero
+from spinevl.training.task_losses import TaskLosses
 from spinevl.training.trainer import autocast_of, make_trainer, precision_of, quiet, run
 from spinevl.training.zero import whole_weights
 
@@ -127,12 +133,16 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     data.collate.to_score().check(data.dev)
     freeze_unshown(model, data.shown())
     features = _encode_once(spec, study, model, data)
-    score, measure = dev_score(study, data.dev)
+    of_tasks: dict[str, float] = {}
+    score, measure = dev_score(study, data.dev, of_tasks)
     told = {**study.description(), "fingerprint": study.fingerprint()}
     checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
-    best = BestCheckpoint(score, partial(_save, checkpoint, spec.trainer, out / "checkpoint"))
+    best = BestCheckpoint(
+        score, partial(_save, checkpoint, spec.trainer, out / "checkpoint"), of_tasks
+    )
     counts = _sizes(model)
     module = training_module(spec, model, heads, data.stand_ins())
+    module.task_losses = TaskLosses(data.train, list(heads))
     clock = Clock()
     learned = [name for name, part in module.parts().items() if learns(part)]
     around: list[pl.Callback] = [clock]
@@ -148,7 +158,7 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
         found = sum(one.encoded + one.found for one in features) - encoded
         report = {
             **clock.report(),
-            "peak_memory_bytes": max(gathered(_peak_memory())),
+            "peak_memory_bytes": max(gathered(peak_memory())),
             "device": device,
             "processes": world_size(),
             "steps": module.step,
@@ -388,13 +398,6 @@ def _sizes(model: VLM) -> dict[str, int]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-
-
-def _peak_memory() -> int:
-    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(words: Sequence[str]) -> int:
