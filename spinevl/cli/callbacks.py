@@ -17,6 +17,7 @@ from spinevl.cli.study import reopen
 from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
 from spinevl.jobs.sweep_folder import begin_sweep
+from spinevl.jobs.sweep_run import log_leaderboard
 from spinevl.schema.errors import UserError
 
 # how a default folder is told from one that was given: it is named by the second
@@ -104,3 +105,14 @@ def finish_leaderboard() -> None:
     """Rebuild the board of an interrupted sweep, for which Hydra calls nothing any more."""
     if _started and _started[-1].is_dir():
         write_leaderboard(_started[-1])
+
+
+def log_sweep() -> None:
+    """Log the board of the sweep that has ended, where its jobs are logged in W&B."""
+    if _started and _started[-1].is_dir():
+        try:
+            log_leaderboard(_started[-1])
+        except (UserError, OSError) as error:  # the sweep itself is done
+            tell(error, _started[-1])
+        finally:
+            _started.clear()

@@ -64,7 +64,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     import hydra
 
     from spinevl.build.trust import Trust
-    from spinevl.cli.callbacks import finish_leaderboard
+    from spinevl.cli.callbacks import finish_leaderboard, log_sweep
     from spinevl.cli.job import Job, JobFailed
     from spinevl.cli.signals import stoppable
     from spinevl.cli.words import flags_first, own_folders, sweep_words
@@ -96,13 +96,16 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         argv = [f"spinevl {verb}", *sweep.words]
         with stoppable() as stopped, call_as(argv, HYDRA_FULL_ERROR="1"):
             app()
+        log_sweep()
     except KeyboardInterrupt:
         finish_leaderboard()
+        log_sweep()
         refuse(["interrupted"])
         return stopped.code
     except SystemExit as stop:  # a job or Hydra's argument parser has said why
         return stop.code if isinstance(stop.code, int) else 1
     except JobFailed as error:
+        log_sweep()
         refuse([str(error)])
         return 1
     except Exception as error:

@@ -60,8 +60,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     submitted = "test" if "test" in study.subsets else scored  # also where it cannot be scored
     asked = dict.fromkeys([*to_score(study, scored), Request(submitted)])
     found = answer_patients(predict, list(asked), study, out=out, trust=trust)
-    predictions = found[Request(scored)]
-    score = score_patients(study, scored, found)
+    predictions, score = found[Request(scored)], score_patients(study, scored, found)
     write_outputs(study, submitted, found[Request(submitted)], out=out)
     value = write_metrics(score, study.tasks, out=out)
     write_study_report(
@@ -75,8 +74,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         fingerprint=fingerprint,
         curve=out / CURVE_FILE,
     )
-    found_all = Results(study, scored, score, predictions, told, fingerprint)
-    log_results(spec, found_all, out=out)
+    log_results(spec, Results(study, scored, score, predictions, told, fingerprint), out=out)
     log.info("report: %s", out / "report.html")
     return value if dev is None and scored == "dev" else dev
 
