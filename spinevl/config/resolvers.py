@@ -76,7 +76,7 @@ def run_name() -> str | None:
     job = HydraConfig.get().job
     words = re.split(r",(?=[\w.@/+~]+=)", job.override_dirname)
     told = [word for word in words if "/" not in word and not word.startswith(("logger", "hydra"))]
-    return re.sub(r"[\[\]'\"\\ ]", "", " ".join(told)) or job.name
+    return re.sub(r"[\[\]'\"\\]", "", " ".join(told)) or job.name
 
 
 def sweep_name() -> str | None:

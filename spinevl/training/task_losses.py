@@ -40,7 +40,7 @@ class TaskLosses:
 
     def add_auxiliary(self, batch: Batch, losses: torch.Tensor) -> None:
         """Add the losses [A] of the auxiliary targets."""
-        if batch.questions and len(losses):
+        if batch.questions and len(losses) and len(self._of_head):
             owner = self._of_head.to(losses.device)[batch.auxiliary_head]
             weight = batch.auxiliary_weight
             self._add(2, owner, losses.detach() * weight, weight)
