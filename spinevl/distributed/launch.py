@@ -23,13 +23,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from spinevl.io.cores import CORES, available_cores
+from spinevl.io.cores import CORES, available_cores, machine_cores
 from spinevl.io.machine import MEMORY_FIX
 from spinevl.schema.errors import UserError, refused
 
 FOLDER = "workers"
 """Below the job's folder: a log for each worker, and why it failed where it did."""
 
+_MOST_A_CORE = 2  # each process has all libraries in memory; with many the machine stands still
 _GRACE_S = 600  # what workers that are told to end have for saving
 _FOREIGN = re.compile(
     r"MASTER_\w+|(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
@@ -89,6 +90,23 @@ def environment(present: Mapping[str, str], processes: int) -> dict[str, str]:
     if str(Path.cwd()) not in {str(Path(one).absolute()) for one in sys.path}:
         own["PYTHONSAFEPATH"] = "1"
     return {"OMP_NUM_THREADS": cores, "TORCH_CPP_LOG_LEVEL": "ERROR", **own, CORES: cores}
+
+
+def check_processes(key: str, count: int) -> None:
+    """Refuse more processes on the CPU than the machine has room for.
+
+    Args:
+        key: that asks for them.
+        count: how many it asks for.
+
+    Raises:
+        UserError: see above.
+    """
+    most = _MOST_A_CORE * (cores := machine_cores())
+    if count > most:
+        expected = f"at most {most} processes on the CPU, {_MOST_A_CORE} for each core"
+        fix = f"write {key}={cores} or less"
+        raise refused(f"{key}={count}", expected, f"{cores} cores", fix)
 
 
 def check_nodes(nodes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from spinevl.distributed.launch import check_processes
 from spinevl.schema.errors import refused
 
 
@@ -20,12 +21,14 @@ def device_count(asked: int | str | None, device: str) -> int:
         device: ``cpu``, where processes share the cores, ``cuda`` or ``mps``.
 
     Raises:
-        UserError: more GPUs than there are.
+        UserError: more GPUs than there are, or more processes than the CPU has room for.
     """
     there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device)
     if asked in (None, "auto"):
         return there or 1 if asked else 1
     count = int(asked)
+    if device == "cpu":
+        check_processes("predict.devices", count)
     if there is not None and count > there:
         found = f"{there}" if there else "none"
         fix = "write predict.devices=auto, or make the others visible (CUDA_VISIBLE_DEVICES)"

@@ -10,7 +10,7 @@ import torch
 from spinevl.build.trust import Trust
 from spinevl.build.worker_words import worker_words
 from spinevl.config.options import TrainerOptions
-from spinevl.distributed.launch import check_nodes, launch
+from spinevl.distributed.launch import check_nodes, check_processes, launch
 from spinevl.schema.errors import UserError, refused
 
 ZERO = "deepspeed_"
@@ -59,6 +59,8 @@ def check_devices(options: TrainerOptions) -> None:
     if device == "cuda" and count > (gpus := torch.cuda.device_count()):
         fix = f"write trainer.devices={gpus} or auto"
         raise refused(f"trainer.devices={count}", "as many GPUs on this machine", str(gpus), fix)
+    if device == "cpu":
+        check_processes("trainer.devices", count)
     if device == "mps":
         fix = "write trainer=auto, or trainer.accelerator=cpu"
         raise refused(f"trainer.strategy={options.strategy}", "CUDA or the CPU", "mps", fix)

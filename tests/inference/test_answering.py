@@ -16,6 +16,7 @@ from PIL import Image
 
 from spinevl.build.worker_words import read_worker_words
 from spinevl.config.compose import compose
+from spinevl.distributed import launch as distributed_launch
 from spinevl.inference import answering, worker
 from spinevl.inference.devices import device_count
 from spinevl.inference.predictor import Predictor
@@ -92,6 +93,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         played(module, words, out=out, processes=processes)
 
     monkeypatch.setattr(answering, "launch", launch)
+    monkeypatch.setattr(distributed_launch, "machine_cores", lambda: 16)
     return started
 
 
@@ -271,6 +273,7 @@ def test_an_image_that_changes_meanwhile_is_told(
 
 
 def test_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed_launch, "machine_cores", lambda: 2)
     assert [device_count(asked, "cpu") for asked in (None, "auto", 3, "3")] == [1, 1, 3, 3]
     assert [device_count(asked, "mps") for asked in (None, "auto", 1)] == [1, 1, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -14,6 +14,8 @@ from spinevl.build.trust import Trust
 from spinevl.config.compose import compose
 from spinevl.config.options import TrainerOptions
 from spinevl.config.plain import plain
+from spinevl.distributed import launch as distributed_launch
+from spinevl.inference.devices import device_count
 from spinevl.report.metrics_file import TRAIN_FILE
 from spinevl.schema.errors import UserError
 from spinevl.training import launching
@@ -58,6 +60,18 @@ def test_auto_is_every_gpu() -> None:
     check_devices(options(accelerator="gpu", devices=2))
     with pytest.raises(UserError, match=r"trainer\.devices=3.*found 2.*trainer\.devices=2"):
         check_devices(options(accelerator="auto", devices=3))
+
+
+def test_processes_on_the_cpu_are_as_many_as_the_machine_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed_launch, "machine_cores", lambda: 3)
+    check_devices(options(devices=6))
+    assert device_count(6, "cpu") == 6
+    with pytest.raises(UserError, match=r"trainer\.devices=7: .*6 processes.*found 3 cores"):
+        check_devices(options(devices="7", strategy="ddp"))
+    with pytest.raises(UserError, match=r"predict\.devices=1000: .*6 processes.*found 3 cores"):
+        device_count(1000, "cpu")
 
 
 def test_deepspeed_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
