@@ -57,7 +57,7 @@ def _options(folder: Path) -> tuple[WandbOptions, str] | None:
 
 def _cells(
     rows: Sequence[Row], names: Names, *, private: bool
-) -> tuple[list[str], list[list[Any]]]:
+) -> tuple[list[str | int], list[list[Any]]]:
     header, *lines = csv.reader(io.StringIO(table(rows)))
     kept = [k for k, name in enumerate(header) if not (private and name in _LOCAL)]
     data = []
