@@ -78,6 +78,11 @@ def size_of(weight: Any) -> int:
     return int(weight.ds_numel) if is_sharded(weight) else weight.numel()
 
 
+def shape_of(weight: Any) -> torch.Size:
+    """The shape of a weight, divided among ranks or not; what a rank holds of it is flat."""
+    return weight.ds_shape if is_sharded(weight) else weight.shape
+
+
 def require_finite_shares(model: nn.Module, *, where: str) -> None:
     """Raise UserError, on every rank, where some rank's share of a weight is not finite."""
     shares: list[tuple[str, Any]] = [one for one in model.named_parameters() if is_sharded(one[1])]

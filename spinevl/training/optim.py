@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spinevl.config.options import Schedule
+from spinevl.models.sharded import shape_of
 from spinevl.schema.errors import UserError
 
 # embeddings that are parameters of their module, by the names they have in vision towers
@@ -47,7 +48,7 @@ def parameter_groups(
                     continue
                 seen.add(parameter)
                 exempt = (
-                    parameter.ndim < 2
+                    len(shape_of(parameter)) < 2
                     or isinstance(child, nn.Embedding)
                     or name.endswith("bias")
                     or name in _EMBEDDINGS

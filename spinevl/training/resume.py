@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from spinevl.distributed.ranks import (
     gathered,
@@ -22,10 +19,10 @@ from spinevl.distributed.ranks import (
     rank,
     world_size,
 )
-from spinevl.io.files import writing
 from spinevl.io.temporary import remove
 from spinevl.training.randomness import random_states, restore_random_states
 from spinevl.training.stage import Stage
+from spinevl.training.state_file import StateFile
 from spinevl.training.states import Place, State, States
 from spinevl.training.stop_signal import StopSignal
 
@@ -73,7 +70,7 @@ class SaveState(pl.Callback):
         self._tried_at = time.monotonic()
         self._tried_step = self._saved_step = start.place.step if start else 0
         self._random: dict[str, Any] | None = None
-        self._file = _StateFile()
+        self._file = StateFile()
 
     def is_behind(self, stage: Stage) -> bool:
         """Whether the training goes on after a stage."""
@@ -91,9 +88,8 @@ class SaveState(pl.Callback):
         return self._seconds + time.monotonic() - self._begun
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Have states written as they are made; DeepSpeed has files of its own."""
-        if not isinstance(trainer.strategy, DeepSpeedStrategy):
-            trainer.strategy.checkpoint_io = self._file
+        """Have states written as they are made."""
+        trainer.strategy.checkpoint_io = self._file
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Take over what the trainer does not restore, when nothing else draws random numbers."""
@@ -173,8 +169,11 @@ class SaveState(pl.Callback):
         state = State(folder, place, world_size(), self.logger)
         new, error = of_first(lambda: self.states.begin(step), OSError)
         if new:
+            self._file.error = None
             trainer.save_checkpoint(new / _STATE)
-            _, error = of_first(partial(self._publish, new, state), OSError)
+            error = next((one for one in gathered(self._file.error) if one), None)
+        if new and error is None:
+            _, error = of_first(partial(self.states.publish, new, state), OSError)
         if error and is_first():
             if new:
                 remove(new)
@@ -184,44 +183,6 @@ class SaveState(pl.Callback):
         if error is None:
             self._saved_step = step
         return error is None
-
-    def _publish(self, new: Path, state: State) -> None:
-        if self._file.error:
-            raise self._file.error
-        self.states.publish(new, state)
-
-
-class _StateFile(TorchCheckpointIO):
-    """Writes a state as it is made; Lightning's own would hold it in memory once more.
-
-    Attributes:
-        error: why the last one could not be written. It is no exception, for which the other
-            processes, which wait for this one, would wait in vain.
-    """
-
-    error: OSError | None = None
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """See Lightning."""
-        self.error = None
-        try:
-            with writing(Path(path)), Path(path).open("wb") as file:
-                try:
-                    torch.save(checkpoint, file)
-                except RuntimeError as error:  # what torch makes of a full disk
-                    if isinstance(error.__context__, OSError):
-                        raise error.__context__ from None
-                    raise
-        except OSError as error:
-            self.error = error
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """See Lightning; runs no code of the file's."""
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def every_of(text: str) -> tuple[int, bool]:

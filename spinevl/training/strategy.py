@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from spinevl.config.options import TrainerOptions
 from spinevl.training.launching import ZERO, device_of, is_launched
+from spinevl.training.memory.sharding import BUCKET
 from spinevl.training.zero import ZeroStrategy
 
 
@@ -50,7 +51,13 @@ def zero_config(options: TrainerOptions) -> dict[str, Any]:
     """
     stage = int(options.strategy.removeprefix(f"{ZERO}zero")[0])
     cuda = device_of(options.accelerator) == "cuda"
-    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": cuda}
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "contiguous_gradients": True,
+        "overlap_comm": cuda,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+    }
     if options.strategy.endswith("_offload"):
         place = {"device": "cpu", "pin_memory": cuda}
         zero |= {"offload_optimizer": place, "offload_param": dict(place)}

@@ -19,6 +19,8 @@ from torch import nn
 
 from spinevl.distributed.ranks import is_first, rank
 
+_TAG = "checkpoint"  # the folder in a saved state
+
 
 class ZeroStrategy(DeepSpeedStrategy):
     """Lightning's strategy, in which an epoch's last step may have fewer batches than the others.
@@ -69,6 +71,44 @@ class ZeroStrategy(DeepSpeedStrategy):
         """DeepSpeed knows from ``backward`` what to exchange."""
         yield
 
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a folder, with a file of each process; it holds what learns."""
+        self._own_files()
+        # DeepSpeed has the weights and the optimizer's state from the engine
+        rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        self.deepspeed_engine.save_checkpoint(
+            self.broadcast(filepath),
+            client_state=rest,
+            tag=_TAG,
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Take over a folder's weights and optimizer, and return the rest; runs no code of it."""
+        self._own_files()
+        with torch.serialization.safe_globals(_in_files()):
+            _, rest = self.deepspeed_engine.load_checkpoint(
+                str(checkpoint_path),
+                tag=_TAG,
+                load_lr_scheduler_states=False,
+                load_module_strict=False,
+            )
+        return rest
+
+    def _own_files(self) -> None:
+        """Have the engine's files written and read by ``checkpoint_io``; no script beside them."""
+        engine, file = self.deepspeed_engine, self.checkpoint_io
+        engine.checkpoint_engine.save = lambda state_dict, path: file.save_checkpoint(
+            state_dict, path
+        )
+        engine.checkpoint_engine.load = file.load_checkpoint
+        engine._copy_recovery_script = lambda folder: None
+
     def _format_batch_size_and_grad_accum_config(self) -> None:
         assert isinstance(self.config, dict)
         trainer = self.lightning_module.trainer  # type: ignore[union-attr]
@@ -102,6 +142,15 @@ class ZeroPrecision(DeepSpeedPrecision):
             autocast = torch.autocast(device, dtype=half)
         with autocast:
             yield
+
+
+def _in_files() -> list[Any]:
+    """The classes that DeepSpeed keeps in its files."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
 
 
 def share_of(weight: Any) -> torch.Tensor:

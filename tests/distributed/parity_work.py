@@ -13,17 +13,22 @@ from spinevl.training.worker import train
 
 
 def work(words: Sequence[str]) -> None:
-    """Train in each of some folders; no weight is small enough to stay whole under ZeRO-3."""
-    original = strategy.zero_config
-
-    def sharded(options: object) -> dict[str, object]:
-        config = original(options)  # type: ignore[arg-type]
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return config
-
-    strategy.zero_config = sharded  # type: ignore[assignment]
+    """Train in each of some folders."""
+    divide_all()
     with joined("cpu", processes=2):
         for folder in map(Path, words):
             score = train(folder)
             print(json.dumps({"case": folder.name, "score": score}), flush=True)
             barrier()
+
+
+def divide_all() -> None:
+    """Have ZeRO-3 divide every weight: by default it leaves small ones whole."""
+    original = strategy.zero_config
+
+    def config(options: object) -> dict[str, object]:
+        found = original(options)  # type: ignore[arg-type]
+        found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return found
+
+    strategy.zero_config = config  # type: ignore[assignment]

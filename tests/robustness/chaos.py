@@ -33,6 +33,7 @@ LONG = [
     *("trainer.batch_patients=1", "trainer.accumulate=2", "warmup=heads", "warmup.fraction=0.3"),
     *("tuning.llm=lora", "tuning.lora.dropout=0.2"),
 ]
+TWO = ["trainer.devices=2"]
 JOBS: dict[str, list[str]] = {
     "build": COMMANDS["build"],
     "doctor": COMMANDS["doctor"],
@@ -44,6 +45,8 @@ JOBS: dict[str, list[str]] = {
     "train, frozen encoder": [*COMMANDS["train"], *FROZEN],
     "train, loading processes": [*COMMANDS["train"], "trainer.num_workers=2"],
     "train, saved states": [*COMMANDS["train"], *LONG],
+    "train, two devices": [*COMMANDS["train"], *LONG, *TWO],
+    "train, ZeRO-2": [*COMMANDS["train"], *LONG, *TWO, "trainer.strategy=deepspeed_zero2"],
     "run, phantoms": ["run", *PHANTOMS],
     "run -m, phantoms": ["run", "-m", *PHANTOMS, "seed=0,1"],
 }

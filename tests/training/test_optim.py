@@ -75,3 +75,14 @@ def test_augmentation_moves_only_what_may_move() -> None:
     assert not torch.equal(moved[0], pixels[0])
     # a shift: every row and column of the result is one of the original
     assert set(moved[0].flatten().tolist()) <= set(pixels[0].flatten().tolist())
+
+
+def test_weights_that_ranks_have_divided_decay_as_whole_ones_do() -> None:
+    """ZeRO-3 leaves a flat share in the place of each."""
+    parts: dict[str, Any] = {"llm": nn.Linear(3, 2)}
+    for one in parts["llm"].parameters():
+        one.ds_id, one.ds_shape = 0, one.shape
+        one.data = torch.empty(0)
+    decayed, plain = parameter_groups(parts, lr={"llm": 0.1}, weight_decay=0.5)
+    assert (decayed["params"], decayed["weight_decay"]) == ([parts["llm"].weight], 0.5)
+    assert (plain["params"], plain["weight_decay"]) == ([parts["llm"].bias], 0.0)

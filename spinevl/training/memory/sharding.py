@@ -1,7 +1,7 @@
 """How devices share weights, gradients and optimizer: DDP and the stages of ZeRO.
 
-Sources: Rajbhandari et al. 2020 (arXiv 1910.02054) for what each stage divides; the sizes of the
-buckets are DeepSpeed's defaults. They are formulas on paper.
+Source: Rajbhandari et al. 2020 (arXiv 1910.02054) for what each stage divides. They are formulas
+on paper.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from spinevl.config.options import TrainerOptions
 from spinevl.training.launching import processes_of
 
-BUCKET = 500_000_000
-"""Numbers that ZeRO reduces at once."""
+BUCKET = 50_000_000
+"""Numbers that ZeRO exchanges at once; DeepSpeed's default costs gigabytes on every device."""
 
 _GATHERED = 1_000_000_000  # numbers of weights that ZeRO-3 keeps whole at a time
 
@@ -52,11 +52,13 @@ class Sharding:
 
     @property
     def offloads(self) -> bool:
-        """Whether the optimizer lives in the machine's memory."""
+        """Whether weights and optimizer live in the machine's memory."""
         return self.strategy.endswith("offload")
 
     def weights(self, own: Weights) -> float:
-        """Bytes of the weights."""
+        """Bytes of the weights, but for those that a layer brings back while it computes."""
+        if self.offloads:
+            return 0.0
         return (own.frozen + own.trained) / (self.world if self.stage == 3 else 1)
 
     def gradients(self, own: Weights) -> float:
@@ -83,7 +85,7 @@ class Sharding:
         if self.stage < 3:
             return 2 * BUCKET * size  # one is filled while the other is reduced
         whole = all_weights.frozen + all_weights.trained
-        return BUCKET * size + min(_GATHERED * size, whole * (1 - 1 / self.world))
+        return BUCKET * size + min(_GATHERED * size, whole - self.weights(all_weights))
 
 
 def sharding_of(options: TrainerOptions) -> Sharding:

@@ -20,7 +20,7 @@ HALF = Weights(frozen=500, trained=200, numbers=100)
         ("deepspeed_zero2", HALF, 700, 50, 300),
         ("deepspeed_zero3", HALF, 175, 50, 300),
         ("deepspeed_zero3", OWN, 350, 100, 300),
-        ("deepspeed_zero3_offload", HALF, 175, 50, 0),
+        ("deepspeed_zero3_offload", HALF, 0, 50, 0),
     ],
 )
 def test_shares_of_four_devices(
@@ -37,3 +37,4 @@ def test_buckets() -> None:
     assert Sharding("deepspeed_zero2", 2).communication(HALF) == 2 * 2 * BUCKET
     # half of the weights come from the other device
     assert Sharding("deepspeed_zero3", 2).communication(HALF) == 2 * BUCKET + 350
+    assert Sharding("deepspeed_zero3_offload", 2).communication(HALF) == 2 * BUCKET + 700
