@@ -17,6 +17,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_text(text: str) -> str:
+    """The sha256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def sha256_of_names(names: Iterable[str]) -> str:
     """The sha256 of names, in whatever order."""
     return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()

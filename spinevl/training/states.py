@@ -1,8 +1,8 @@
 """The states of a training on disk, from which the same command goes on after any end.
 
 ``OUT/resume/step-00000123/`` is one state. It is written beside its place and renamed there; its
-``manifest.json``, written last, holds the sha256 of every file and what the state was made with.
-Whatever differs from its manifest is not used, and the state before it is.
+``manifest.json``, written last, holds the sha256 of every file and of its own content, and what the
+state was made with. Whatever differs from its manifest is not used, and the state before it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from spinevl.data.study import Study
 from spinevl.distributed.ranks import of_first, world_size
 from spinevl.io.files import write_text_atomic
-from spinevl.io.hashing import sha256
+from spinevl.io.hashing import sha256, sha256_of_text
 from spinevl.io.json_file import read_json_object
 from spinevl.io.temporary import beside, remove, remove_leftovers
 from spinevl.report.metrics_file import STATES_FOLDER, TRAIN_FILE
@@ -163,7 +163,8 @@ class States:
             "versions": _versions(),
             "files": {str(one.relative_to(new)): sha256(one) for one in files},
         }
-        write_text_atomic(new / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False))
+        signed = {**content, "sha256": _digest(content)}
+        write_text_atomic(new / MANIFEST, json.dumps(signed, indent=1, ensure_ascii=False))
         _to_disk(new / MANIFEST)
         if state.folder.exists():  # it was torn, or the training would have gone on from it
             _remove(state.folder)
@@ -182,17 +183,21 @@ class States:
             content = read_json_object(folder / MANIFEST)
         except UserError as error:
             raise _Torn(error.problems[0]) from error
+        if content.pop("sha256", None) != _digest(content):
+            raise _Torn(f"{folder / MANIFEST}: damaged, as its own sha256 tells")
         try:
             files, made, world = content["files"], content["made"], content["world"]
             place, logger = Place(**content["place"]), content["logger"]
             versions = content["versions"]
             if content["format"] != FORMAT:
                 raise _Torn(f"{folder}: it was saved by another version of spinevl")
+            if self.path(place.step) != folder:
+                raise _Torn(f"{folder / MANIFEST}: it is of step {place.step}")
             _require_same(folder, made, self.made, world=(world, world_size()))
             for name, digest in files.items():
                 if not (folder / name).is_file() or sha256(folder / name) != digest:
                     raise _Torn(f"{folder / name}: damaged or missing, as {MANIFEST} tells")
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _Torn(f"{folder / MANIFEST}: damaged ({error})") from error
         if content["checkpoint"] and not (self.out / "checkpoint").is_dir():
             raise _Torn(f"{self.out / 'checkpoint'}: the best weights so far are gone")
@@ -254,6 +259,11 @@ def _require_same(
         found = f"{world[1]}"
         problems.add(f"{folder}: devices of the training that was begun", f"{world[0]}", found, fix)
     problems.raise_any()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's content, however it is laid out."""
+    return sha256_of_text(json.dumps(content, sort_keys=True))
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:

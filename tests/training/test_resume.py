@@ -182,11 +182,20 @@ def damage_manifest(state: Path) -> None:
     (state / "manifest.json").write_text((state / "manifest.json").read_text()[:-100])
 
 
+def damage_place(state: Path) -> None:
+    manifest = (state / "manifest.json").read_text()
+    assert manifest.count('"epoch": ') == 1
+    (state / "manifest.json").write_text(manifest.replace('"epoch": ', '"epoch": 1'))
+
+
 def remove_file(state: Path) -> None:
     (state / "state").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_bytes, damage_end, damage_manifest, remove_file])
+DAMAGES = [damage_bytes, damage_end, damage_manifest, damage_place, remove_file]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_the_state_before_a_damaged_one_is_used(
     cache: Path,
     tmp_path: Path,
