@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from spinevl.config.compose import compose
+from spinevl.config.options import FeatureCacheOptions, PredictOptions
 from spinevl.config.plain import plain
+from spinevl.data.study import open_study
 from spinevl.distributed.launch import launch
+from spinevl.inference.predictor import load_predictor
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.worker import train
 
@@ -53,9 +56,15 @@ def name_of(reference: str, strategy: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Trained:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each training has a folder."""
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def trained(folders: Path, shared: Path) -> Trained:
     """(reference, strategy or ``one``) -> the rows of metrics.csv, and the weights."""
-    out = tmp_path_factory.mktemp("parity")
+    out = folders
     golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
 
     def write(folder: Path, *overrides: str) -> Path:
@@ -70,17 +79,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Trained:
     for reference, options in REFERENCES.items():
         train(write(out / name_of(reference, "one"), *TINY, *options))
     half = ["trainer.batch_patients=1", "trainer.devices=2"]
-    folders = [
+    shares = [
         write(
             out / name_of(*case), *TINY, *REFERENCES[case[0]], *half, f"trainer.strategy={case[1]}"
         )
         for case in CASES
     ]
     other = [*TINY, *ONCE, *half, "trainer.strategy=ddp", "optim.lr.llm=2e-4"]
-    folders.append(write(out / name_of(*OTHER), *other))
+    shares.append(write(out / name_of(*OTHER), *other))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        launch("parity_work", [str(one) for one in folders], out=out, processes=2)
+        launch("parity_work", [str(one) for one in shares], out=out, processes=2)
 
     def found(reference: str, kind: str) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
         folder = out / name_of(reference, kind)
@@ -89,6 +98,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Trained:
         return rows, load_file(folder / "checkpoint/model.safetensors")
 
     return found
+
+
+def logprobs(folder: Path) -> list[float]:
+    """Of every option of every question that a folder's checkpoint answers on dev."""
+    spec = TrainSpec.read(folder / SPEC_FILE)
+    study = open_study(spec.study, ("dev",))
+    predictor = load_predictor(
+        folder / "checkpoint",
+        study,
+        options=PredictOptions(),
+        feature_cache=FeatureCacheOptions(enabled=False),
+        device="cpu",
+    )
+    answers = dict(predictor.answers(study.examples("dev")))
+    return [x for _, answer in sorted(answers.items()) for x in (answer.logprobs or {}).values()]
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -109,6 +133,18 @@ def test_two_processes_train_as_one(trained: Trained, reference: str, strategy: 
     assert distance(weights, one) < 1e-5
 
 
-def test_another_learning_rate_is_seen(trained: Trained) -> None:
-    """The comparison can fail."""
+@pytest.mark.parametrize("strategy", ["deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize("reference", ["once", "medmvl"])
+def test_their_checkpoints_predict_alike(
+    trained: Trained, folders: Path, reference: str, strategy: str
+) -> None:
+    found, expected = (logprobs(folders / name_of(reference, s)) for s in (strategy, "one"))
+    assert len(found) > 3
+    assert found == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+def test_another_learning_rate_is_seen(trained: Trained, folders: Path) -> None:
+    """The comparisons can fail."""
     assert distance(trained(*OTHER)[1], trained("once", "one")[1]) > 1e-4
+    found, expected = (logprobs(folders / name_of(*one)) for one in (OTHER, ("once", "one")))
+    assert found != pytest.approx(expected, rel=0, abs=1e-5)

@@ -25,7 +25,7 @@ WORDS = [
     *("warmup.fraction=0.5", "trainer.accelerator=cpu", "trainer.devices=2", "tuning=lora"),
     *("tuning.lora.dropout=0.3", "tuning.encoder=full"),
 ]
-STRATEGIES = ["ddp", "deepspeed_zero2"]
+STRATEGIES = ["ddp", "deepspeed_zero2", "deepspeed_zero3"]
 
 
 @pytest.fixture(scope="module")
