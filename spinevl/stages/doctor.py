@@ -36,8 +36,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
     from spinevl.training.memory.settle import settle
+    from spinevl.training.prepare import open_for_training
     from spinevl.training.spec import TrainSpec
-    from spinevl.training.worker import open_for_training
 
     spec = TrainSpec.from_config(config)
     study = open_for_training(spec, None, trust=trust, tell=lambda line: print(f"ok  {line}"))

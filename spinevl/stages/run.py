@@ -43,8 +43,8 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     from spinevl.report.page import write_study_report
     from spinevl.training.fit import fit
     from spinevl.training.log_results import Results, log_results
+    from spinevl.training.prepare import open_for_training
     from spinevl.training.spec import TrainSpec
-    from spinevl.training.worker import open_for_training
 
     write_config(out, plain(cfg))
     config = read_config(out)

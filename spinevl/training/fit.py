@@ -9,8 +9,9 @@ from spinevl.data.study import Study
 from spinevl.report.metrics_file import read_dev_score
 from spinevl.training.launching import is_launched, launch_training
 from spinevl.training.memory.settle import settle
+from spinevl.training.prepare import open_for_training
 from spinevl.training.spec import SPEC_FILE, TrainSpec
-from spinevl.training.worker import open_for_training, train
+from spinevl.training.worker import train
 
 
 def fit(

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,31 +29,20 @@ from spinevl.checkpoints.native import save_checkpoint
 from spinevl.config.options import Resume, TrainerOptions
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
-from spinevl.data.examples import grouped
-from spinevl.data.images import ImageStore
-from spinevl.data.imbalance import weighted
-from spinevl.data.packing.collate import Collator
-from spinevl.data.packing.image_input import check_images
 from spinevl.data.record_files import write_split
-from spinevl.data.study import PatientStudy, Study, open_study, shown_modality
+from spinevl.data.study import PatientStudy, Study
 from spinevl.distributed.entry import AGENT
 from spinevl.distributed.group import joined
 from spinevl.distributed.ranks import barrier, gathered, is_first, world_size
 from spinevl.features.store import Features
-from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.io.allocator import give_back_large_blocks
 from spinevl.io.files import write_text_atomic
-from spinevl.models.assemble import assemble, check_compatible, tuned
-from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.assemble import assemble, tuned
 from spinevl.models.held import Held, auto_dtype
-from spinevl.models.quantized import check_quantization
-from spinevl.models.recompute import recompute_layers
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
 from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE, read_dev_score
 from spinevl.schema.errors import UserError
-from spinevl.schema.image_ref import Modality
-from spinevl.schema.model_inputs import ImageTensors
 from spinevl.training.average import AverageWeights
 from spinevl.training.callbacks import (
     BestCheckpoint,
@@ -72,8 +61,14 @@ from spinevl.training.launching import (
     launch_training,
     processes_of,
 )
-from spinevl.training.loggers import check_loggers, logged, logger_run, make_loggers
+from spinevl.training.loggers import logged, logger_run, make_loggers
 from spinevl.training.module import TrainingModule
+from spinevl.training.prepare import (
+    encode_once,
+    open_for_training,
+    training_data,
+    training_module,
+)
 from spinevl.training.resume import SaveState
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.stage import frozen, stages_of
@@ -81,7 +76,7 @@ from spinevl.training.states import States, made_with
 from spinevl.training.stop_signal import StopSignal
 from spinevl.training.strategy import is_zero
 from spinevl.training.task_losses import TaskLosses
-from spinevl.training.trainer import autocast_of, make_trainer, precision_of, quiet, run
+from spinevl.training.trainer import make_trainer, precision_of, quiet, run
 from spinevl.training.zero import whole_weights
 
 log = logging.getLogger(__name__)
@@ -132,7 +127,7 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     data.collate.check(data.train)
     data.collate.to_score().check(data.dev)
     freeze_unshown(model, data.shown())
-    features = _encode_once(spec, study, model, data)
+    features = encode_once(spec, study, model, data)
     of_tasks: dict[str, float] = {}
     score, measure = dev_score(study, data.dev, of_tasks)
     told = {**study.description(), "fingerprint": study.fingerprint()}
@@ -153,23 +148,11 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
             states, every=spec.trainer.save_every, start=start, begun=begun, stop=stop
         )
         device = _fit_stages(spec, module, data, [*around, saver], best, out=out)
-        # what one process has encoded the others find
-        encoded = sum(gathered(sum(one.encoded for one in features)))
-        found = sum(one.encoded + one.found for one in features) - encoded
         report = {
-            **clock.report(),
-            "peak_memory_bytes": max(gathered(peak_memory())),
+            **_report(module, clock, best, features),
             "device": device,
-            "processes": world_size(),
-            "steps": module.step,
-            "warmup_steps": module.stage.first_step,
             "seconds": saver.seconds,
-            "images_encoded": encoded if features else None,
-            "images_cached": found if features else None,
-            "dev_score": best.score,
             "dev_measure": measure,
-            "dev_score_step": best.step,
-            "dev_history": best.history,
             "debug": spec.debug.on,
             **counts,
             "logger": saver.logger,
@@ -180,40 +163,6 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score
-
-
-def open_for_training(
-    spec: TrainSpec,
-    subsets: Sequence[str] | None,
-    *,
-    trust: Trust = NOTHING,
-    tell: Callable[[str], None] = log.warning,
-) -> Study:
-    """The study, once device, logger and parts are seen to be what this machine and the data take.
-
-    Args:
-        spec: the training; the parts of a checkpoint have been compatible before.
-        subsets: see open_study.
-        trust: what the command line trusts.
-        tell: takes a line that says what will be done another way than asked.
-
-    Raises:
-        UserError: a device that is not there, a logger that cannot start or parts that are not
-            compatible, before any data are read; or bad data.
-    """
-    check_devices(spec.trainer)
-    if note := check_loggers(spec.logger):
-        tell(note)
-    for line in spec.left_random:
-        tell(line)
-    if spec.debug.on:
-        tell("debug: this training is only tried; its scores mean nothing")
-    if spec.keeps_features:
-        spec.study.cache_folder()  # refused here rather than after the data
-    check_quantization(spec.parts["llm"], spec.tuning.llm, strategy=spec.trainer.strategy)
-    if not spec.checkpoint:
-        check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
-    return open_study(spec.study, subsets, trust=trust)
 
 
 def held_of(spec: TrainSpec) -> Held:
@@ -245,55 +194,6 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
         parts["llm"] = {**parts["llm"], "conversation": conversation}
     start.model.llm.quantize = spec.parts["llm"].get("quantize")
     return tuned(start.model, tuning), {**parts, "tuning": tuning}
-
-
-def training_data(
-    spec: TrainSpec, study: Study, model: VLM, heads: Mapping[str, int]
-) -> ExampleDataModule:
-    """The training and dev batches."""
-    train = study.examples("train")
-    if study.tasks:
-        train = weighted(train, study.tasks, class_weights=spec.imbalance.class_weights)
-    options = spec.trainer
-    collate = Collator(
-        model.inputs(),
-        ImageStore(study.decode),
-        packing=options.packing,
-        loss=options.loss,
-        learn=True,
-        heads=heads,
-    )
-    if few := spec.debug.overfit_batches * spec.batch_patients * world_size():
-        train = [one for group in grouped(train)[:few] for _, one in group]
-    return ExampleDataModule(
-        train,
-        [one for one in study.examples("dev") if one.kind != "box"],
-        collate=collate,
-        ratios=study.ratios,
-        batch_size=spec.batch_patients,
-        seed=spec.seed,
-        num_workers=options.num_workers,
-        accumulate=options.accumulate,
-    )
-
-
-def _encode_once(
-    spec: TrainSpec, study: Study, model: VLM, data: ExampleDataModule
-) -> list[Features]:
-    """Let the image inputs read kept features where the encoder is frozen; check images else."""
-    shown = [image for one in (*data.train, *data.dev) for image in one.images]
-    features: list[Features] = []
-    if spec.keeps_features:
-        for branch in model.vision_branches().values():
-            branch.encoder.to(device_of(spec.trainer.accelerator)).eval()
-        cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
-        autocast = autocast_of(spec.trainer)
-        features = keep_features(model, cache, data.collate.inputs, shown, autocast=autocast)
-    inputs = data.collate.inputs
-    # what is kept has been decoded
-    unkept = [image for image in shown if inputs[image.modality].features is None]
-    check_images(unkept, inputs, decoded=study.images_checked)
-    return features
 
 
 def _fit_stages(
@@ -342,36 +242,6 @@ def _of_answers(spec: TrainSpec, best: BestCheckpoint) -> list[pl.Callback]:
     return [*average, best, *stop]
 
 
-def training_module(
-    spec: TrainSpec,
-    model: VLM,
-    heads: Mapping[str, int],
-    stand_ins: Mapping[Modality, ImageTensors],
-) -> TrainingModule:
-    """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
-    auxiliary = None
-    if heads:
-        auxiliary = AuxiliaryHeads(heads, tokens=model.connector.tokens, dim=model.llm.dim)
-    module = TrainingModule(
-        model,
-        auxiliary,
-        auxiliary_weight=spec.warmup.weight,
-        augment=spec.augment,
-        optim=spec.optim,
-        seed=spec.seed,
-        stand_ins=stand_ins,
-    )
-    if spec.trainer.gradient_checkpointing:
-        recompute_layers(model)
-    if spec.trainer.compile:
-        model.llm.compile()
-    module.train()
-    for part in ("encoder", "encoder3d", "llm"):
-        if hasattr(model, part) and not learns(getattr(model, part)):
-            getattr(model, part).eval()
-    return module
-
-
 @contextmanager
 def _among_processes(options: TrainerOptions) -> Iterator[None]:
     """In the group of the training's processes, where there are several."""
@@ -390,6 +260,27 @@ def _save(checkpoint: Checkpoint, options: TrainerOptions, folder: Path) -> None
     if is_first():
         save_checkpoint(folder, checkpoint)
     barrier()
+
+
+def _report(
+    module: TrainingModule, clock: Clock, best: BestCheckpoint, features: Sequence[Features]
+) -> dict[str, Any]:
+    """What ``train.json`` says of how the training went; every process must call this."""
+    # what one process has encoded the others find
+    encoded = sum(gathered(sum(one.encoded for one in features)))
+    found = sum(one.encoded + one.found for one in features) - encoded
+    return {
+        **clock.report(),
+        "peak_memory_bytes": max(gathered(peak_memory())),
+        "processes": world_size(),
+        "steps": module.step,
+        "warmup_steps": module.stage.first_step,
+        "images_encoded": encoded if features else None,
+        "images_cached": found if features else None,
+        "dev_score": best.score,
+        "dev_score_step": best.step,
+        "dev_history": best.history,
+    }
 
 
 def _sizes(model: VLM) -> dict[str, int]:

@@ -14,8 +14,8 @@ from spinevl.config.options import Mode
 from spinevl.config.plain import plain
 from spinevl.schema.errors import UserError
 from spinevl.training.fit import fit
+from spinevl.training.prepare import open_for_training
 from spinevl.training.spec import TrainSpec
-from spinevl.training.worker import open_for_training
 
 TRAINED = [
     "trainer.max_epochs=1",

@@ -18,8 +18,9 @@ from spinevl.build.user_modules import serve
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
 from spinevl.schema.image_ref import ImageRef
-from spinevl.training import worker
+from spinevl.training import prepare, worker
 from spinevl.training.fit import fit
+from spinevl.training.prepare import open_for_training, training_data
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 
 TINY = [
@@ -85,10 +86,10 @@ def test_loader_processes_may_be_spawned_and_find_the_users_modules(own: Path) -
     one.trainer.num_workers = 1
     trust = Trust(("mine",))
     serve(trust, [own])
-    study = worker.open_for_training(one, ("train", "dev"), trust=trust)
+    study = open_for_training(one, ("train", "dev"), trust=trust)
     model, _ = worker.starting_model(one, trust)
     assert type(model.encoder).__module__ == "mine"
-    data = worker.training_data(one, study, model, {})
+    data = training_data(one, study, model, {})
     steps = data.train_dataloader()
     steps.loader.multiprocessing_context = "spawn"
     (spawned,) = steps
@@ -179,7 +180,7 @@ def test_images_whose_features_are_not_kept_are_checked(
 ) -> None:
     flat, volume = ImageRef("a.png"), ImageRef("b.nii", modality="image3d")
     checked: list[ImageRef] = []
-    monkeypatch.setattr(worker, "check_images", lambda images, *_, **__: checked.extend(images))
+    monkeypatch.setattr(prepare, "check_images", lambda images, *_, **__: checked.extend(images))
     inputs = {"image": SimpleNamespace(features=len), "image3d": SimpleNamespace(features=None)}
     data: Any = SimpleNamespace(
         train=[SimpleNamespace(images=(flat, volume))],
@@ -187,5 +188,5 @@ def test_images_whose_features_are_not_kept_are_checked(
         collate=SimpleNamespace(inputs=inputs),
     )
     study: Any = SimpleNamespace(images_checked=False)
-    worker._encode_once(spec(tmp_path), study, None, data)  # type: ignore[arg-type]
+    prepare.encode_once(spec(tmp_path), study, None, data)  # type: ignore[arg-type]
     assert checked == [volume]

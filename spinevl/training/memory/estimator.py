@@ -16,9 +16,9 @@ from spinevl.training.memory.blank_model import blank_model, blank_module
 from spinevl.training.memory.estimate import GB, Estimate, estimated
 from spinevl.training.memory.rehearsal import Rehearsal, Rehearsals, shapes_only
 from spinevl.training.memory.sharding import sharding_of
+from spinevl.training.prepare import training_data
 from spinevl.training.spec import TrainSpec
 from spinevl.training.trainer import autocast_of
-from spinevl.training.worker import training_data
 
 
 class Estimator:

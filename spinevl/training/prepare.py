@@ -1,0 +1,145 @@
+"""What a training is made of before its first step: the study, its batches, and the steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from spinevl.build.trust import NOTHING, Trust
+from spinevl.data.datamodule import ExampleDataModule
+from spinevl.data.examples import grouped
+from spinevl.data.images import ImageStore
+from spinevl.data.imbalance import weighted
+from spinevl.data.packing.collate import Collator
+from spinevl.data.packing.image_input import check_images
+from spinevl.data.study import Study, open_study, shown_modality
+from spinevl.distributed.ranks import world_size
+from spinevl.features.store import Features
+from spinevl.inference.encode import feature_cache_in, keep_features
+from spinevl.models.assemble import check_compatible
+from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.quantized import check_quantization
+from spinevl.models.recompute import recompute_layers
+from spinevl.models.vlm import VLM, learns
+from spinevl.schema.image_ref import Modality
+from spinevl.schema.model_inputs import ImageTensors
+from spinevl.training.launching import check_devices, device_of
+from spinevl.training.loggers import check_loggers
+from spinevl.training.module import TrainingModule
+from spinevl.training.spec import TrainSpec
+from spinevl.training.trainer import autocast_of
+
+log = logging.getLogger(__name__)
+
+
+def open_for_training(
+    spec: TrainSpec,
+    subsets: Sequence[str] | None,
+    *,
+    trust: Trust = NOTHING,
+    tell: Callable[[str], None] = log.warning,
+) -> Study:
+    """The study, once device, logger and parts are seen to be what this machine and the data take.
+
+    Args:
+        spec: the training; the parts of a checkpoint have been compatible before.
+        subsets: see open_study.
+        trust: what the command line trusts.
+        tell: takes a line that says what will be done another way than asked.
+
+    Raises:
+        UserError: a device that is not there, a logger that cannot start or parts that are not
+            compatible, before any data are read; or bad data.
+    """
+    check_devices(spec.trainer)
+    if note := check_loggers(spec.logger):
+        tell(note)
+    for line in spec.left_random:
+        tell(line)
+    if spec.debug.on:
+        tell("debug: this training is only tried; its scores mean nothing")
+    if spec.keeps_features:
+        spec.study.cache_folder()  # refused here rather than after the data
+    check_quantization(spec.parts["llm"], spec.tuning.llm, strategy=spec.trainer.strategy)
+    if not spec.checkpoint:
+        check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
+    return open_study(spec.study, subsets, trust=trust)
+
+
+def training_data(
+    spec: TrainSpec, study: Study, model: VLM, heads: Mapping[str, int]
+) -> ExampleDataModule:
+    """The training and dev batches."""
+    train = study.examples("train")
+    if study.tasks:
+        train = weighted(train, study.tasks, class_weights=spec.imbalance.class_weights)
+    options = spec.trainer
+    collate = Collator(
+        model.inputs(),
+        ImageStore(study.decode),
+        packing=options.packing,
+        loss=options.loss,
+        learn=True,
+        heads=heads,
+    )
+    if few := spec.debug.overfit_batches * spec.batch_patients * world_size():
+        train = [one for group in grouped(train)[:few] for _, one in group]
+    return ExampleDataModule(
+        train,
+        [one for one in study.examples("dev") if one.kind != "box"],
+        collate=collate,
+        ratios=study.ratios,
+        batch_size=spec.batch_patients,
+        seed=spec.seed,
+        num_workers=options.num_workers,
+        accumulate=options.accumulate,
+    )
+
+
+def encode_once(
+    spec: TrainSpec, study: Study, model: VLM, data: ExampleDataModule
+) -> list[Features]:
+    """Let the image inputs read kept features where the encoder is frozen; check images else."""
+    shown = [image for one in (*data.train, *data.dev) for image in one.images]
+    features: list[Features] = []
+    if spec.keeps_features:
+        for branch in model.vision_branches().values():
+            branch.encoder.to(device_of(spec.trainer.accelerator)).eval()
+        cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
+        autocast = autocast_of(spec.trainer)
+        features = keep_features(model, cache, data.collate.inputs, shown, autocast=autocast)
+    inputs = data.collate.inputs
+    # what is kept has been decoded
+    unkept = [image for image in shown if inputs[image.modality].features is None]
+    check_images(unkept, inputs, decoded=study.images_checked)
+    return features
+
+
+def training_module(
+    spec: TrainSpec,
+    model: VLM,
+    heads: Mapping[str, int],
+    stand_ins: Mapping[Modality, ImageTensors],
+) -> TrainingModule:
+    """The steps and optimizers; what does not learn is in evaluation mode and drops nothing out."""
+    auxiliary = None
+    if heads:
+        auxiliary = AuxiliaryHeads(heads, tokens=model.connector.tokens, dim=model.llm.dim)
+    module = TrainingModule(
+        model,
+        auxiliary,
+        auxiliary_weight=spec.warmup.weight,
+        augment=spec.augment,
+        optim=spec.optim,
+        seed=spec.seed,
+        stand_ins=stand_ins,
+    )
+    if spec.trainer.gradient_checkpointing:
+        recompute_layers(model)
+    if spec.trainer.compile:
+        model.llm.compile()
+    module.train()
+    for part in ("encoder", "encoder3d", "llm"):
+        if hasattr(model, part) and not learns(getattr(model, part)):
+            getattr(model, part).eval()
+    return module
