@@ -109,7 +109,7 @@ def test_the_last_weights_are_not_kept_where_they_are_not_finite() -> None:
         llm.bias[1] = math.inf
     module: Any = SimpleNamespace(parts=lambda: {"encoder": nn.Linear(1, 1), "llm": llm}, step=3)
     with pytest.raises(UserError, match=r"step 3.*weights of llm not finite"):
-        best.on_fit_end(SimpleNamespace(), module)  # type: ignore[arg-type]
+        best.on_train_end(SimpleNamespace(), module)  # type: ignore[arg-type]
     assert not saved
 
 
