@@ -146,7 +146,11 @@ def test_overflowing_half_precision_gradients_are_the_scalers_until_it_can_do_no
     module.begin(Stage(answers=True, first_epoch=0, epochs=1, epoch_steps=5, total_epochs=1))
     plugin = SimpleNamespace(scaler=None if scale is None else Scaler(scale))
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        precision_plugin=plugin, accumulate_grad_batches=1, global_step=0, current_epoch=0
+        strategy=None,
+        precision_plugin=plugin,
+        accumulate_grad_batches=1,
+        global_step=0,
+        current_epoch=0,
     )
     module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
     optimizer = torch.optim.SGD([{"params": part.parameters(), "name": "llm", "lr": 0.1}])
