@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from spinevl.io.files import writing
+from spinevl.io.machine import machine_problem
+from spinevl.schema.errors import refused
 
 
 class StateFile(TorchCheckpointIO):
@@ -40,4 +43,11 @@ class StateFile(TorchCheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """See Lightning; runs no code of the file's."""
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            if machine_problem(error):
+                raise
+            fix = "remove its folder, or start anew with resume=never"
+            found = "something else, which is not read"
+            raise refused(f"{path}", "the state of a training", found, fix) from error
