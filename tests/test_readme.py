@@ -27,6 +27,10 @@ SMALLER = {
         *("encoder.path=siglip", "encoder.pretrained=false"),
         *("llm.path=qwen", "llm.pretrained=false"),
     ],
+    "run experiment=demo": [*SMALL, "data.n_train=4", "data.n_dev=2", "data.n_test=2"],
+    # several GPUs: here they are composed alone, and trained in tests/distributed
+    "run trainer=ddp": ["--cfg", "job"],
+    "train trainer=deepspeed_zero3": ["--cfg", "job"],
     "predict checkpoint=MedM": ["predict.max_new_tokens=4"],
     "train checkpoint=MedM": SMALL,
 }

@@ -118,6 +118,13 @@ class ZeroStrategy(DeepSpeedStrategy):
             "gradient_clipping": trainer.gradient_clip_val or 0.0,
         }
 
+    def setup(self, trainer: Any) -> None:
+        """Make the engine; of weights that an earlier stage has divided it moves no buffers."""
+        for module in self.lightning_module.modules():  # type: ignore[union-attr]
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.root_device)
+        super().setup(trainer)
+
     def teardown(self) -> None:
         """Take the engine's hooks off the model: the next stage has an engine of its own."""
         if self.model is not None and self.model is not self.lightning_module:
