@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +31,16 @@ composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a user's mistake, 2 for no verb."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _command(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _command(arguments: list[str]) -> int:
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help", "help"):
         width = max(map(len, VERBS))

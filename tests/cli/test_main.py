@@ -203,3 +203,13 @@ def test_bash_completes_the_word_under_the_cursor(tmp_path: Path) -> None:
         ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() in ("clip", "encoder=clip")  # bash cuts words at "="
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly() -> None:
+    """As with ``spinevl --help | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "spinevl", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
