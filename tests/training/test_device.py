@@ -68,7 +68,7 @@ def test_a_run_predicts_where_it_trained(gpu: pytest.MonkeyPatch) -> None:
         made = run._predict_spec(spec, Path(), predict)
         return made.device, made.options.devices
 
-    assert asked("cpu", 5) == ("cpu", 5)
+    assert asked("cpu", 2) == ("cpu", 2)
     assert asked("auto", "auto") == ("cuda", "auto")
     assert asked("gpu", 2, devices=1) == ("cuda", 1)
     with pytest.raises(UserError, match=r"predict\.devices=5"):
