@@ -214,7 +214,7 @@ class Step(nn.Module):
             seed=0,
             stand_ins=stand_ins(self.collate),
         )
-        self.training_module.begin(Stage(answers, 0, 1, len(STEPS)))
+        self.training_module.begin(Stage(answers, 0, 1, len(STEPS), 1))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.training_module.training_step(batch, 0)
