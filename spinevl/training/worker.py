@@ -31,9 +31,8 @@ from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.record_files import write_split
 from spinevl.data.study import PatientStudy, Study
-from spinevl.distributed.entry import AGENT
 from spinevl.distributed.group import joined
-from spinevl.distributed.ranks import barrier, gathered, is_first, world_size
+from spinevl.distributed.ranks import AGENT, barrier, gathered, is_first, world_size
 from spinevl.features.store import Features
 from spinevl.io.allocator import give_back_large_blocks
 from spinevl.io.files import write_text_atomic
@@ -186,12 +185,11 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
         return model, {**held.settled(spec.parts), "tuning": tuning}
     start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
     parts = held.settled(start.parts)
-    if (
-        parts["llm"].get("conversation") == "pretrain"
-    ):  # no way to ask anything: the config says how
+    llm = parts["llm"]
+    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
         conversation = spec.parts["llm"]["conversation"]
         start.model.llm.conversation = conversation
-        parts["llm"] = {**parts["llm"], "conversation": conversation}
+        parts["llm"] = {**llm, "conversation": conversation}
     start.model.llm.quantize = spec.parts["llm"].get("quantize")
     return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
