@@ -15,6 +15,7 @@ from spinevl.data.study_spec import PATHS
 from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256, stamp
 from spinevl.io.json_file import read_json_list, read_json_object
+from spinevl.schema.dotted import leaves
 from spinevl.schema.errors import UserError, escaped
 from spinevl.schema.image_ref import MODALITIES
 
@@ -65,7 +66,10 @@ def parts(config: Mapping[str, Any], *, out: Path | None = None) -> dict[str, st
     for group, keys in _NO_MATTER_WITHIN.items():
         if isinstance(options := decides.get(group), Mapping):
             decides[group] = {k: v for k, v in options.items() if k not in keys}
-    result = dict(_leaves(decides))
+    result = {
+        key: json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+        for key, value in leaves(decides)
+    }
     contents = _Contents()
     for key, path in sorted(input_paths(decides)):
         result[f"{_FILES}{key}"] = contents.below(path, out)
@@ -83,15 +87,6 @@ def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]
             values = "" if key.startswith(_FILES) else f" ({before}, now {after})"
             told.append(escaped(f"{key}{values}", longest=_LONGEST))
     return told
-
-
-def _leaves(config: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    """Each dotted key with its value as JSON."""
-    if not isinstance(config, Mapping) or not config:
-        yield at, json.dumps(config, sort_keys=True, default=str, ensure_ascii=False)
-        return
-    for key, value in config.items():
-        yield from _leaves(value, f"{at}.{key}" if at else str(key))
 
 
 def input_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

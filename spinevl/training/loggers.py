@@ -11,6 +11,7 @@ from typing import Any
 from spinevl.config.options import LoggerOptions, TensorBoardOptions
 from spinevl.distributed.ranks import is_first
 from spinevl.io.files import made_folder
+from spinevl.schema.dotted import leaves
 from spinevl.schema.errors import UserError
 from spinevl.training.private import Names
 from spinevl.training.wandb_run import end_run, offline_line, start_run
@@ -103,15 +104,13 @@ def _tensorboard(
     return logger
 
 
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"optim": {"lr": 1}}`` -> ``{"optim/lr": 1}``, with texts for what is no number."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{at}{key}/")
-        else:
-            flat[f"{at}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
-    return flat
+    return {
+        key: value if isinstance(value, (bool, int, float)) else str(value)
+        for key, value in leaves(values, between="/")
+        if not isinstance(value, Mapping)
+    }
 
 
 def logger_run(loggers: list[Any]) -> dict[str, Any]:

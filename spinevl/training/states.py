@@ -26,6 +26,7 @@ from spinevl.io.hashing import sha256, sha256_of_text
 from spinevl.io.json_file import read_json_object
 from spinevl.io.temporary import beside, remove, remove_leftovers
 from spinevl.report.metrics_file import STATES_FOLDER, TRAIN_FILE
+from spinevl.schema.dotted import leaves
 from spinevl.schema.errors import Problems, UserError, escaped
 from spinevl.training.spec import TrainSpec
 
@@ -228,7 +229,7 @@ class _Torn(Exception):
 def made_with(spec: TrainSpec, study: Study) -> dict[str, Any]:
     """What a training is made with, config and data: dotted key -> value."""
     data = json.loads(json.dumps(study.fingerprint(), default=str))
-    return {**_flat(spec.decisive()), **_flat(data, "data files")}
+    return {**dict(leaves(spec.decisive())), **dict(leaves(data, "data files"))}
 
 
 def _require_same(
@@ -264,14 +265,6 @@ def _require_same(
 def _digest(content: Mapping[str, Any]) -> str:
     """The sha256 of a manifest's content, however it is laid out."""
     return sha256_of_text(json.dumps(content, sort_keys=True))
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    """Nested mappings as one: dotted key -> value."""
-    if not isinstance(value, Mapping) or not value:
-        return {at: value}
-    below = [_flat(one, f"{at}.{key}" if at else str(key)) for key, one in value.items()]
-    return {key: one for part in below for key, one in part.items()}
 
 
 def _tell(torn: Sequence[str], what: str) -> None:
