@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from small_decoder import SMALL_DECODER
 from transformers import AutoModelForCausalLM
 from transformers import models as families
 
@@ -15,19 +14,6 @@ from spinevl.models.llm import CausalLM
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.schema.errors import UserError
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 CONFIGS = {
     "qwen3": (families.qwen3.Qwen3Config, {}),
     "smollm3": (families.smollm3.SmolLM3Config, {}),
@@ -40,7 +26,7 @@ CONFIGS = {
 def decoder(name: str) -> CausalLM:
     config_class, more = CONFIGS[name]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_class(**SMALL, **more)).eval()
+    model = AutoModelForCausalLM.from_config(config_class(**SMALL_DECODER, **more)).eval()
     return CausalLM(model, tokenizer=None, conversation="medmvl")
 
 
@@ -73,15 +59,15 @@ def test_a_sliding_window_bounds_the_length() -> None:
 
 
 REFUSED = {
-    "soft caps": families.gemma2.Gemma2Config(**SMALL),
+    "soft caps": families.gemma2.Gemma2Config(**SMALL_DECODER),
     "sinks": families.gpt_oss.GptOssConfig(
-        **SMALL, num_local_experts=2, num_experts_per_tok=1, sliding_window=64
+        **SMALL_DECODER, num_local_experts=2, num_experts_per_tok=1, sliding_window=64
     ),
     "attention of its own": families.falcon.FalconConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
     ),
-    "biases that are zero before training": families.doge.DogeConfig(**SMALL),
-    "a state along the row": families.lfm2.Lfm2Config(**SMALL, full_attn_idxs=[1, 3]),
+    "biases that are zero before training": families.doge.DogeConfig(**SMALL_DECODER),
+    "a state along the row": families.lfm2.Lfm2Config(**SMALL_DECODER, full_attn_idxs=[1, 3]),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_decoder import SMALL_DECODER
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from spinevl.models.llm import CausalLM
@@ -66,19 +67,7 @@ def test_a_large_model_is_judged_without_its_weights(name: str) -> None:
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (dim, layers)
 
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SMALL = {**SMALL_DECODER, "num_hidden_layers": 8}
 
 
 def test_random_numbers_and_weights_are_as_if_nothing_was_tried() -> None:
