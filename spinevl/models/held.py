@@ -30,11 +30,13 @@ class Held:
         modes: part -> its mode in the training that the model is for; None takes the mode of the
             nodes, which is that of the training that a checkpoint comes from.
         asked: part -> a type in place of its node's.
+        every: the type of every weight, whatever nodes and modes say: DeepSpeed computes in one.
     """
 
     auto: DType = "float32"
     modes: Mapping[str, str] | None = None
     asked: Mapping[str, DType] = field(default_factory=dict)
+    every: DType | None = None
 
     def dtype(self, part: str, node: Mapping[str, Any], tuning: Mapping[str, Any]) -> DType | None:
         """The type of a part; None where its node has none, and its class may take none.
@@ -53,6 +55,8 @@ class Held:
         if told not in get_args(DType):
             expected, fix = ", ".join(get_args(DType)), "choose one of them"
             raise refused(f"{part}.dtype={told}", expected, str(told), fix)
+        if self.every is not None:
+            return self.every
         mode = (self.modes or tuning)[part.removesuffix("3d")]
         return "float32" if mode == "full" else self.auto if told == "auto" else told
 

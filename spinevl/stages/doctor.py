@@ -60,7 +60,7 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     from spinevl.data.packing.collate import Collator
     from spinevl.data.packing.image_input import check_images
     from spinevl.data.sampling import train_sampler
-    from spinevl.training.worker import starting_model
+    from spinevl.training.prepare import starting_model
 
     yield f"ok  {study.name}"
     counts = {subset: study.examples(subset) for subset in study.subsets}

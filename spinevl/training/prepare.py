@@ -1,11 +1,16 @@
-"""What a training is made of before its first step: the study, its batches, and the steps."""
+"""What a training is made of before its first step: the study, the model, its batches and steps."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
+from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
+from spinevl.checkpoints.load import load_checkpoint
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
@@ -16,8 +21,9 @@ from spinevl.data.study import Study, open_study, shown_modality
 from spinevl.distributed.ranks import world_size
 from spinevl.features.store import Features
 from spinevl.inference.encode import feature_cache_in, keep_features
-from spinevl.models.assemble import check_compatible
+from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
+from spinevl.models.held import DType, Held, auto_dtype
 from spinevl.models.quantized import check_quantization
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.vlm import VLM, learns
@@ -27,7 +33,8 @@ from spinevl.training.launching import check_devices, device_of
 from spinevl.training.loggers import check_loggers
 from spinevl.training.module import TrainingModule
 from spinevl.training.spec import TrainSpec
-from spinevl.training.trainer import autocast_of
+from spinevl.training.strategy import is_zero
+from spinevl.training.trainer import autocast_of, precision_of
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +71,38 @@ def open_for_training(
     if not spec.checkpoint:
         check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
     return open_study(spec.study, subsets, trust=trust)
+
+
+def held_of(spec: TrainSpec) -> Held:
+    """How the weights of a training are held."""
+    options = spec.trainer
+    precision = precision_of(options.precision, options.accelerator)
+    half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
+    auto = auto_dtype(device_of(options.accelerator)) if half else "float32"
+    told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
+    settled = {name: dtype for name, dtype in told.items() if dtype != "auto"}
+    every: DType | None = "bfloat16" if half and is_zero(options) else None
+    return Held(auto, asdict(spec.tuning), settled, every)
+
+
+def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
+    """The model to start from, and its nodes: new parts, or those of a checkpoint."""
+    tuning = asdict(spec.tuning)
+    held = held_of(spec)
+    if not spec.checkpoint:
+        model = assemble(
+            {**spec.parts, "tuning": tuning}, build=partial(build, trust=trust), held=held
+        )
+        return model, {**held.settled(spec.parts), "tuning": tuning}
+    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
+    parts = held.settled(start.parts)
+    llm = parts["llm"]
+    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
+        conversation = spec.parts["llm"]["conversation"]
+        start.model.llm.conversation = conversation
+        parts["llm"] = {**llm, "conversation": conversation}
+    start.model.llm.quantize = spec.parts["llm"].get("quantize")
+    return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 
 def training_data(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from spinevl.config.options import TrainerOptions
+from spinevl.models.sharded import sharding
 from spinevl.training.launching import ZERO, device_of, is_launched
 from spinevl.training.memory.sharding import BUCKET
 from spinevl.training.zero import ZeroStrategy
@@ -43,16 +46,35 @@ def is_zero(options: TrainerOptions) -> bool:
     return options.strategy.startswith(ZERO)
 
 
+@contextmanager
+def building(options: TrainerOptions) -> Iterator[None]:
+    """What the model of a training is to be built in: ZeRO-3 reads pretrained LLMs as shares.
+
+    Args:
+        options: of the trainer; under ZeRO-3 the processes have joined their group.
+    """
+    if not is_zero(options) or _stage(options) < 3:
+        yield
+        return
+    if device_of(options.accelerator) == "cpu":
+        import spinevl.training.deepspeed_cpu  # noqa: F401  what DeepSpeed needs on CPUs
+    with sharding(zero_config(options)):
+        yield
+
+
+def _stage(options: TrainerOptions) -> int:
+    return int(options.strategy.removeprefix(f"{ZERO}zero")[0])
+
+
 def zero_config(options: TrainerOptions) -> dict[str, Any]:
     """DeepSpeed's config of a stage, without batch size, precision and clipping.
 
     The optimizer is torch's AdamW in every stage, so that a step does the same as without
     DeepSpeed.
     """
-    stage = int(options.strategy.removeprefix(f"{ZERO}zero")[0])
     cuda = device_of(options.accelerator) == "cuda"
     zero: dict[str, Any] = {
-        "stage": stage,
+        "stage": _stage(options),
         "contiguous_gradients": True,
         "overlap_comm": cuda,
         "reduce_bucket_size": BUCKET,

@@ -13,18 +13,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.build.worker_words import read_worker_words
 from spinevl.checkpoints.format import Checkpoint
-from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.native import save_checkpoint
 from spinevl.config.options import Resume, TrainerOptions
 from spinevl.data.auxiliary_targets import head_sizes
@@ -36,8 +34,7 @@ from spinevl.distributed.ranks import AGENT, barrier, gathered, is_first, world_
 from spinevl.features.store import Features
 from spinevl.io.allocator import give_back_large_blocks
 from spinevl.io.files import write_text_atomic
-from spinevl.models.assemble import assemble, tuned
-from spinevl.models.held import Held, auto_dtype
+from spinevl.models.sharded import size_of
 from spinevl.models.tuning import freeze_unshown
 from spinevl.models.vlm import VLM, learns
 from spinevl.report.metrics_file import CURVE_FILE, TRAIN_FILE, read_dev_score
@@ -65,6 +62,7 @@ from spinevl.training.module import TrainingModule
 from spinevl.training.prepare import (
     encode_once,
     open_for_training,
+    starting_model,
     training_data,
     training_module,
 )
@@ -73,9 +71,9 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.stage import frozen, stages_of
 from spinevl.training.states import States, made_with
 from spinevl.training.stop_signal import StopSignal
-from spinevl.training.strategy import is_zero
+from spinevl.training.strategy import building, is_zero
 from spinevl.training.task_losses import TaskLosses
-from spinevl.training.trainer import make_trainer, precision_of, quiet, run
+from spinevl.training.trainer import make_trainer, quiet, run
 from spinevl.training.zero import whole_weights
 
 log = logging.getLogger(__name__)
@@ -118,8 +116,9 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
         return read_dev_score(out)[0]
     quiet()
     pl.seed_everything(spec.seed, workers=True, verbose=False)
-    model, parts = starting_model(spec, trust)
-    if sum(one.nbytes for one in model.parameters()) > _LARGE_MODEL:
+    with building(spec.trainer):
+        model, parts = starting_model(spec, trust)
+    if sum(size_of(one) * one.itemsize for one in model.parameters()) > _LARGE_MODEL:
         give_back_large_blocks()
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = training_data(spec, study, model, heads)
@@ -162,36 +161,6 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     said = "nothing to score on dev" if best.score is None else f"{measure} {best.score:.3f}"
     log.info("%s (step %d); checkpoint in %s", said, best.step, out / "checkpoint")
     return best.score
-
-
-def held_of(spec: TrainSpec) -> Held:
-    """How the weights of a training are held."""
-    precision = precision_of(spec.trainer.precision, spec.trainer.accelerator)
-    half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
-    auto = auto_dtype(device_of(spec.trainer.accelerator)) if half else "float32"
-    told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
-    settled = {name: dtype for name, dtype in told.items() if dtype != "auto"}
-    return Held(auto, asdict(spec.tuning), settled)
-
-
-def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
-    """The model to start from, and its nodes: new parts, or those of a checkpoint."""
-    tuning = asdict(spec.tuning)
-    held = held_of(spec)
-    if not spec.checkpoint:
-        model = assemble(
-            {**spec.parts, "tuning": tuning}, build=partial(build, trust=trust), held=held
-        )
-        return model, {**held.settled(spec.parts), "tuning": tuning}
-    start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
-    parts = held.settled(start.parts)
-    llm = parts["llm"]
-    if llm.get("conversation") == "pretrain":  # no way to ask anything: the config says how
-        conversation = spec.parts["llm"]["conversation"]
-        start.model.llm.conversation = conversation
-        parts["llm"] = {**llm, "conversation": conversation}
-    start.model.llm.quantize = spec.parts["llm"].get("quantize")
-    return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 
 def _fit_stages(
@@ -282,10 +251,10 @@ def _report(
 
 
 def _sizes(model: VLM) -> dict[str, int]:
-    """How many parameters there are, counted before they are divided among processes."""
+    """How many parameters there are, in all processes together."""
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(map(size_of, model.parameters())),
+        "trained_parameters": sum(size_of(p) for p in model.parameters() if p.requires_grad),
     }
 
 

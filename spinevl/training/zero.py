@@ -18,6 +18,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import nn
 
 from spinevl.distributed.ranks import is_first, rank
+from spinevl.models.sharded import is_sharded
 
 _TAG = "checkpoint"  # the folder in a saved state
 
@@ -119,10 +120,17 @@ class ZeroStrategy(DeepSpeedStrategy):
         }
 
     def setup(self, trainer: Any) -> None:
-        """Make the engine; of weights that an earlier stage has divided it moves no buffers."""
+        """Make the engine; of a model with divided weights it moves no buffers and casts nothing.
+
+        Weights are divided where an LLM was read as shares, and by an earlier stage.
+        """
         for module in self.lightning_module.modules():  # type: ignore[union-attr]
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.root_device)
+        if self.precision_plugin.precision == "bf16-mixed":
+            for weight in self.lightning_module.parameters():  # type: ignore[union-attr]
+                if not is_sharded(weight):
+                    weight.data = weight.data.bfloat16()
         super().setup(trainer)
 
     def teardown(self) -> None:

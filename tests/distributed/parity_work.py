@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from spinevl.build.trust import Trust
 from spinevl.distributed.group import joined
 from spinevl.distributed.ranks import barrier
-from spinevl.training import strategy
+from spinevl.models.sharded import is_sharded
+from spinevl.models.vlm import VLM
+from spinevl.training import strategy, worker
+from spinevl.training.spec import TrainSpec
 from spinevl.training.worker import train
 
 
 def work(words: Sequence[str]) -> None:
     """Train in each of some folders."""
     divide_all()
+    watch_shares()
     with joined("cpu", processes=2):
         for folder in map(Path, words):
             score = train(folder)
@@ -32,3 +38,17 @@ def divide_all() -> None:
         return found
 
     strategy.zero_config = config  # type: ignore[assignment]
+
+
+def watch_shares() -> None:
+    """See that ZeRO-3 reads a pretrained LLM as shares, and that nothing else does."""
+    original = worker.starting_model
+
+    def model_of(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
+        model, parts = original(spec, trust)
+        pretrained = not spec.checkpoint and "path" in spec.parts["llm"]
+        expected = pretrained and spec.trainer.strategy.startswith("deepspeed_zero3")
+        assert all(is_sharded(one) == expected for one in model.llm.model.base_model.parameters())
+        return model, parts
+
+    worker.starting_model = model_of

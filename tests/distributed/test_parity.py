@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_llm import write_small_llm
 
 from spinevl.config.compose import compose
 from spinevl.config.options import FeatureCacheOptions, PredictOptions
@@ -41,10 +42,14 @@ REFERENCES = {
     "twice": TWICE,
     "lora": [*TWICE, "tuning=lora", "tuning.encoder=frozen"],
     "medmvl": [*ONCE, "tuning=lora", "checkpoint=GOLDEN"],
+    "shares": [*TWICE, "llm=hf", "llm.path=LLM"],  # ZeRO-3 reads its weights as shares
+    "shares-lora": [*TWICE, "llm=hf", "llm.path=LLM", "tuning=lora"],
 }
 CASES = [
     *((reference, strategy) for reference in ("once", "twice") for strategy in STRATEGIES),
     *((reference, f"deepspeed_zero{n}") for reference in ("lora", "medmvl") for n in (2, 3)),
+    *(("shares", strategy) for strategy in STRATEGIES[-2:]),
+    ("shares-lora", "deepspeed_zero3"),
 ]
 OTHER = ("once", "other")  # with another learning rate
 
@@ -66,10 +71,13 @@ def trained(folders: Path, shared: Path) -> Trained:
     """(reference, strategy or ``one``) -> the rows of metrics.csv, and the weights."""
     out = folders
     golden = shared / "goldens/clip_mlp_qwen2/checkpoint"
+    llm = write_small_llm(out / "llm", max_position_embeddings=1024)
 
     def write(folder: Path, *overrides: str) -> Path:
         folder.mkdir()
-        told = [one.replace("GOLDEN", str(golden)) for one in overrides]
+        told = [one.replace("GOLDEN", str(golden)).replace("=LLM", f"={llm}") for one in overrides]
+        if "llm=hf" in told:
+            told.remove("llm.width=32")
         if any(one.startswith("checkpoint=") for one in told):
             told = [one for one in told if not one.startswith(("encoder.", "llm."))]
         cfg = compose("train", [f"cache_dir={out}/cache", *told])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_llm import write_small_llm
 from torch import distributed, multiprocessing, nn
 
 pytestmark = pytest.mark.distributed
@@ -60,30 +60,17 @@ def parts(folder: Path, mode: str) -> dict[str, Any]:
 
 def write_parts(folder: Path) -> None:
     """A CLIP and a Qwen2 with a tied head."""
-    from transformers import (
-        AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-    )
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(resources.files("spinevl.models") / "tiny_tokenizer")
-    )
-    tokenizer.save_pretrained(folder / "llm")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-    llm = Qwen2Config(
-        **sizes,
-        vocab_size=len(tokenizer) + 1,
+    write_small_llm(folder / "llm", num_hidden_layers=3, tie_word_embeddings=True)
+    clip = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
+        image_size=32,
+        patch_size=16,
     )
-    Qwen2ForCausalLM(llm).save_pretrained(folder / "llm")
-    clip = CLIPVisionConfig(**sizes, num_attention_heads=4, image_size=32, patch_size=16)
     CLIPVisionModel(clip).save_pretrained(folder / "encoder")
     CLIPImageProcessorPil(size=32, crop_size=32).save_pretrained(folder / "encoder")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from small_llm import write_small_llm
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
@@ -32,38 +31,13 @@ BF16 = Held(auto="bfloat16")
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
 
 
-def llm_folder(folder: Path, kind: str = "qwen2", **settings: Any) -> str:
-    """A small LLM with float32 weights that bfloat16 does not have, and the tiny tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(resources.files("spinevl.models") / "tiny_tokenizer")
-    )
-    tokenizer.save_pretrained(folder)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer) + 1,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **settings,
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return str(folder)
-
-
 def nodes(folder: Path, *, mode: str = "lora", **llm: Any) -> dict[str, Any]:
     return {
         "encoder": {"_target_": "spinevl.models.encoder.tiny.TinyEncoder"},
         "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector"},
         "llm": {
             "_target_": "spinevl.models.llm.HFCausalLM",
-            "path": llm_folder(folder),
+            "path": write_small_llm(folder),
             "conversation": "medmvl",
             "dtype": "auto",
             **llm,
@@ -135,7 +109,7 @@ class _Largest(TorchDispatchMode):
 
 
 def test_files_are_read_without_a_float32_copy(tmp_path: Path) -> None:
-    path = llm_folder(tmp_path)
+    path = write_small_llm(tmp_path)
     file = tmp_path / "model.safetensors"
     save_file({k: v.bfloat16() for k, v in load_file(file).items()}, file, {"format": "pt"})
     with _Largest() as made:
@@ -152,7 +126,7 @@ def test_files_are_read_without_a_float32_copy(tmp_path: Path) -> None:
 def test_a_held_decoder_computes_what_float32_does_within_rounding(
     tmp_path: Path, kind: str
 ) -> None:
-    llm_folder(tmp_path, kind)
+    write_small_llm(tmp_path, kind)
     parts = nodes(tmp_path / "unused")
     parts["llm"]["path"] = str(tmp_path)
     torch.manual_seed(0)

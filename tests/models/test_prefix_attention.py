@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_decoder import SMALL_DECODER
+from small_llm import SMALL_DECODER
 from transformers import AutoModelForCausalLM
 from transformers import models as families
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from small_llm import write_small_llm
 
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
@@ -25,26 +24,12 @@ LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": None}
 
 
 def nodes(folder: Path, *, mode: str = "lora", **llm: Any) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(resources.files("spinevl.models") / "tiny_tokenizer")
-    )
-    tokenizer.save_pretrained(folder)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer) + 1,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
     return {
         "encoder": {"_target_": "spinevl.models.encoder.tiny.TinyEncoder"},
         "connector": {"_target_": "spinevl.models.connector.mlp.MLPConnector"},
         "llm": {
             "_target_": "spinevl.models.llm.HFCausalLM",
-            "path": str(folder),
+            "path": write_small_llm(folder, hidden_size=64, intermediate_size=128),
             "conversation": "medmvl",
             "dtype": "float32",
             "quantize": "nf4",

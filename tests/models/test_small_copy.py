@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_decoder import SMALL_DECODER
+from small_llm import SMALL_DECODER
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from spinevl.models.llm import CausalLM

@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import spinevl
 
 from spinevl.cli.main import main
 from spinevl.data import record_files
 from spinevl.io.files import write_text_atomic
-
-
-def spinevl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spinevl", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

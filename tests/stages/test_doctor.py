@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import spinevl
 from PIL import Image
 
 BLANK: dict[str, Any] = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
@@ -17,8 +17,7 @@ TEMPLATE: list[dict[str, Any]] = [{"id": name, **BLANK} for name in ("p10", "p2"
 
 
 def doctor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spinevl", "doctor", "data=cervai", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return spinevl("doctor", "data=cervai", *arguments, cwd=cwd)
 
 
 def check(tmp_path: Path, answers: list[Any]) -> subprocess.CompletedProcess[str]:

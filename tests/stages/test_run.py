@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from command import spinevl
 
+from spinevl import load
 from spinevl.schema.errors import UserError
 
 SMALL = [
@@ -25,16 +27,6 @@ SMALL = [
 ]
 
 
-def spinevl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "spinevl", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
@@ -42,7 +34,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(folder: Path) -> Path:
-    done = spinevl("run", *SMALL, "hydra.run.dir=job", f"cache_dir={folder}/cache", cwd=folder)
+    command = [sys.executable, "-m", "spinevl", "run", *SMALL, "hydra.run.dir=job"]
+    done = subprocess.run(
+        [*command, f"cache_dir={folder}/cache"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return folder / "job"
 
@@ -134,24 +133,22 @@ def test_predict_evaluate_and_doctor_agree_with_the_job(job: Path, folder: Path)
 
 
 def test_python_predicts_what_the_verb_predicts(job: Path, folder: Path) -> None:
-    import spinevl
-
     (cohort,) = (folder / "cache/phantom").iterdir()
-    answers = spinevl.load(job / "checkpoint", device="cpu").predict(cohort / "images/test")
+    answers = load(job / "checkpoint", device="cpu").predict(cohort / "images/test")
     stored = {
         (line["id"], line["task"], line["object"]): line["choice"]
         for line in map(json.loads, (job / "predictions.jsonl").read_text().splitlines())
     }
     assert {(a.id, a.task, a.object): a.choice for a in answers} == stored
     some = cohort / "images/test" / answers[0].id
-    model = spinevl.load(job / "checkpoint", device="cpu")
+    model = load(job / "checkpoint", device="cpu")
     assert {one.id for one in model.predict([some])} == {answers[0].id}
     with pytest.raises(UserError, match="nobody: expected a patient folder, found none"):
         model.predict([some, some.parent / "nobody"])
     with pytest.raises(UserError, match="two folders are called"):
         model.predict([some, cohort / "images/train" / some.name])
     with pytest.raises(UserError, match=r"load\.mode"):
-        spinevl.load(job / "checkpoint", mode="guess", device="cpu")
+        load(job / "checkpoint", mode="guess", device="cpu")
     table = answers.to_frame()
     assert isinstance(answers, list)
     assert len(table) == len(answers)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import spinevl
 
 WEIGHTS = "checkpoint/model.safetensors"
 
@@ -21,13 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
     small = ("data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=1")
     command = ("trainer.progress_bar=false", f"cache_dir={folder}/cache", f"hydra.run.dir={name}")
-    done = subprocess.run(
-        [sys.executable, "-m", "spinevl", "train", *small, *command, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = spinevl("train", *small, *command, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads((folder / name / "train.json").read_text())
     return result

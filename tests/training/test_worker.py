@@ -20,7 +20,7 @@ from spinevl.config.plain import plain
 from spinevl.schema.image_ref import ImageRef
 from spinevl.training import prepare, worker
 from spinevl.training.fit import fit
-from spinevl.training.prepare import open_for_training, training_data
+from spinevl.training.prepare import open_for_training, starting_model, training_data
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 
 TINY = [
@@ -87,7 +87,7 @@ def test_loader_processes_may_be_spawned_and_find_the_users_modules(own: Path) -
     trust = Trust(("mine",))
     serve(trust, [own])
     study = open_for_training(one, ("train", "dev"), trust=trust)
-    model, _ = worker.starting_model(one, trust)
+    model, _ = starting_model(one, trust)
     assert type(model.encoder).__module__ == "mine"
     data = training_data(one, study, model, {})
     steps = data.train_dataloader()

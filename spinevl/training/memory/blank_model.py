@@ -15,10 +15,9 @@ from spinevl.checkpoints.load import parts_of
 from spinevl.models.assemble import assemble
 from spinevl.models.vlm import VLM
 from spinevl.training.module import TrainingModule
-from spinevl.training.prepare import training_module
+from spinevl.training.prepare import held_of, training_module
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import stages_of
-from spinevl.training.worker import held_of
 
 
 def blank_model(spec: TrainSpec, *, trust: Trust) -> VLM:

@@ -16,10 +16,9 @@ from spinevl.schema.batch import Batch
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.live_bytes import LiveBytes
 from spinevl.training.module import TrainingModule
-from spinevl.training.prepare import training_data, training_module
+from spinevl.training.prepare import starting_model, training_data, training_module
 from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import stages_of
-from spinevl.training.worker import starting_model
 
 Make = Callable[..., TrainSpec]
 CASES = {
