@@ -25,7 +25,7 @@ demo-llm: setup
 	@echo "open outputs/demo-llm/report.html"
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # two processes that work on one job, over gloo
 test-distributed: setup

@@ -24,6 +24,19 @@ PARTS = (
     *("goldens/siglip_mlp_llama3", "goldens/siglip_slices_attn_qwen2"),
 )
 
+# Processes that share the tests begin with the files that take longest, and so end together.
+LONGEST = (
+    *("test_readme.py", "test_resume.py", "test_run.py", "test_fuzz.py", "test_own_parts.py"),
+    *("test_bad_values.py", "test_model_zoo.py", "test_doctor.py", "test_optuna_study.py"),
+    *("test_sweep.py", "test_owner.py", "test_train.py", "test_worker.py", "test_batch_job.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    place = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

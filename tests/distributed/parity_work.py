@@ -48,7 +48,8 @@ def watch_shares() -> None:
         model, parts = original(spec, trust)
         pretrained = not spec.checkpoint and "path" in spec.parts["llm"]
         expected = pretrained and spec.trainer.strategy.startswith("deepspeed_zero3")
-        assert all(is_sharded(one) == expected for one in model.llm.model.base_model.parameters())
+        for name, weight in model.llm.model.named_parameters():
+            assert is_sharded(weight) == (expected and "lora_" not in name), name
         return model, parts
 
     worker.starting_model = model_of

@@ -52,6 +52,7 @@ CASES = [
     ("shares-lora", "deepspeed_zero3"),
 ]
 OTHER = ("once", "other")  # with another learning rate
+HALVES = [("half", f"deepspeed_zero{n}") for n in (2, 3)]  # bfloat16 weights: whole, and as shares
 
 Trained = Callable[[str, str], tuple[list[dict[str, str]], dict[str, torch.Tensor]]]
 
@@ -95,6 +96,10 @@ def trained(folders: Path, shared: Path) -> Trained:
     ]
     other = [*TINY, *ONCE, *half, "trainer.strategy=ddp", "optim.lr.llm=2e-4"]
     shares.append(write(out / name_of(*OTHER), *other))
+    half_options = ["llm=hf", "llm.path=LLM", *half, "trainer.precision=bf16-mixed"]
+    for case in HALVES:
+        told = f"trainer.strategy={case[1]}"
+        shares.append(write(out / name_of(*case), *TINY, *ONCE, *half_options, told))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         launch("parity_work", [str(one) for one in shares], out=out, processes=2)
@@ -156,3 +161,13 @@ def test_another_learning_rate_is_seen(trained: Trained, folders: Path) -> None:
     assert distance(trained(*OTHER)[1], trained("once", "one")[1]) > 1e-4
     found, expected = (logprobs(folders / name_of(*one)) for one in (OTHER, ("once", "one")))
     assert found != pytest.approx(expected, rel=0, abs=1e-5)
+
+
+def test_bfloat16_shares_train_as_whole_weights(trained: Trained) -> None:
+    (rows, weights), (expected, whole) = (trained(*case) for case in HALVES)
+    for row, wanted in zip(rows, expected, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-9)
+    assert {name: one.dtype for name, one in weights.items()} == {
+        name: one.dtype for name, one in whole.items()
+    }
+    assert distance(weights, whole) < 1e-7
