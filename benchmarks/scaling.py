@@ -22,14 +22,20 @@ SIZES: dict[str, tuple[int, int, int, int, int, bool]] = {
 TASKS = {1: "task=[qd]", 12: "task=[qd,sl,zjppt,zyzg]"}  # images of a patient
 LORA = ("tuning=lora", "llm.dtype=bfloat16", "encoder.dtype=bfloat16")
 FULL = ("tuning=full", "tuning.encoder=frozen", "trainer.strategy=deepspeed_zero3")
-SHARED = (("deepspeed_zero2", 8), ("deepspeed_zero3", 8), ("deepspeed_zero3", 64))
+SHARED = (
+    *(("deepspeed_zero1", 8), ("deepspeed_zero2", 8)),
+    *(("deepspeed_zero3", 8), ("deepspeed_zero3", 64)),
+)
+CARDS = (24e9, 80e9)
 
 
 def main() -> None:
     """Print the table."""
-    heads = [f"full, {name.removeprefix('deepspeed_')}, {world}" for name, world in SHARED]
-    print("| LLM, B | images | tokens | LoRA, 1 | " + " | ".join(heads) + " |")
-    print("| --- " * (4 + len(heads)) + "|")
+    heads = ["LLM, B", "images", "tokens", "LoRA of nf4", "LoRA"]
+    heads += [f"patients, {size / 1e9:.0f} GB" for size in CARDS]
+    heads += [f"full, {name.removeprefix('deepspeed_')}, {world}" for name, world in SHARED]
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             for images, task in TASKS.items():
@@ -40,16 +46,29 @@ def _row(size: str, images: int, task: str, scratch: Path) -> str:
     from spinevl.training.memory.estimate import estimated
     from spinevl.training.memory.sharding import Sharding
 
+    four = _estimator(size, (*LORA, "llm.quantize=nf4", task), scratch)(1)
     lora = _estimator(size, (*LORA, task), scratch)
-    full = _estimator(size, (*FULL, task), scratch)
-    step = full.rehearsed(1)
-    one = lora(1)
+    one, two = lora(1), lora(2)
+    step = _estimator(size, (*FULL, task), scratch).rehearsed(1)
     shared = [
         estimated(step, Sharding(name, world), batch_patients=1, device="cuda").total
         for name, world in SHARED
     ]
-    cells = [size, str(images), f"{one.tokens:,}"]
-    return f"| {' | '.join([*cells, *(f'{x / 1e9:.1f}' for x in (one.total, *shared))])} |"
+    fit = [_patients(card, one.total, two.total) for card in CARDS]
+    cells = [
+        size,
+        f"{images}",
+        f"{one.tokens:,}",
+        *(f"{x / 1e9:.1f}" for x in (four.total, one.total)),
+    ]
+    return f"| {' | '.join([*cells, *fit, *(f'{x / 1e9:.1f}' for x in shared)])} |"
+
+
+def _patients(card: float, one: float, two: float) -> str:
+    """How many patients a step fill a card as far as ``auto`` does, each more like the second."""
+    from spinevl.training.memory.settle import SAFE
+
+    return f"{max(0, int((SAFE * card - one) / (two - one)) + 1)}" if one <= SAFE * card else "0"
 
 
 def _estimator(size: str, words: tuple[str, ...], scratch: Path) -> Any:
@@ -73,11 +92,9 @@ def _estimator(size: str, words: tuple[str, ...], scratch: Path) -> Any:
 
 def _llm(size: str, scratch: Path) -> Path:
     """A folder with the config of a size and a tokenizer."""
-    from transformers import Qwen2Config
-
     width, feed, layers, heads, key_heads, tied = SIZES[size]
-    folder = scratch / f"qwen-{size}"
-    Qwen2Config(
+    return subject.decoder(
+        scratch / f"qwen-{size}",
         vocab_size=151936,
         hidden_size=width,
         intermediate_size=feed,
@@ -86,10 +103,7 @@ def _llm(size: str, scratch: Path) -> Path:
         num_key_value_heads=key_heads,
         max_position_embeddings=32768,
         tie_word_embeddings=tied,
-    ).save_pretrained(folder)
-    for file in (Path(__file__).parents[1] / "spinevl/models/tiny_tokenizer").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+    )
 
 
 if __name__ == "__main__":

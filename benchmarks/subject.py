@@ -24,9 +24,9 @@ def parts(
         image_size, patch: of the encoder: (image_size / patch)^2 tokens an image.
         layers: of the decoder.
     """
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, Qwen2Config
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig
 
-    encoder, llm = folder / f"clip-{image_size}-{patch}", folder / f"qwen2-{width}-{layers}"
+    encoder = folder / f"clip-{image_size}-{patch}"
     CLIPVisionConfig(
         hidden_size=768,
         intermediate_size=3072,
@@ -39,7 +39,8 @@ def parts(
     CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(
         encoder
     )
-    Qwen2Config(
+    llm = decoder(
+        folder / f"qwen2-{width}-{layers}",
         vocab_size=32000,
         hidden_size=width,
         intermediate_size=width * 8 // 3,
@@ -48,9 +49,7 @@ def parts(
         num_key_value_heads=max(1, width // 192),
         max_position_embeddings=8192,
         tie_word_embeddings=False,
-    ).save_pretrained(llm)
-    for file in (Path(__file__).parents[1] / "spinevl/models/tiny_tokenizer").iterdir():
-        (llm / file.name).write_bytes(file.read_bytes())
+    )
     return {
         "encoder": {
             "_target_": "spinevl.models.encoder.hf.HFVisionEncoder",
@@ -75,6 +74,16 @@ def parts(
             "lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": None},
         },
     }
+
+
+def decoder(folder: Path, **sizes: Any) -> Path:
+    """A folder with the config of a Qwen2 decoder of these sizes, and a tokenizer."""
+    from transformers import Qwen2Config
+
+    Qwen2Config(**sizes).save_pretrained(folder)
+    for file in (Path(__file__).parents[1] / "spinevl/models/tiny_tokenizer").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
 
 
 def model(nodes: dict[str, Any]) -> VLM:

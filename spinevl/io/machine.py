@@ -32,6 +32,7 @@ _FIXES = {
 MEMORY_FIX = "lower trainer.batch_patients (and raise trainer.accumulate) or predict.batch_size"
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory"
+    r"|ALLOC_FAILED"  # of cuBLAS and cuDNN
 )
 _LOADER = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
 
@@ -53,15 +54,29 @@ def machine_problem(error: BaseException, out: Path | None = None) -> str | None
         if code and int(code[1]) in _FIXES:
             number = int(code[1])
             return f"{out or 'the job'}: {os.strerror(number)}; {_FIXES[number]}"
-        if isinstance(one, MemoryError) or _OUT_OF_MEMORY.search(text):
-            first = (text.strip().splitlines() or ["out of memory"])[0]
-            return f"memory: {first.rstrip('.')}; {MEMORY_FIX}"
+        if said := _memory(one):
+            return f"memory: {said}; {MEMORY_FIX}"
         if _LOADER.search(text):
             return (
                 f"trainer.num_workers: {text.splitlines()[0].rstrip('.')}, for want of memory as a "
                 "rule; lower trainer.num_workers or trainer.batch_patients"
             )
     return None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What was said as a device's memory ran out; None of any other error, and of a user's."""
+    if isinstance(error, UserError):
+        return None
+    return next(filter(None, map(_memory, _chain(error))), None)
+
+
+def _memory(error: BaseException) -> str | None:
+    text = str(error)
+    if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(text):
+        return None
+    first = (text.strip().splitlines() or ["out of memory"])[0]
+    return first.rstrip(".")
 
 
 def reason(error: BaseException, out: Path | None = None) -> str:

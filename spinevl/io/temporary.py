@@ -56,5 +56,12 @@ def remove(path: Path) -> None:
             return
 
 
+def put_away(path: Path) -> None:
+    """Remove a folder that others read: one that is removed by half has lost its name."""
+    gone = beside(path)
+    path.rename(gone)
+    remove(gone)
+
+
 def _short(host: str) -> str:
     return f"{zlib.crc32(host.encode()):08x}"

@@ -22,7 +22,7 @@ from spinevl.schema.image_ref import MODALITIES
 # what only says where, or how fast; the results do not depend on it
 _NO_MATTER = ("cache_dir", "logger", "trusted_targets", "feature_cache", "resume")
 _NO_MATTER_WITHIN = {
-    "trainer": ("progress_bar", "num_workers", "save_every", "keep"),
+    "trainer": ("progress_bar", "num_workers", "save_every", "keep", "keep_best"),
     "predict": ("devices", "batch_size", "packing"),
 }
 

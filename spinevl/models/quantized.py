@@ -14,11 +14,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from spinevl.models.sharded import is_sharded
 from spinevl.schema.errors import UserError, refused
 
 Quantize = Literal["nf4"]
+
+_BLOCK = 64  # weights with a scale in common, as bitsandbytes has it
 
 
 def check_quantization(node: Mapping[str, Any], mode: str, *, strategy: str = "auto") -> None:
@@ -53,15 +56,18 @@ def quantize_nf4(llm: Any) -> None:
     """Quantize the linear layers of a decoder without adapters, but for its output head, in place.
 
     Args:
-        llm: a Hugging Face causal LM.
+        llm: a Hugging Face causal LM; of one on the meta device layers are as large as those would
+            be that are quantized.
     """
     import bitsandbytes as bnb
 
     head = llm.get_output_embeddings()
     for parent in list(llm.modules()):
         for name, child in list(parent.named_children()):
-            # a model without memory, whose size is estimated, is computed with plain layers
-            if type(child) is not nn.Linear or child is head or child.weight.is_meta:
+            if type(child) is not nn.Linear or child is head:
+                continue
+            if child.weight.is_meta:
+                setattr(parent, name, _Blank4bit(child))
                 continue
             assert not is_sharded(child.weight)
             weight = child.weight
@@ -84,6 +90,54 @@ def quantize_nf4(llm: Any) -> None:
             setattr(parent, name, layer)
             del child.weight
     llm.is_loaded_in_4bit = True  # peft asks for it
+
+
+class _Blank4bit(nn.Linear):
+    """A quantized layer without memory: a training step allocates with it what it will then.
+
+    Args:
+        plain: the layer before it is quantized.
+    """
+
+    def __init__(self, plain: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.compute_dtype = plain.weight.dtype
+        numbers = plain.weight.numel()
+        with torch.device("meta"):
+            packed = torch.empty((numbers + 1) // 2, 1, dtype=torch.uint8)
+            self.register_buffer("absmax", torch.empty(-(-numbers // _BLOCK)))
+            self.register_buffer("code", torch.empty(16))
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.bias = plain.bias
+
+    @property
+    def W_q(self) -> torch.Tensor:
+        """The weights, under the name by which peft knows that a layer dequantizes itself."""
+        return self.weight
+
+    def dequantize(self) -> torch.Tensor:
+        """The weights as a step computes with them."""
+        size = self.out_features, self.in_features
+        return self.weight.new_empty(size, dtype=self.compute_dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Values [..., in] -> [..., out]."""
+        return _Product.apply(x.to(self.compute_dtype), self).to(x.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """With weights that are dequantized once more in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: _Blank4bit) -> torch.Tensor:
+        ctx.layer = layer
+        return functional.linear(x, layer.dequantize(), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.dequantize().to(gradient.dtype), None
 
 
 def dequantized_state(model: nn.Module) -> dict[str, torch.Tensor]:

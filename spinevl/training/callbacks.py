@@ -6,7 +6,7 @@ import csv
 import logging
 import resource
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,26 +58,30 @@ class DevEpochs(pl.Callback):
 
 
 class BestCheckpoint(pl.Callback):
-    """Takes the score on dev and keeps the weights of the best one, of equal ones the latest.
+    """Takes the scores on dev and keeps the weights of the best, of equal ones the latest.
 
     Our own, for Lightning's ModelCheckpoint writes another format than a checkpoint of ours.
 
     Args:
         score: (batches, option log-probabilities [S] of each) -> the dev score.
-        save: writes the checkpoint; called whenever the score is the best so far, so that a killed
-            run still leaves its best.
+        save: (step, the steps that are kept, the best first) writes the weights of a step; called
+            whenever its score is among the best so far, so that a killed run still leaves them.
         of_tasks: holds what the loggers are told of each task once ``score`` was called.
+        keep: how many of the best are kept.
     """
 
     def __init__(
         self,
         score: Callable[[list[Batch], list[torch.Tensor]], float],
-        save: Callable[[], None],
+        save: Callable[[int, Sequence[int]], None],
         of_tasks: Mapping[str, float] | None = None,
+        *,
+        keep: int = 1,
     ) -> None:
         self.measure = score
         self.of_tasks = {} if of_tasks is None else of_tasks
         self.save = save
+        self.keep = keep
         self.score: float | None = None
         self.step = 0
         self.history: list[tuple[int, float]] = []
@@ -115,14 +119,18 @@ class BestCheckpoint(pl.Callback):
         for name, one in self.of_tasks.items():
             pl_module.log(name, one)
         pl_module.log_place(step=step)
-        if self.score is None or value >= self.score:
-            self._keep(pl_module, step)
-            self.score = value
+        best = sorted(self.history, key=lambda one: (one[1], one[0]), reverse=True)
+        kept = [one for one, _ in best[: self.keep]]
+        if step in kept:
+            self._keep(pl_module, step, kept)
+        if step == kept[0]:
+            self.step, self.score = step, value
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Without a closed question on dev nothing was scored: keep the last weights."""
         if self.score is None:
-            self._keep(pl_module, pl_module.step)
+            self.step = pl_module.step
+            self._keep(pl_module, self.step, [self.step])
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -141,10 +149,9 @@ class BestCheckpoint(pl.Callback):
         self.score, self.step = state_dict["score"], state_dict["step"]
         self.history = [(step, value) for step, value in state_dict["history"]]
 
-    def _keep(self, module: TrainingModule, step: int) -> None:
+    def _keep(self, module: TrainingModule, step: int, kept: Sequence[int]) -> None:
         require_finite_parts(module.parts(), step=step)
-        self.save()
-        self.step = step
+        self.save(step, kept)
 
 
 class MetricsFile(pl.Callback):

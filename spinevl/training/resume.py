@@ -22,7 +22,7 @@ from spinevl.distributed.ranks import (
 from spinevl.io.temporary import remove
 from spinevl.training.randomness import random_states, restore_random_states
 from spinevl.training.stage import Stage
-from spinevl.training.state_file import StateFile
+from spinevl.training.state_file import STATE, StateFile
 from spinevl.training.states import Place, State, States
 from spinevl.training.stop_signal import StopSignal
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from spinevl.training.module import TrainingModule
 
 log = logging.getLogger(__name__)
-
-_STATE = "state"  # a file; of DeepSpeed a folder of shards
 
 
 class SaveState(pl.Callback):
@@ -80,7 +78,7 @@ class SaveState(pl.Callback):
         """Where the trainer of a stage finds the state that it goes on from."""
         if self.start is None or self.start.place.answers != stage.answers:
             return None
-        return self.start.folder / _STATE
+        return self.start.folder / STATE
 
     @property
     def seconds(self) -> float:
@@ -170,7 +168,7 @@ class SaveState(pl.Callback):
         new, error = of_first(lambda: self.states.begin(step), OSError)
         if new:
             self._file.error = None
-            trainer.save_checkpoint(new / _STATE)
+            trainer.save_checkpoint(new / STATE)
             error = next((one for one in gathered(self._file.error) if one), None)
         if new and error is None:
             _, error = of_first(partial(self.states.publish, new, state), OSError)

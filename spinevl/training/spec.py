@@ -129,7 +129,7 @@ class TrainSpec:
     def decisive(self) -> dict[str, Any]:
         """What the weights depend on: dotted key -> value, as the command line names them."""
         study, trainer = asdict(self.study), asdict(self.trainer)
-        for name in ("progress_bar", "num_workers", "save_every", "keep"):
+        for name in ("progress_bar", "num_workers", "save_every", "keep", "keep_best"):
             del trainer[name]
         del study["cache_dir"], study["stored"]
         names = ("checkpoint", "tuning", "warmup", "augment", "imbalance", "optim", "seed", "debug")

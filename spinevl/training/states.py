@@ -24,11 +24,12 @@ from spinevl.distributed.ranks import of_first, world_size
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import sha256, sha256_of_text
 from spinevl.io.json_file import read_json_object
-from spinevl.io.temporary import beside, remove, remove_leftovers
+from spinevl.io.temporary import beside, put_away, remove_leftovers
 from spinevl.report.metrics_file import STATES_FOLDER, TRAIN_FILE
 from spinevl.schema.dotted import leaves
 from spinevl.schema.errors import Problems, UserError, escaped
 from spinevl.training.spec import TrainSpec
+from spinevl.training.state_file import STATE, TornState, require_state
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class States:
         for folder in self._all():
             try:
                 state = self._read(folder)
-            except _Torn as error:
+            except TornState as error:
                 torn.append(str(error))
                 continue
             _tell(torn, f"the state before it is used, {folder.name}")
@@ -168,40 +169,44 @@ class States:
         write_text_atomic(new / MANIFEST, json.dumps(signed, indent=1, ensure_ascii=False))
         _to_disk(new / MANIFEST)
         if state.folder.exists():  # it was torn, or the training would have gone on from it
-            _remove(state.folder)
+            put_away(state.folder)
         new.rename(state.folder)
         _to_disk(self.folder)
-        for old in self._all()[self.keep :]:
-            _remove(old)
+        # one of a later step was torn, or the training would have gone on from it
+        past = [one for one in self._all() if _step_of(one) <= state.place.step]
+        for old in self._all():
+            if old not in past[: self.keep]:
+                put_away(old)
 
     def path(self, step: int) -> Path:
         """The folder of the state after a step."""
         return self.folder / f"step-{step:08d}"
 
     def _read(self, folder: Path) -> State:
-        """Raises _Torn for a state that is not whole, UserError for one of another training."""
+        """Raises TornState for a state that is not whole, UserError for one of another training."""
         try:
             content = read_json_object(folder / MANIFEST)
         except UserError as error:
-            raise _Torn(error.problems[0]) from error
+            raise TornState(error.problems[0]) from error
         if content.pop("sha256", None) != _digest(content):
-            raise _Torn(f"{folder / MANIFEST}: damaged, as its own sha256 tells")
+            raise TornState(f"{folder / MANIFEST}: damaged, as its own sha256 tells")
         try:
             files, made, world = content["files"], content["made"], content["world"]
             place, logger = Place(**content["place"]), content["logger"]
             versions = content["versions"]
             if content["format"] != FORMAT:
-                raise _Torn(f"{folder}: it was saved by another version of spinevl")
+                raise TornState(f"{folder}: it was saved by another version of spinevl")
             if self.path(place.step) != folder:
-                raise _Torn(f"{folder / MANIFEST}: it is of step {place.step}")
+                raise TornState(f"{folder / MANIFEST}: it is of step {place.step}")
             _require_same(folder, made, self.made, world=(world, world_size()))
             for name, digest in files.items():
                 if not (folder / name).is_file() or sha256(folder / name) != digest:
-                    raise _Torn(f"{folder / name}: damaged or missing, as {MANIFEST} tells")
+                    raise TornState(f"{folder / name}: damaged or missing, as {MANIFEST} tells")
+            require_state(folder / STATE, world=world)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _Torn(f"{folder / MANIFEST}: damaged ({error})") from error
+            raise TornState(f"{folder / MANIFEST}: damaged ({error})") from error
         if content["checkpoint"] and not (self.out / "checkpoint").is_dir():
-            raise _Torn(f"{self.out / 'checkpoint'}: the best weights so far are gone")
+            raise TornState(f"{self.out / 'checkpoint'}: the best weights so far are gone")
         for name, here in _versions().items():
             if versions.get(name) != here:
                 then = versions.get(name)
@@ -211,7 +216,7 @@ class States:
     def _clear(self) -> None:
         """Remove all states."""
         for one in self._all():
-            _remove(one)
+            put_away(one)
 
     def _all(self) -> list[Path]:
         """The folders of all states, the last one first."""
@@ -219,11 +224,11 @@ class States:
             found = [one for one in self.folder.iterdir() if _NAME.fullmatch(one.name)]
         except FileNotFoundError:
             return []
-        return sorted(found, key=lambda one: int(one.name[5:]), reverse=True)
+        return sorted(found, key=_step_of, reverse=True)
 
 
-class _Torn(Exception):
-    """A state that cannot be used; why, in a sentence."""
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def made_with(spec: TrainSpec, study: Study) -> dict[str, Any]:
@@ -255,10 +260,15 @@ def _require_same(
         if made.get(key) != now.get(key):
             was, is_now = (_shown(one.get(key)) for one in (made, now))
             problems.add(f"{folder}: {key} of the training that was begun", was, is_now, fix)
-    if world[0] != world[1] and not problems:
-        fix = f"train on {world[0]}, or start anew with resume=never"
-        found = f"{world[1]}"
-        problems.add(f"{folder}: devices of the training that was begun", f"{world[0]}", found, fix)
+    was, is_now = map(str, world)
+    if was != is_now and not problems:
+        # each process has its own random states, share of the batches and, under ZeRO, of AdamW
+        fix = (
+            f"train on {was} (trainer.devices times trainer.num_nodes), start anew with "
+            "resume=never, or train in another folder from the best weights so far with "
+            f"checkpoint={folder.parents[1] / 'checkpoint'}"
+        )
+        problems.add(f"{folder}: devices of the training that was begun", was, is_now, fix)
     problems.raise_any()
 
 
@@ -278,13 +288,6 @@ def _versions() -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     return escaped(json.dumps(value, ensure_ascii=False, default=str), longest=80)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a state; one that is removed by half is none."""
-    gone = beside(folder)
-    folder.rename(gone)
-    remove(gone)
 
 
 def _to_disk(path: Path) -> None:

@@ -50,6 +50,7 @@ from spinevl.training.callbacks import (
 )
 from spinevl.training.dev_score import dev_score
 from spinevl.training.early_stop import EarlyStop
+from spinevl.training.kept_checkpoints import KeptCheckpoints
 from spinevl.training.launching import (
     check_devices,
     device_of,
@@ -58,6 +59,7 @@ from spinevl.training.launching import (
     processes_of,
 )
 from spinevl.training.loggers import logged, logger_run, make_loggers
+from spinevl.training.memory.ran_out import memory_told
 from spinevl.training.module import TrainingModule
 from spinevl.training.prepare import (
     encode_once,
@@ -99,7 +101,7 @@ def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> f
         UserError: what the user can mend.
     """
     spec = TrainSpec.read(out / SPEC_FILE)
-    with _among_processes(spec.trainer):
+    with _among_processes(spec.trainer), memory_told(spec, out):
         return _train(spec, out, trust=trust, study=study)
 
 
@@ -129,10 +131,9 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     of_tasks: dict[str, float] = {}
     score, measure = dev_score(study, data.dev, of_tasks)
     told = {**study.description(), "fingerprint": study.fingerprint()}
-    checkpoint = Checkpoint(model, parts, told, spec.checkpoint)
-    best = BestCheckpoint(
-        score, partial(_save, checkpoint, spec.trainer, out / "checkpoint"), of_tasks
-    )
+    save = partial(_save, Checkpoint(model, parts, told, spec.checkpoint), spec.trainer)
+    kept = KeptCheckpoints(out, save, most=spec.trainer.keep_best)
+    best = BestCheckpoint(score, kept, of_tasks, keep=kept.most)
     counts = _sizes(model)
     module = training_module(spec, model, heads, data.stand_ins())
     module.task_losses = TaskLosses(data.train, list(heads))

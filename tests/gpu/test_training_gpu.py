@@ -13,8 +13,11 @@ import torch
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
+from spinevl.data.study import open_study
 from spinevl.io.tensors import read_tensors
+from spinevl.schema.errors import UserError
 from spinevl.training.fit import fit
+from spinevl.training.memory.estimator import Estimator
 from spinevl.training.spec import TrainSpec
 from spinevl.training.trainer import precision_of
 
@@ -89,3 +92,28 @@ def test_a_strategy_on_one_device_trains_what_no_strategy_does(tmp_path: Path, s
 def test_half_precision_skips_what_overflows(tmp_path: Path) -> None:
     weights, _ = trained(tmp_path / "out", "trainer.precision=16-mixed")
     assert all(bool(one.isfinite().all()) for one in weights.values())
+
+
+@pytest.mark.parametrize("words", [["tuning=full"], ["tuning=lora", "warmup=none"]])
+def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, words: list[str]) -> None:
+    words = [*words, "llm.width=768", "llm.layers=8"]
+    spec = TrainSpec.from_config(
+        plain(compose("train", [*SMALL, f"cache_dir={tmp_path}/cache", *words]))
+    )
+    study = open_study(spec.study, ("train", "dev"))
+    estimate = Estimator(spec, study)(spec.batch_patients)
+    _, told = trained(tmp_path / "out", *words)
+    assert told["peak_memory_bytes"] == pytest.approx(estimate.tensors, rel=0.2)
+
+
+def test_memory_that_runs_out_ends_in_one_line(tmp_path: Path) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-4)  # some megabytes
+    try:
+        with pytest.raises(UserError, match=r"CUDA out of memory") as told:
+            trained(tmp_path / "out", "llm.width=1024")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    (line,) = told.value.lines
+    assert "trainer.batch_patients=2 trainer.accumulate=2" in line
+    assert "trainer.gradient_checkpointing=true" in line

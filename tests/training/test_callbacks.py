@@ -50,7 +50,7 @@ def test_there_are_as_many_dev_checks_as_asked_and_their_distances_are_alike(
 def test_of_equal_scores_the_latest_weights_are_kept() -> None:
     scores = iter([0.4, 0.5, 0.5, 0.4])
     saved = []
-    best = BestCheckpoint(lambda *_: next(scores), lambda: saved.append(module.step))
+    best = BestCheckpoint(lambda *_: next(scores), lambda step, _: saved.append(step))
     said: Any = {"log": lambda *_, **__: None, "log_place": lambda *_, **__: None}
     module: Any = SimpleNamespace(parts=lambda: {"llm": nn.Linear(1, 1)}, **said)
     trainer: Any = SimpleNamespace()
@@ -58,6 +58,25 @@ def test_of_equal_scores_the_latest_weights_are_kept() -> None:
         best.on_validation_epoch_end(trainer, module)
     assert saved == [10, 20, 30]
     assert (best.step, best.score) == (30, 0.5)
+
+
+def test_the_best_few_are_kept_with_the_best_first() -> None:
+    scores = iter([0.4, 0.7, 0.5, 0.1, 0.7])
+    saved = []
+    best = BestCheckpoint(
+        lambda *_: next(scores), lambda step, kept: saved.append((step, kept)), keep=2
+    )
+    said: Any = {"log": lambda *_, **__: None, "log_place": lambda *_, **__: None}
+    module: Any = SimpleNamespace(parts=lambda: {"llm": nn.Linear(1, 1)}, **said)
+    trainer: Any = SimpleNamespace()
+    for module.step in (1, 2, 3, 4, 5):
+        best.on_validation_epoch_end(trainer, module)
+        if module.step == 3:  # a training that goes on knows them
+            state = best.state_dict()
+            best.history = []
+            best.load_state_dict(state)
+    assert saved == [(1, [1]), (2, [2, 1]), (3, [2, 3]), (5, [5, 2])]
+    assert (best.step, best.score) == (5, 0.7)
 
 
 @pytest.mark.parametrize("stop", ["end", "exception", "both"])

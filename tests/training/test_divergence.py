@@ -92,7 +92,7 @@ def test_what_was_kept_before_a_training_diverged_stays_and_is_finite(
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_dev_score_that_is_not_finite_is_never_the_best(value: float) -> None:
     saved = []
-    best = BestCheckpoint(lambda *_: value, lambda: saved.append(1))
+    best = BestCheckpoint(lambda *_: value, lambda *_: saved.append(1))
     module: Any = SimpleNamespace(parts=dict, step=12, log=lambda *_, **__: None)
     trainer: Any = SimpleNamespace()
     with pytest.raises(UserError, match=r"step 12.*dev/score"):
@@ -103,7 +103,7 @@ def test_a_dev_score_that_is_not_finite_is_never_the_best(value: float) -> None:
 
 def test_the_last_weights_are_not_kept_where_they_are_not_finite() -> None:
     saved = []
-    best = BestCheckpoint(lambda *_: 1.0, lambda: saved.append(1))
+    best = BestCheckpoint(lambda *_: 1.0, lambda *_: saved.append(1))
     llm = nn.Linear(2, 2)
     with torch.no_grad():
         llm.bias[1] = math.inf

@@ -22,8 +22,10 @@ import torch
 from spinevl.config.compose import compose
 from spinevl.config.options import Resume
 from spinevl.config.plain import plain
+from spinevl.io.hashing import sha256
 from spinevl.schema.errors import UserError
 from spinevl.training import resume, worker
+from spinevl.training import states as states_module
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
 
@@ -211,6 +213,49 @@ def test_the_state_before_a_damaged_one_is_used(
     assert left(tmp_path) == uncut["lora"]
 
 
+def sign(state: Path) -> None:
+    """Give a state's files the checksums that they have now."""
+    content = json.loads((state / "manifest.json").read_text())
+    del content["sha256"]
+    content["files"] = {name: sha256(state / name) for name in content["files"]}
+    signed = {**content, "sha256": states_module._digest(content)}
+    (state / "manifest.json").write_text(json.dumps(signed))
+
+
+@pytest.mark.parametrize("missing", [None, "loops"])
+def test_a_signed_state_that_is_another_file_is_passed_over(
+    cache: Path,
+    tmp_path: Path,
+    uncut: dict[str, dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    missing: str | None,
+) -> None:
+    cut(spec(cache), tmp_path, step=9)
+    state = tmp_path / "resume/step-00000008"
+    content = torch.load(state / "state", weights_only=True)
+    del content[missing or "state_dict"]
+    torch.save(content if missing else content["loops"], state / "state")
+    sign(state)
+    fit(spec(cache), tmp_path)
+    (said,) = [one.getMessage() for one in caplog.records if "00008" in one.getMessage()]
+    assert f"{state}/state: " in said
+    assert (missing or "state_dict") in said
+    assert "step-00000007" in said
+    assert left(tmp_path) == uncut["lora"]
+
+
+def test_a_damaged_state_takes_the_place_of_no_whole_one(
+    cache: Path, tmp_path: Path, uncut: dict[str, dict[str, Any]]
+) -> None:
+    cut(spec(cache, "trainer.save_every=4"), tmp_path, step=9)
+    assert states(tmp_path) == [4, 8]
+    damage_bytes(tmp_path / "resume/step-00000008")
+    cut(spec(cache, "trainer.keep=1"), tmp_path, step=7)
+    assert states(tmp_path) == [6]
+    fit(spec(cache), tmp_path)
+    assert left(tmp_path) == uncut["lora"]
+
+
 def test_without_a_whole_state_the_training_starts_again(
     cache: Path,
     tmp_path: Path,
@@ -244,6 +289,25 @@ def test_a_better_checkpoint_is_not_replaced_after_a_restart(cache: Path, tmp_pa
         fit(one, tmp_path)
     assert (tmp_path / "checkpoint/model.safetensors").read_bytes() == before_it
     assert json.loads((tmp_path / "train.json").read_text())["dev_score_step"] == 6
+
+
+def test_the_best_few_checkpoints_are_those_of_a_training_that_was_not_cut(
+    cache: Path, tmp_path: Path
+) -> None:
+    one = spec(cache, "trainer.keep_best=2", "trainer.dev_checks=3")
+    files = []
+    for name, steps in (("uncut", ()), ("cut", (8, 11))):
+        (out := tmp_path / name).mkdir()
+        for step in steps:
+            cut(one, out, step=step)
+        fit(one, out)
+        history = json.loads((out / "train.json").read_text())["dev_history"]
+        best = sorted(history, key=lambda pair: (pair[1], pair[0]))[-2:]
+        weights = {file.parent.name: file.read_bytes() for file in out.rglob("model.safetensors")}
+        assert set(weights) == {"checkpoint", *(f"step-{step:08d}" for step, _ in best)}
+        assert weights["checkpoint"] == weights[f"step-{best[-1][0]:08d}"]
+        files.append(weights)
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("written", ["nothing", "half"])
@@ -301,8 +365,10 @@ def test_a_state_of_more_processes_is_refused(
 ) -> None:
     cut(spec(cache), tmp_path, step=3)
     monkeypatch.setattr("spinevl.training.states.world_size", lambda: 2)
-    with pytest.raises(UserError, match=r"devices .* expected 1, found 2"):
+    with pytest.raises(UserError, match=r"devices .* expected 1, found 2") as error:
         fit(spec(cache), tmp_path)
+    for possible in ("trainer.devices", "resume=never", f"checkpoint={tmp_path}/checkpoint"):
+        assert possible in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,15 @@ class TrainerOptions:
         help="optimizer steps (50) or minutes (10min) from one saved state to the next",
         pattern=(r"[1-9][0-9]{0,8}(min)?", "a number of optimizer steps, 50, or minutes, 10min"),
     )
-    keep: int = key(2, help="saved states that are kept while the training runs", min=1)
+    keep: int = key(
+        2, help="saved states that are kept while the training runs: the last ones", min=1
+    )
+    keep_best: int = key(
+        1,
+        help="checkpoints with the best dev scores that are kept; of more than 1 each stands in "
+        "checkpoints/step-N beside checkpoint/, the best",
+        min=1,
+    )
     num_workers: int = key(0, help="processes that load images beside the main one", min=0, max=256)
     progress_bar: bool = key(True, help="show progress on the terminal")
     loss: LossMean = key(

@@ -34,6 +34,8 @@ def blank_model(spec: TrainSpec, *, trust: Trust) -> VLM:
     with torch.device("meta"):
         if spec.checkpoint:
             parts = {**parts_of(spec.checkpoint, allowed=trust.allowed), "tuning": tuning}
+            if quantize := spec.parts["llm"].get("quantize"):
+                parts["llm"] = {**parts["llm"], "quantize": quantize}
             made = functools.partial(build_stored, allowed=trust.allowed)
             return assemble(parts, build=made, held=held)
         parts = {

@@ -1,101 +1,98 @@
-"""The keys that make a training fit its device, with values that do."""
+"""Changes of a training that take less memory, as the command line names them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from spinevl.build.trust import Trust
 from spinevl.config.options import Mode
-from spinevl.data.study import Study
-from spinevl.training.memory.estimate import GB
-from spinevl.training.memory.estimator import Estimator
-from spinevl.training.memory.room import Room
+from spinevl.models.quantized import check_quantization
+from spinevl.schema.errors import UserError
 from spinevl.training.memory.sharding import sharding_of
+from spinevl.training.prepare import held_of
 from spinevl.training.spec import TrainSpec
 
-Change = Callable[[TrainSpec], TrainSpec]
+Changed = tuple[str, TrainSpec]
+"""The words of the command line, and the training with them."""
+
+Change = Callable[[TrainSpec, str], Changed | None]
+"""(a training, its device) -> the changed one; None where it is so already, or cannot be."""
 
 
-def what_fits(
-    spec: TrainSpec, study: Study, estimator: Estimator, room: Room, *, trust: Trust
-) -> str:
-    """What to change, in words.
-
-    Args:
-        spec: a training that does not fit.
-        study: its study.
-        estimator: of the training.
-        room: what the device has.
-        trust: what the command line trusts.
-
-    Returns:
-        Each change that is enough, or the first ones that are enough together.
-    """
-    patients = spec.batch_patients
-    found = []
-    if patients > 1 and (fewer := estimator.largest_batch(room.size, most=patients - 1)):
-        accumulate = -(-patients // fewer) * spec.trainer.accumulate
-        words = f"trainer.batch_patients={fewer} trainer.accumulate={accumulate}"
-        found.append(_told(words, estimator(fewer).total))
-    for words, change in _changes(spec, estimator.device):
-        needed = Estimator(change(spec), study, trust=trust)(patients).total
-        if needed <= room.size:
-            found.append(_told(words, needed))
-    return (
-        f"it fits with {', or with '.join(found)}"
-        if found
-        else _together(spec, study, estimator, room, trust)
-    )
+def changed(spec: TrainSpec, device: str) -> Iterator[Changed]:
+    """Every change that a training can have, each alone, but for its batch."""
+    for change in CHANGES:
+        if found := change(spec, device):
+            yield found
 
 
-def _together(spec: TrainSpec, study: Study, estimator: Estimator, room: Room, trust: Trust) -> str:
-    """The first changes that are enough together, or what is needed with all of them."""
-    said = []
-    needed = math.inf
-    for words, change in [("trainer.batch_patients=1", _same), *_changes(spec, estimator.device)]:
-        spec = change(spec)
-        said.append(words)
-        needed = Estimator(spec, study, trust=trust)(1).total
-        if needed <= room.size:
-            return f"it fits with {_told(' '.join(said), needed)}"
-    least = (
-        f"even with {_told(' '.join(said), needed)} it does not fit" if said[1:] else "nothing fits"
-    )
-    return f"{least}; take a smaller model"
+def with_batch(spec: TrainSpec, patients: int) -> Changed:
+    """The training with fewer patients a step, and as many an update as before or a few more."""
+    accumulate = -(-spec.batch_patients // patients) * spec.trainer.accumulate
+    words = f"trainer.batch_patients={patients} trainer.accumulate={accumulate}"
+    return words, _trained(spec, batch_patients=patients, accumulate=accumulate)
 
 
-def _same(spec: TrainSpec) -> TrainSpec:
-    return spec
+def _checkpointing(spec: TrainSpec, _: str) -> Changed | None:
+    if spec.trainer.gradient_checkpointing:
+        return None
+    return "trainer.gradient_checkpointing=true", _trained(spec, gradient_checkpointing=True)
 
 
-def _told(words: str, needed: float) -> str:
-    return f"{words} ({needed / GB:.1f} GB)"
+def _half(part: str, spec: TrainSpec, _: str) -> Changed | None:
+    """Weights that do not learn in bfloat16; DeepSpeed holds all weights alike."""
+    held = held_of(spec).dtype(part, spec.parts.get(part) or {}, asdict(spec.tuning))
+    learns = getattr(spec.tuning, part.removesuffix("3d")) == Mode.full
+    if held != "float32" or learns or sharding_of(spec.trainer).stage:
+        return None
+    return f"{part}.dtype=bfloat16", _built(spec, part, dtype="bfloat16")
 
 
-def _changes(spec: TrainSpec, device: str) -> list[tuple[str, Change]]:
-    """Changes that take less memory, the least harmful first."""
-    changes: list[tuple[str, Change]] = []
-    if not spec.trainer.gradient_checkpointing:
-        words = "trainer.gradient_checkpointing=true"
-        changes.append((words, lambda one: _trained(one, gradient_checkpointing=True)))
-    if spec.tuning.llm == Mode.full:
-        changes.append(("tuning.llm=lora", lambda one: _tuned(one, llm=Mode.lora)))
-    if device == "cuda" and not sharding_of(spec.trainer).stage:
-        devices = max(2, torch.cuda.device_count())
-        words = f"trainer=deepspeed_zero3 trainer.devices={devices}"
-        zero = {"strategy": "deepspeed_zero3", "devices": devices}
-        changes.append((words, lambda one: _trained(one, **zero)))
-    return changes
+def _adapters(spec: TrainSpec, _: str) -> Changed | None:
+    if spec.tuning.llm != Mode.full:
+        return None
+    return "tuning.llm=lora", replace(spec, tuning=replace(spec.tuning, llm=Mode.lora))
+
+
+def _four_bits(spec: TrainSpec, _: str) -> Changed | None:
+    node = spec.parts.get("llm") or {}
+    if "quantize" not in node or node["quantize"]:
+        return None
+    try:
+        strategy = spec.trainer.strategy
+        check_quantization({"quantize": "nf4"}, spec.tuning.llm, strategy=strategy)
+    except UserError:
+        return None
+    return "llm.quantize=nf4", _built(spec, "llm", quantize="nf4")
+
+
+def _divided(spec: TrainSpec, device: str) -> Changed | None:
+    quantized = (spec.parts.get("llm") or {}).get("quantize")
+    if device != "cuda" or sharding_of(spec.trainer).stage or quantized:
+        return None
+    devices = max(2, torch.cuda.device_count())
+    words = f"trainer=deepspeed_zero3 trainer.devices={devices}"
+    return words, _trained(spec, strategy="deepspeed_zero3", devices=devices)
+
+
+CHANGES: Sequence[Change] = (
+    _checkpointing,
+    *(partial(_half, part) for part in ("encoder", "encoder3d")),
+    _adapters,
+    partial(_half, "llm"),  # after the adapters, with which it does not learn
+    _four_bits,
+    _divided,
+)
+"""The least harmful first."""
 
 
 def _trained(spec: TrainSpec, **options: Any) -> TrainSpec:
     return replace(spec, trainer=replace(spec.trainer, **options))
 
 
-def _tuned(spec: TrainSpec, **modes: Mode) -> TrainSpec:
-    return replace(spec, tuning=replace(spec.tuning, **modes))  # type: ignore[arg-type]
+def _built(spec: TrainSpec, part: str, **values: Any) -> TrainSpec:
+    return replace(spec, parts={**spec.parts, part: {**spec.parts[part], **values}})

@@ -106,18 +106,9 @@ def estimated(
         )
         for name, own in step.weights.items()
     )
-    whole = step.all_weights
     gradients = sum(row.gradients for row in rows)
-    # on a GPU all weights are updated at once, on the CPU one by one
-    update = sharding.update(whole) if device == "cuda" else 2 * step.largest_weight
-    peak = max(
-        # gradients stay until the next step's backward pass, so through its forward pass
-        gradients + step.forward_peak,
-        gradients + step.backward_peak - whole.trained,
-        gradients + step.dev_peak + averaged * whole.trained,
-        gradients + update,
-    )
-    communication = sharding.communication(whole)
+    peak = _peak(step, sharding, gradients, on_gpu=device == "cuda", averaged=averaged)
+    communication = sharding.communication(step.all_weights)
     tensors = sum(row.weights + row.optimizer for row in rows) + peak + communication
     fixed, factor = _OVERHEAD[device]
     kept = gradients + step.logits + sum(row.activations for row in rows)
@@ -130,4 +121,20 @@ def estimated(
         batch_patients=batch_patients,
         tokens=step.tokens,
         images=step.images,
+    )
+
+
+def _peak(
+    step: Rehearsal, sharding: Sharding, gradients: float, *, on_gpu: bool, averaged: bool
+) -> float:
+    """The most that lives at once besides weights, optimizer and buffers of communication."""
+    whole = step.all_weights
+    # on a GPU all weights are updated at once, on the CPU one by one
+    update = sharding.update(whole) if on_gpu else 2 * step.largest_weight
+    return gradients + max(
+        # gradients stay until the next step's backward pass, so through its forward pass
+        step.forward_peak,
+        step.backward_peak - whole.trained,
+        step.dev_peak + averaged * whole.trained,
+        update,
     )

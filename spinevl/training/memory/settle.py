@@ -12,10 +12,10 @@ from spinevl.config.options import AUTO
 from spinevl.data.study import Study
 from spinevl.schema.errors import UserError, refused
 from spinevl.training.launching import processes_of
-from spinevl.training.memory.changes import what_fits
 from spinevl.training.memory.estimate import GB
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.room import Room, room_on
+from spinevl.training.memory.what_fits import what_fits
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 
 log = logging.getLogger(__name__)
@@ -56,34 +56,46 @@ def settle(
     auto = spec.trainer.batch_patients == AUTO
     try:
         estimator = Estimator(spec, study, trust=trust)
-        estimate = estimator(1 if auto else spec.batch_patients)
+        estimator(1 if auto else spec.batch_patients)
     except Exception as error:  # an estimate that fails is no reason not to train
-        reason = (str(error).strip().splitlines() or [""])[0]
-        if not auto:
-            tell(f"memory: not estimated ({type(error).__name__}: {reason})")
-            return spec
-        raise refused(
-            f"trainer.batch_patients={AUTO}",
-            "a model whose memory can be estimated without its weights",
-            f"{type(error).__name__}: {reason}",
-            "give a number",
-        ) from error
+        tell(_not_estimated(spec, error))
+        return spec
     room = room_on(estimator.device, processes=processes_of(spec.trainer))
     if auto:
         spec = _with_batch(spec, _largest(estimator, room))
-        estimate = estimator(spec.batch_patients)
-    for line in estimate.lines():
+    for line in estimator(spec.batch_patients).lines():
         tell(line)
+    tell(_held_against(room, spec, study, estimator, trust=trust))
+    return spec
+
+
+def _not_estimated(spec: TrainSpec, error: Exception) -> str:
+    """The line of a training without an estimate; ``auto`` is refused."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    said = f"{type(error).__name__}: {reason}"
+    if spec.trainer.batch_patients != AUTO:
+        return f"memory: not estimated ({said})"
+    raise refused(
+        f"trainer.batch_patients={AUTO}",
+        "a model whose memory can be estimated without its weights",
+        said,
+        "give a number",
+    ) from error
+
+
+def _held_against(
+    room: Room | None, spec: TrainSpec, study: Study, estimator: Estimator, *, trust: Trust
+) -> str:
+    """The line of how much of the memory is needed; more than there is is refused."""
     if room is None:
-        tell("memory: how much this device has is not known")
-        return spec
+        return "memory: how much this device has is not known"
+    estimate = estimator(spec.batch_patients)
     needed = f"{estimate.total / GB:.1f} of the {room.size / GB:.1f} GB of {room.what}"
     if estimate.tensors > room.size:
         fix = what_fits(spec, study, estimator, room, trust=trust)
         raise UserError(f"memory: this training needs {needed}; {fix}")
     near = "; it may not fit" if estimate.total > SAFE * room.size else ""
-    tell(f"memory: {needed}{near}")
-    return spec
+    return f"memory: {needed}{near}"
 
 
 def _as_before(spec: TrainSpec, out: Path | None) -> TrainSpec:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from spinevl.build.trust import NOTHING
 from spinevl.data.auxiliary_targets import head_sizes
@@ -63,6 +67,52 @@ def test_weights_gradients_and_optimizer_are_those_of_the_model(
         assert sum(one.nbytes for one in moments) <= row.optimizer
 
 
+FEWER_BITS = {
+    "bf16": ["llm.dtype=bfloat16", "encoder.dtype=bfloat16"],
+    "nf4": ["llm.quantize=nf4"],
+    "nf4 of bf16": ["llm.quantize=nf4", "llm.dtype=bfloat16"],
+    "nf4 frozen": ["llm.quantize=nf4", "tuning.llm=frozen"],
+}
+
+
+@pytest.mark.parametrize("words", FEWER_BITS.values(), ids=FEWER_BITS)
+def test_weights_of_fewer_bits_are_those_that_the_model_stores(
+    make_spec: Make, study: Study, of_transformers: list[str], words: list[str]
+) -> None:
+    if "llm.quantize=nf4" in words:
+        pytest.importorskip("bitsandbytes")
+    whole = Estimator(make_spec(*of_transformers), study)(2)
+    spec = make_spec(*of_transformers, *words)
+    found = Estimator(spec, study)(2)
+    model, _ = starting_model(spec, NOTHING)
+    rows = {row.name: row for row in found.rows}
+    for name, part in model.named_children():
+        stored = {one.untyped_storage() for one in [*part.parameters(), *part.buffers()]}
+        for one in part.parameters():
+            if state := getattr(one, "quant_state", None):
+                stored |= {state.absmax.untyped_storage(), state.code.untyped_storage()}
+        assert rows[name].weights == sum(one.nbytes() for one in stored)
+        learned = sum(one.nbytes for one in part.parameters() if one.requires_grad)
+        assert rows[name].gradients == learned
+    assert found.tensors < whole.tensors
+
+
+def test_four_bits_are_estimated_with_what_else_changes_a_layer(
+    make_spec: Make, study: Study, of_transformers: list[str]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    for words in (["tuning.lora.dora=true"], ["trainer.gradient_checkpointing=true"]):
+        four, whole = (
+            Estimator(make_spec(*of_transformers, *words, f"llm.quantize={kind}"), study).rehearsed(
+                2
+            )
+            for kind in ("nf4", "null")
+        )
+        assert four.all_weights.frozen < whole.all_weights.frozen
+        # weights are dequantized on the way, in the backward pass too
+        assert four.backward_peak >= whole.backward_peak
+
+
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_the_rehearsed_step_holds_what_the_step_holds(
     make_spec: Make, study: Study, words: list[str]
@@ -106,6 +156,66 @@ def test_the_peak_is_that_of_torchs_own_tracker(make_spec: Make, study: Study) -
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     weights = step.all_weights.frozen + step.all_weights.trained
     assert weights + max(step.forward_peak, step.backward_peak) == pytest.approx(peak, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["full", "recomputed", "padded"])  # it takes no frozen weights
+def test_a_gpus_step_under_fake_tensors_is_that_of_torchs_own_tracker(
+    make_spec: Make, study: Study, name: str
+) -> None:
+    """An independent count, with the tensors that torch says CUDA's attention kernel makes.
+
+    The tensors are the CPU's, for without CUDA torch takes no gradient of a GPU's.
+    """
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    words = ["trainer.batch_patients=2", "feature_cache.enabled=false", *CASES[name]]
+    spec = make_spec("trainer.precision=bf16-mixed", *words)
+    step = Estimator(spec, study, device="cuda").rehearsed(2)
+    module, batch = real(spec, study)
+    with FakeTensorMode(allow_non_fake_inputs=True), attention_of_cuda():
+        without_data(module)
+        batch = batch.each(lambda one: torch.empty(one.shape, dtype=one.dtype))
+        tracker = MemTracker()
+        tracker.track_external(module, *batch_tensors(batch))
+        with tracker:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = module.training_step(batch, 0)
+            loss.backward()
+    peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    weights = step.all_weights.frozen + step.all_weights.trained
+    assert weights + max(step.forward_peak, step.backward_peak) == pytest.approx(peak, rel=0.03)
+
+
+def without_data(module: torch.nn.Module) -> None:
+    """Replace every tensor by a fake one; called within a fake mode."""
+    for child in module.modules():
+        for name, old in child._parameters.items():
+            if old is not None:
+                new = torch.empty(old.shape, dtype=old.dtype)
+                child._parameters[name] = torch.nn.Parameter(new, old.requires_grad)
+        for name, buffer in child._buffers.items():
+            if buffer is not None:
+                child._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+@contextmanager
+def attention_of_cuda() -> Iterator[None]:
+    """Call CUDA's memory-efficient kernel by name, as torch does on a GPU with a mask."""
+
+    def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
+        heads = query.shape[1]
+        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+        query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
+        if attn_mask is not None:
+            keys = attn_mask.shape[-1]
+            padded = functional.pad(attn_mask.to(torch.bfloat16), (0, -keys % 8))
+            attn_mask = padded[..., :keys].expand(len(query), heads, -1, -1)
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(query, key, value, attn_mask, True)[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "scaled_dot_product_attention", attention)
+        yield
 
 
 def test_checkpointing_and_adapters_need_less_and_patients_more(

@@ -10,9 +10,11 @@ import pytest
 
 from spinevl.data.study import Study
 from spinevl.schema.errors import UserError
+from spinevl.training import prepare
 from spinevl.training.fit import fit
 from spinevl.training.memory import estimate
 from spinevl.training.memory import settle as module
+from spinevl.training.memory.changes import changed
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.room import Room
 from spinevl.training.memory.settle import SAFE, settle
@@ -76,6 +78,53 @@ def test_several_keys_are_named_where_none_is_enough(
     room(1e6)
     with pytest.raises(UserError, match="smaller model"):
         settle(make_spec("trainer.batch_patients=1"), study)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ([], "llm.dtype=bfloat16"),
+        ([], "llm.quantize=nf4"),
+        (["tuning.encoder=frozen"], "encoder.dtype=bfloat16"),
+        (["tuning.llm=full"], "tuning.llm=lora"),
+    ],
+)
+def test_fewer_bits_a_weight_are_offered_where_they_are_enough(
+    make_spec: Make,
+    study: Study,
+    room: Callable[[float | None], None],
+    of_transformers: list[str],
+    asked: list[str],
+    fits: str,
+) -> None:
+    if "nf4" in fits:
+        pytest.importorskip("bitsandbytes")
+    words = [*of_transformers, *asked, "trainer.batch_patients=1"]
+    room(Estimator(make_spec(*words, fits), study)(1).total + 1)
+    with pytest.raises(UserError) as refusal:
+        settle(make_spec(*words), study)
+    assert f" {fits} (" in str(refusal.value)
+
+
+def test_what_cannot_be_is_not_offered(
+    make_spec: Make, of_transformers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(*more: str, device: str = "cpu") -> list[str]:
+        return [one for one, _ in changed(make_spec(*of_transformers, *more), device)]
+
+    halves = {"llm.dtype=bfloat16", "encoder.dtype=bfloat16"}
+    assert halves <= set(words())
+    assert "llm.dtype=bfloat16" not in words("tuning.llm=full", "encoder.dtype=bfloat16")
+    assert not halves & set(words("tuning.llm=full", "encoder.dtype=bfloat16"))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "auto_dtype", lambda _: "bfloat16")
+        assert not halves & set(words("trainer.precision=bf16-mixed"))
+        assert halves <= set(words("trainer.precision=32-true"))
+    zero = words("trainer=deepspeed_zero2", "trainer.devices=2", device="cuda")
+    assert zero == ["trainer.gradient_checkpointing=true"]
+    for full in (["tuning.llm=full"], ["llm.quantize=nf4"]):
+        assert "llm.quantize=nf4" not in words(*full)
+    assert not [one for one in words("llm.quantize=nf4", device="cuda") if "deepspeed" in one]
 
 
 def test_auto_takes_the_largest_batch_and_writes_it_down(
