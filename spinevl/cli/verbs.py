@@ -8,6 +8,7 @@ VERBS = {
     "report": "the scores and the report for a checkpoint that is there already",
     "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
     "run": "build, train, predict, evaluate and report in one job",
+    "leaderboard": "the leaderboard of a sweep, also while it runs",
     "fetch": "download models and tokenizers for nodes without network",
     "doctor": "check every input before any training time is spent",
 }

@@ -21,6 +21,10 @@ from spinevl.schema.task import Task
 
 log = logging.getLogger(__name__)
 
+PREDICTIONS_FILE = "predictions.jsonl"
+DEV_PREDICTIONS_FILE = "predictions_dev.jsonl"
+"""Of dev patients, where those are scored and the test patients are in ``predictions.jsonl``."""
+
 _AGAIN = "mend the line or predict again"
 _NONE = type(None)
 

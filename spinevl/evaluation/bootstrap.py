@@ -9,6 +9,9 @@ since a patient has labels of several tasks and levels.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import numpy as np
 
 from spinevl.schema.score import Difference
@@ -36,6 +39,12 @@ class Bootstrap:
         shape = (1 + n_resamples * enough, n_patients)
         self.weights = np.random.default_rng(seed).standard_exponential(shape)
         self.weights[0] = 1
+
+    def some(self, places: Sequence[int]) -> Bootstrap:
+        """The same resamples of some of the patients, by their places."""
+        some = copy.copy(self)
+        some.weights = self.weights[:, list(places)]
+        return some
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """[n_patients, ...] -> sums over the patients of each row of weights [1 + n, ...]."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.data.study import ConversationStudy, PatientStudy
 from spinevl.evaluation.answer_files import (
+    DEV_PREDICTIONS_FILE,
+    PREDICTIONS_FILE,
     unparsed_answers,
     write_predictions,
     write_submission,
@@ -69,18 +71,32 @@ def answer_conversations(
 
 
 def write_outputs(
-    study: PatientStudy, subset: str, answered: Sequence[Prediction], *, out: Path
+    study: PatientStudy,
+    subset: str,
+    answered: Sequence[Prediction],
+    *,
+    out: Path,
+    dev: Sequence[Prediction] | None = None,
 ) -> None:
     """``predictions.jsonl``, with the truth where it is known, and ``answers.json``.
 
     The latter needs a parsed answer to every question of all graded tasks. Without it the job is
-    complete all the same, and a line says why it is left out.
+    complete all the same, and a line says why it is left out. Answers for ``dev`` patients, which
+    are scored where no truth of the test patients is known, go to ``predictions_dev.jsonl``.
     """
-    known = study.patients(subset) if study.has_truth(subset) else ()
-    write_predictions(out / "predictions.jsonl", with_truth(answered, known, study.tasks))
+    _write_answers(study, subset, answered, out / PREDICTIONS_FILE)
+    if dev and subset != "dev":
+        _write_answers(study, "dev", dev, out / DEV_PREDICTIONS_FILE)
     _write_submission(study, subset, answered, out=out)
     for progress in out.glob(".predictions.*.jsonl"):
         progress.unlink()
+
+
+def _write_answers(
+    study: PatientStudy, subset: str, answered: Sequence[Prediction], path: Path
+) -> None:
+    known = study.patients(subset) if study.has_truth(subset) else ()
+    write_predictions(path, with_truth(answered, known, study.tasks))
 
 
 def _write_submission(
@@ -96,7 +112,7 @@ def _write_submission(
             "answers for %d patients in %s; no answers.json, the challenge's submission, "
             "whose weights of tasks sum to 1, and not to %g",
             len({one.id for one in answered}),
-            out / "predictions.jsonl",
+            out / PREDICTIONS_FILE,
             found,
         )
         return

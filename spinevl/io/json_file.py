@@ -196,14 +196,9 @@ def _decoded(content: bytes, where: str, expected: str) -> str:
 def _parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for what the module refuses."""
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_without_repeats,
-            parse_float=_finite,
-            parse_int=_of_64_bits,
-            parse_constant=_no_constant,
-        )
-        _check_depth(value)
+        value = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be deeper
+            _check_depth(value)
         if "\\u" in text:  # only escapes can write half a character
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -253,3 +248,11 @@ def _no_constant(text: str) -> None:
 
 def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:24]}..."
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_repeats,
+    parse_float=_finite,
+    parse_int=_of_64_bits,
+    parse_constant=_no_constant,
+)

@@ -95,10 +95,10 @@ def input_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     What is null in its config is as its checkpoint was trained, and so are these files.
     """
     yield from _named(config, "")
-    yield from _named(_as_trained(config), "checkpoint")
+    yield from _named(as_trained(config), "checkpoint")
 
 
-def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """The nodes that a checkpoint fills in, such as its data."""
     stored = None
     with suppress(UserError, OSError, ValueError, RuntimeError):  # told by whoever loads it
@@ -110,7 +110,7 @@ def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _images(config: Mapping[str, Any]) -> Iterator[Path]:
     """The images that conversations name, where no folder of images is set."""
-    data = {**config, **_as_trained(config)}.get("data")
+    data = {**config, **as_trained(config)}.get("data")
     if not isinstance(data, Mapping) or data.get("images"):
         return
     for subset in ("train", "dev", "test"):

@@ -27,6 +27,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from spinevl.evaluation.answer_files import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE
 from spinevl.io.folders import recover_all
 from spinevl.io.temporary import remove, remove_leftovers
 from spinevl.jobs.identity import differences, input_paths, parts
@@ -41,8 +42,8 @@ LOCK = ".job.lock"
 # what a job leaves at its end, which an unfinished one must not show; answers so far stay, and the
 # checkpoint until a training that starts anew has one
 _AT_THE_END = (
-    *("report.html", "predictions.jsonl", "answers.json", "conversations.json"),
-    METRICS_FILE,
+    *("report.html", "answers.json", "conversations.json"),
+    *(PREDICTIONS_FILE, DEV_PREDICTIONS_FILE, METRICS_FILE),
 )
 # what a training goes on with; without a state it starts anew
 _OF_A_TRAINING = (TRAIN_FILE, CURVE_FILE, TENSORBOARD)

@@ -19,11 +19,15 @@ from spinevl.config.check import from_plain
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
 from spinevl.io.process import Process, is_alive, this_process
+from spinevl.jobs.owner import is_moved_aside
 from spinevl.jobs.status import JOB_FILE
 from spinevl.schema.errors import UserError, refused
 
 SWEEP_FILE = "sweep.json"
-BOARD = ("leaderboard.md", "leaderboard.csv", "leaderboard.png")
+BOARD = (
+    *("leaderboard.md", "leaderboard.csv", "leaderboard_jobs.csv"),
+    *("leaderboard.tex", "leaderboard.png"),
+)
 _LOCK = ".leaderboard.lock"
 
 
@@ -114,10 +118,15 @@ def join_sweep(folder: Path, job: Path, number: int) -> None:
         _write(folder, replace(sweep, jobs={**sweep.jobs, name: number}))
 
 
-def jobs_of(folder: Path, found: Sequence[Path]) -> list[Path]:
-    """Those folders of jobs that are of the sweep in ``folder``; all where no sweep is told."""
-    sweep = read_sweep(folder)
-    return [one for one in found if sweep is None or _name(one, folder) in sweep.jobs]
+def job_folders(folder: Path) -> dict[str, Path]:
+    """The folders of the jobs of the sweep in ``folder`` by their names there.
+
+    Where no sweep is told, these are all folders of jobs below it that were not moved aside.
+    """
+    if (sweep := read_sweep(folder)) is not None:
+        return {name: folder / name for name in sweep.jobs}
+    found = [file.parent for file in sorted(folder.rglob(JOB_FILE))]
+    return {_name(one, folder): one for one in found if not is_moved_aside(one, folder)}
 
 
 def _name(job: Path, folder: Path) -> str:

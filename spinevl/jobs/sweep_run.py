@@ -1,12 +1,10 @@
-"""The leaderboard of a sweep as a table in W&B: a run of its own in the sweep's group."""
+"""The leaderboard of a sweep as tables in W&B: a run of its own in the sweep's group."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,18 @@ from spinevl.config.check import from_plain
 from spinevl.config.options import WandbOptions
 from spinevl.data.study_spec import StudySpec
 from spinevl.jobs.folder import read_config
-from spinevl.jobs.sweep import read_rows
-from spinevl.report.leaderboard import Row, table
+from spinevl.jobs.sweep import read_board
+from spinevl.report.leaderboard.csv_files import Table, job_table, setting_table
 from spinevl.schema.errors import UserError
 from spinevl.training.private import Names
 from spinevl.training.wandb_run import end_run, start_run
 
-_LOCAL = ("folder", "error")  # columns that may name files and patients
+_LOCAL = (
+    "folder",
+    "identity",
+    "error",
+    "no_difference",
+)  # columns that may name files and patients
 
 
 def log_leaderboard(sweep: Path) -> None:
@@ -29,19 +32,22 @@ def log_leaderboard(sweep: Path) -> None:
     Args:
         sweep: the sweep's folder, where the files of the run go.
     """
-    rows = read_rows(sweep)
-    found = next((told for row in rows if (told := _options(sweep / row.folder))), None)
+    board = read_board(sweep)
+    found = next((told for row in board.rows if (told := _options(sweep / row.folder))), None)
     if found is None:
         return
-    import wandb
-
     options, cache = found
     names = Names(None if options.patients else StudySpec(cache_dir=cache).cache_folder())
     named = replace(options, name="leaderboard", job_type="leaderboard", tags=["leaderboard"])
     kept = f"board-{hashlib.sha256(str(sweep).encode()).hexdigest()[:12]}"  # also when continued
     run = start_run(named, out=sweep, config={}, names=names, run=kept)
-    columns, data = _cells(rows, names, private=not options.patients)
-    run.log({"leaderboard": wandb.Table(columns=columns, data=data)})
+    private = not options.patients
+    run.log(
+        {
+            "leaderboard": _table(setting_table(board, tell=partial(_told, names)), private),
+            "leaderboard_jobs": _table(job_table(board, tell=partial(_told, names)), private),
+        }
+    )
     end_run()
 
 
@@ -55,27 +61,19 @@ def _options(folder: Path) -> tuple[WandbOptions, str] | None:
         return None
 
 
-def _cells(
-    rows: Sequence[Row], names: Names, *, private: bool
-) -> tuple[list[str | int], list[list[Any]]]:
-    header, *lines = csv.reader(io.StringIO(table(rows)))
+def _table(table: Table, private: bool) -> Any:
+    """A table of W&B; columns that stay on this machine are left out."""
+    import wandb
+
+    header, lines = table
     kept = [k for k, name in enumerate(header) if not (private and name in _LOCAL)]
-    data = []
-    for row, line in zip(rows, lines, strict=True):
-        cells: list[Any] = [_number(cell) for cell in line]
-        if "overrides" in header:
-            cells[header.index("overrides")] = " ".join(_told(one, names) for one in row.overrides)
-        data.append([cells[k] for k in kept])
-    return [header[k] for k in kept], data
+    data = [[line[k] for k in kept] for line in lines]
+    return wandb.Table(columns=[header[k] for k in kept], data=data)
 
 
-def _told(override: str, names: Names) -> str:
+def _told(names: Names, override: str) -> str:
+    """An override, whose value may be a path."""
     key, sign, value = override.partition("=")
-    return f"{key}{sign}{names.config(value, key.rpartition('.')[2])}"
-
-
-def _number(cell: str) -> Any:
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
+    plain = value.strip("'\"")  # as Hydra quotes a path with a space
+    told = names.config(plain, key.rpartition(".")[2])
+    return f"{key}{sign}{value if told == plain else told}"

@@ -59,11 +59,17 @@ def read_dev_score(folder: Path) -> tuple[float | None, bool]:
     The score is None where ``train.json`` is absent, not ours, or of a training without dev.
     """
     content = read_training(folder)
-    value: Any
-    value, measure = content.get("dev_score"), content.get("dev_measure")
-    if type(value) not in (int, float) or not math.isfinite(value):
-        value = None
-    return value, measure == "partial dev score"
+    return _finite(content.get("dev_score")), content.get("dev_measure") == "partial dev score"
+
+
+def read_speed(folder: Path) -> float | None:
+    """The tokens a second of the training in a job's folder; None where it does not say."""
+    return _finite(read_training(folder).get("tokens_per_second"))
+
+
+def _finite(value: Any) -> float | None:
+    """A number of a file; None for anything else."""
+    return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def was_tried(folder: Path) -> bool:

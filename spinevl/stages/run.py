@@ -57,11 +57,11 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     _write_records(study, config, out=out, told=told)
     dev = fit(spec, out, trust=trust, study=study)
     scored = "test" if study.cohort.test_has_truth else "dev"
-    submitted = "test" if "test" in study.subsets else scored  # also where it cannot be scored
-    asked = dict.fromkeys([*to_score(study, scored), Request(submitted)])
+    given = Request("test" if "test" in study.subsets else scored)  # also where it has no truth
+    asked = dict.fromkeys([*to_score(study, scored), given])
     found = answer_patients(predict, list(asked), study, out=out, trust=trust)
     predictions, score = found[Request(scored)], score_patients(study, scored, found)
-    write_outputs(study, submitted, found[Request(submitted)], out=out)
+    write_outputs(study, given.subset, found[given], out=out, dev=found.get(Request("dev")))
     value = write_metrics(score, study.tasks, out=out)
     write_study_report(
         study,

@@ -69,6 +69,17 @@ def test_an_unparsed_answer_leaves_the_submission_out_and_a_line_says_why(
     assert "predict.mode=choice" in line
 
 
+def test_answers_for_dev_patients_stand_beside_those_of_test_patients(tmp_path: Path) -> None:
+    given = answers("qd")
+    write_outputs(study("qd"), "test", given, out=tmp_path, dev=given)
+    assert "truth" not in json.loads((tmp_path / "predictions.jsonl").read_text())
+    assert json.loads((tmp_path / "predictions_dev.jsonl").read_text())["truth"] == 0
+    (tmp_path / "predictions_dev.jsonl").unlink()
+    write_outputs(study("qd"), "dev", given, out=tmp_path, dev=given)  # they are the same
+    write_outputs(study("qd"), "test", given, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
 def test_predictions_hold_the_truth_but_not_a_templates_labels(tmp_path: Path) -> None:
     for subset, truth in (("dev", {"truth": 0, "correct": True}), ("test", {})):
         write_outputs(study("qd"), subset, answers("qd"), out=tmp_path)

@@ -14,8 +14,12 @@ import pytest
 from spinevl.cli.job import clean_slate
 from spinevl.cli.main import main
 from spinevl.jobs.status import JobStatus, read_status, write_status
-from spinevl.jobs.sweep import read_rows, write_leaderboard
-from spinevl.report.leaderboard import Spread, markdown, plot, table
+from spinevl.jobs.sweep import read_board, write_leaderboard
+from spinevl.report.leaderboard.csv_files import csv_text, setting_table
+from spinevl.report.leaderboard.markdown_page import markdown
+from spinevl.report.leaderboard.picture import plot
+from spinevl.report.leaderboard.rows import Spread
+from spinevl.report.leaderboard.settings import Board
 from spinevl.schema.score import Score
 from spinevl.schema.task_score import Interval, TaskScore
 
@@ -62,16 +66,26 @@ def test_a_sweep_goes_on_after_a_failure_and_ranks_the_rest(
     assert "Traceback" not in err
     assert "spinevl: a job of the sweep failed, see sweep/leaderboard.md" in err
 
-    with (here / "sweep" / "leaderboard.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["job"] for row in rows] == ["2", "0", "1"]
-    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    rows = lines(here / "sweep")
+    assert [row["rank"] for row in rows] == ["1", "2", ""]
+    assert [row["setting"].rpartition("=")[2] for row in rows] == [
+        "good.json", "bad.json", "short.json"
+    ]  # fmt: skip
+    assert [(row["done"], row["failed"]) for row in rows] == [("1", "0"), ("1", "0"), ("0", "1")]
     assert float(rows[0]["score"]) == 1.0
-    assert rows[0]["folder"] == "2-answers-good.json"
     assert "0005" in rows[2]["error"]
-    assert "**failed: " in (here / "sweep" / "leaderboard.md").read_text()
+    jobs = lines(here / "sweep", "leaderboard_jobs.csv")
+    assert [row["job"] for row in jobs] == ["2", "0", "1"]
+    assert jobs[0]["folder"] == "2-answers-good.json"
+    assert "**1 failed**: " in (here / "sweep" / "leaderboard.md").read_text()
     assert (here / "sweep" / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
-    assert (here / "sweep" / rows[2]["folder"] / ".hydra" / "config.yaml").is_file()
+    assert r"\toprule" in (here / "sweep" / "leaderboard.tex").read_text()
+    assert (here / "sweep" / jobs[2]["folder"] / ".hydra" / "config.yaml").is_file()
+
+
+def lines(sweep: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
+    with (sweep / name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def job(
@@ -97,32 +111,121 @@ def scored(value: float, *, complete: bool = True) -> dict[str, Any]:
     return score.to_json()
 
 
-def test_rows_are_ranked_and_spread_over_seeds(tmp_path: Path) -> None:
+def names(board: Board) -> list[str]:
+    return [" ".join(one.overrides) for one in board.settings]
+
+
+def ranks(board: Board) -> list[int | None]:
+    return [one.rank for one in board.settings]
+
+
+def test_a_setting_is_a_row_over_its_seeds(tmp_path: Path) -> None:
     job(tmp_path, 0, ["sag_image=[6]", "++seed=0"], metrics=scored(0.4))
     job(tmp_path, 1, ["sag_image=[6]", "+seed=1"], metrics=scored(0.6))
     job(tmp_path, 2, ["sag_image=[5,6]", "seed=0"], metrics=scored(0.55))
     job(tmp_path, 3, ["sag_image=[5,6]", "seed=1"], status="running")
     job(tmp_path, 4, ["task=[qd]"], metrics=scored(0.9, complete=False))
-    job(tmp_path, 5, ["seed=9"], metrics="not an object")
-    rows = read_rows(tmp_path)
+    job(tmp_path, 5, ["a=1", "seed=9"], metrics="not an object")
+    board = read_board(tmp_path)
     # a score over fewer tasks never outranks a full one
-    assert [row.number for row in rows] == [1, 2, 0, 4, 3, 5]
+    assert names(board) == ["sag_image=[5,6]", "sag_image=[6]", "task=[qd]", "a=1"]
+    assert ranks(board) == [1, 2, 3, None]
     # sample standard deviation of 0.4 and 0.6
-    assert rows[0].over_seeds == Spread(0.5, pytest.approx(0.02**0.5), 2)
-    assert rows[1].over_seeds == Spread(0.55, None, 1)
-    assert rows[0].tasks == {"qd": 0.6, "positioning": 0.5}
-    text = markdown(rows)
-    assert "| 1 | 0.600 | 0.500 to 0.700 | 0.500 ± 0.141 (n=2) | 0.600 | 0.500 |" in text
-    assert "| 0.900 (partial) |" in text
+    assert board.settings[1].value == Spread(0.5, pytest.approx(0.02**0.5), 2)
+    assert board.settings[0].value == Spread(0.55, None, 1)
+    assert [row.number for row in board.rows] == [2, 3, 0, 1, 4, 5]
+    assert [row.repeat for row in board.rows[2:4]] == [("seed=0",), ("seed=1",)]
+    text = markdown(board)
+    first = "| 1 | `sag_image=[5,6]` | 0.550 (n=1) | 0.450 to 0.650 | 0.550 | 0.500 | 1 s |  |"
+    assert f"{first} 1 done, 1 running |" in text
+    assert "| 2 | `sag_image=[6]` | 0.500 ± 0.141 (n=2) |  | 0.500 | 0.500 |" in text
+    assert "| 0.900 (partial, n=1) |" in text
+    assert "| 1 | 1-job | `seed=1` | 0.600 | done | 1 s |  |" in text
 
 
-def test_overrides_that_all_jobs_share_stand_on_top_once(tmp_path: Path) -> None:
-    job(tmp_path, 0, ["data=phantom", "seed=0"], metrics=scored(0.4))
-    job(tmp_path, 1, ["data=phantom", "seed=1"], metrics=scored(0.5))
-    text = markdown(read_rows(tmp_path))
+def test_folds_are_repeats_too(tmp_path: Path) -> None:
+    for number, dev in enumerate((0.25, 0.75)):
+        trained(job(tmp_path, number, ["split=kfold", f"split.fold={number}"]), dev)
+        trained(job(tmp_path, 2 + number, ["split=kfold", f"+split.seed={number}"]), dev)
+    (setting,) = read_board(tmp_path).settings
+    assert setting.overrides == ("split=kfold",)
+    assert setting.value == Spread(0.5, pytest.approx((4 * 0.0625 / 3) ** 0.5), 4)
+
+
+def test_equal_scores_share_a_rank_whatever_their_rounding(tmp_path: Path) -> None:
+    values = [(0.1 + 0.2, 0.3), (0.3, 0.3), (0.3 + 1e-9, 0.3), (0.2, 0.2)]
+    for number, pair in enumerate(values):
+        for seed, dev in enumerate(pair):
+            trained(job(tmp_path, 2 * number + seed, [f"a={number}", f"seed={seed}"]), dev)
+    assert 0.1 + 0.2 != 0.3
+    board = read_board(tmp_path)
+    assert names(board) == ["a=2", "a=0", "a=1", "a=3"]
+    assert ranks(board) == [1, 2, 2, 4]
+
+
+def test_partial_scores_of_a_setting_are_not_averaged_with_full_ones(tmp_path: Path) -> None:
+    job(tmp_path, 0, ["seed=0"], metrics=scored(0.5))
+    job(tmp_path, 1, ["seed=1"], metrics=scored(0.9, complete=False))
+    (setting,) = read_board(tmp_path).settings
+    assert setting.scored == Spread(0.5, None, 1)
+    assert not setting.partial
+
+
+def test_the_same_job_in_two_folders_counts_once(tmp_path: Path) -> None:
+    for number, identity in enumerate("aab"):
+        folder = tmp_path / str(number)
+        write_status(folder, JobStatus(number, ("seed=0",), "done", identity=identity))
+        trained(folder, 0.5 + number)
+    (setting,) = read_board(tmp_path).settings
+    assert setting.value == Spread(1.5, pytest.approx(2**0.5), 2)
+
+
+def test_overrides_that_all_settings_share_stand_on_top_once(tmp_path: Path) -> None:
+    job(tmp_path, 0, ["data=phantom", "a=1", "seed=0"], metrics=scored(0.4))
+    job(tmp_path, 1, ["data=phantom", "a=2", "seed=0"], metrics=scored(0.5))
+    text = markdown(read_board(tmp_path))
     assert text.count("data=phantom") == 1
     assert "All with `data=phantom`." in text
-    assert "| `seed=1` | 1-job | done |" in text
+    assert "| 1 | `a=2` | 0.500 (n=1) |" in text
+
+
+def test_controls_that_differ_have_a_column_and_others_a_line(tmp_path: Path) -> None:
+    for number, swapped in enumerate((0.125, 0.25)):
+        metrics = scored(0.5)
+        controls = {"swapped_images": swapped, "level_majority": 0.375}
+        metrics["controls"] = {
+            name: {"score": value, "paired": {}} for name, value in controls.items()
+        }
+        job(tmp_path, number, [f"a={number}"], metrics=metrics)
+    text = markdown(read_board(tmp_path))
+    assert "| swapped images |" in text
+    assert "| 0.125 |" in text
+    assert "level majority 0.375" in text
+    assert "| level majority |" not in text
+
+
+def test_a_failed_setting_says_why_and_a_job_that_left_nothing_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    write_status(folder, JobStatus(0, ("a=1",), "failed", error="no | such\nfile"))
+    sweep = {"command": ["run"], "jobs": {"0": 0, "1": 1}}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    board = read_board(tmp_path)
+    assert [row.status for row in board.rows] == ["failed", "missing"]
+    assert names(board) == ["a=1"]
+    text = markdown(board)
+    assert r"**1 failed**: no \| such file |" in text
+    assert "1 missing" in text
+
+
+def test_speed_and_time_are_means_of_jobs_that_are_done(tmp_path: Path) -> None:
+    for number, (seconds, speed) in enumerate([(60.0, 100), (120.0, 300)]):
+        folder = tmp_path / str(number)
+        write_status(folder, JobStatus(number, (f"seed={number}",), "done", seconds=seconds))
+        (folder / "train.json").write_text(json.dumps({"tokens_per_second": speed}))
+    folder = tmp_path / "2"
+    write_status(folder, JobStatus(2, ("seed=2",), "failed", seconds=9000.0))
+    (folder / "train.json").write_text('{"tokens_per_second": 9}')
+    assert "| 1.5 min | 200 | 2 done, **1 failed** |" in markdown(read_board(tmp_path))
 
 
 def trained(folder: Path, dev: Any, *, measure: str = "dev score") -> None:
@@ -137,40 +240,39 @@ def test_jobs_are_ranked_by_dev_with_test_beside_it(tmp_path: Path) -> None:
         overrides = [f"sag_image=[{6 + number // 2}]", f"seed={seed}"]
         metrics = {**scored(test), "subset": "test"}
         trained(job(tmp_path, number, overrides, metrics=metrics), dev)
-    rows = read_rows(tmp_path)
-    assert [row.number for row in rows] == [2, 0, 1, 3]
-    assert rows[0].over_seeds == Spread(0.5, pytest.approx(0.125**0.5), 2)
-    assert rows[0].score_over_seeds == Spread(0.6, pytest.approx(0.245**0.5), 2)
-    text = markdown(rows)
-    assert "| rank | dev score | over seeds | test score | 95 % | over seeds |" in text
-    assert (
-        "| 1 | 0.750 | 0.500 ± 0.354 (n=2) | 0.250 | 0.150 to 0.350 | 0.600 ± 0.495 (n=2) |" in text
-    )
-    assert [line.split("|")[1].strip() for line in text.splitlines()[-4:]] == ["1", "2", "2", "4"]
-    line = next(csv.DictReader(table(rows).splitlines()))
-    assert (line["dev_score"], line["score"], line["mean"]) == ("0.75", "0.25", "0.5")
-    assert plot(rows).startswith(b"\x89PNG")
+    board = read_board(tmp_path)
+    # both are 0.5 on dev; the first was started first
+    assert ranks(board) == [1, 1]
+    assert board.settings[0].value == Spread(0.5, 0, 2)
+    assert board.settings[1].value == Spread(0.5, pytest.approx(0.125**0.5), 2)
+    assert board.settings[1].scored == Spread(0.6, pytest.approx(0.245**0.5), 2)
+    text = markdown(board)
+    assert "| rank | setting | dev score | test score | qd |" in text
+    assert "| 1 | `sag_image=[7]` | 0.500 ± 0.354 (n=2) | 0.600 ± 0.495 (n=2) |" in text
+    line = next(csv.DictReader(csv_text(*setting_table(board)).splitlines()))
+    assert (line["dev_score"], line["score"]) == ("0.5", "0.55")
+    assert plot(board).startswith(b"\x89PNG")
 
 
 def test_a_test_score_without_a_dev_score_is_shown_and_not_ranked(tmp_path: Path) -> None:
     for number, dev in enumerate((None, "high", True, 0.25)):
         metrics = {**scored(0.9), "subset": "test"}
         trained(job(tmp_path, number, [f"a={number}"], metrics=metrics), dev)
-    rows = read_rows(tmp_path)
-    assert [(row.number, row.value, row.scored) for row in rows] == [
-        (3, 0.25, 0.9), (0, None, 0.9), (1, None, 0.9), (2, None, 0.9)
-    ]  # fmt: skip
-    assert "|  |  |  | 0.900 |" in markdown(rows)
-    assert "subset=dev" in markdown(rows)
-    assert "subset=dev" not in markdown(rows[:1])
+    board = read_board(tmp_path)
+    assert names(board) == ["a=3", "a=0", "a=1", "a=2"]
+    assert ranks(board) == [1, None, None, None]
+    assert "|  | `a=0` |  | 0.900 (n=1) |" in markdown(board)
+    assert "subset=dev" in markdown(board)
+    assert "subset=dev" not in markdown(Board.of(board.rows[:1]))
 
 
 def test_trainings_alone_are_ranked_too(tmp_path: Path) -> None:
     trained(job(tmp_path, 0, ["task=[qd]"]), 0.9, measure="partial dev score")
     trained(job(tmp_path, 1, []), 0.5)
     trained(job(tmp_path, 2, ["data=conversations"]), -1.5, measure="dev log-probability a token")
-    assert [row.number for row in read_rows(tmp_path)] == [1, 2, 0]
-    assert plot(read_rows(tmp_path)).startswith(b"\x89PNG")
+    board = read_board(tmp_path)
+    assert [row.number for row in board.rows] == [1, 2, 0]
+    assert plot(board).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("file", ["job.json", "metrics.json"])
@@ -179,9 +281,9 @@ def test_a_job_that_cannot_be_read_hides_no_other(tmp_path: Path, file: str, tex
     job(tmp_path, 0, ["a=1"], metrics=scored(0.5))
     (job(tmp_path, 1, ["a=2"], metrics=scored(0.9)) / file).write_text(text)
     write_leaderboard(tmp_path)
-    assert [row.status for row in read_rows(tmp_path)] == ["done", "unreadable"]
+    assert [row.status for row in read_board(tmp_path).rows] == ["done", "unreadable"]
     board = (tmp_path / "leaderboard.md").read_text()
-    assert f"**unreadable: {file}" in board
+    assert f"**unreadable** |  | {file}" in board.replace("| 1 s |", "|  |")
     assert "1 done" in board
     assert "1 unreadable" in board
 
@@ -189,9 +291,11 @@ def test_a_job_that_cannot_be_read_hides_no_other(tmp_path: Path, file: str, tex
 def test_a_board_of_partial_scores_says_so(tmp_path: Path) -> None:
     job(tmp_path, 0, [], metrics=scored(0.5, complete=False))
     write_leaderboard(tmp_path)
-    assert "| rank | partial_score |" in (tmp_path / "leaderboard.md").read_text()
-    header, row = (tmp_path / "leaderboard.csv").read_text().splitlines()
-    assert dict(zip(header.split(","), row.split(","), strict=True))["partial_score"] == "0.5"
+    assert "| rank | setting | partial score |" in (tmp_path / "leaderboard.md").read_text()
+    (line,) = lines(tmp_path)
+    assert (line["score"], line["partial"]) == ("0.5", "True")
+    (line,) = lines(tmp_path, "leaderboard_jobs.csv")
+    assert (line["score"], line["partial_score"]) == ("", "0.5")
 
 
 def test_a_status_is_read_as_written_and_what_is_none_is_none(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 from spinevl.cli.main import main
 from spinevl.io.process import this_process
 from spinevl.jobs.status import JobStatus, read_status, write_status
-from spinevl.jobs.sweep import read_rows
 from spinevl.jobs.sweep_folder import SWEEP_FILE, Sweep, begin_sweep, join_sweep, read_sweep
 from spinevl.schema.errors import UserError
 
@@ -49,7 +48,7 @@ def test_two_jobs_of_a_sweep_in_one_folder_are_refused(tmp_path: Path) -> None:
         join_sweep(tmp_path, tmp_path / "same", 1)
 
 
-@pytest.mark.parametrize("name", ["leaderboard.md", "leaderboard.png", SWEEP_FILE])
+@pytest.mark.parametrize("name", ["leaderboard.md", "leaderboard.tex", SWEEP_FILE])
 def test_a_file_of_the_users_own_is_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=name):
@@ -78,19 +77,6 @@ def test_a_folder_in_which_another_process_sweeps_is_refused(tmp_path: Path) -> 
     assert sweep_now.pid == os.getpid()
 
 
-def test_the_same_job_in_two_folders_counts_once(tmp_path: Path) -> None:
-    metrics = {"score": 0.5, "qd": {"f1": 0.5}}
-    for number, identity in enumerate(("a", "a", "b")):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        write_status(folder, JobStatus(number, ("seed=0",), "done", identity=identity))
-        (folder / "train.json").write_text(
-            json.dumps({"dev_score": 0.5 + number, "dev_measure": "dev score", **metrics})
-        )
-    spreads = [one.over_seeds for one in read_rows(tmp_path)]
-    assert [one.repeats for one in spreads if one] == [2, 2, 2]
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -109,7 +95,7 @@ def evaluate(*words: str) -> int:
 
 def folders(here: Path) -> list[str]:
     """The folders that the board has."""
-    with (here / "m/leaderboard.csv").open(newline="") as file:
+    with (here / "m/leaderboard_jobs.csv").open(newline="") as file:
         return sorted(row["folder"] for row in csv.DictReader(file))
 
 

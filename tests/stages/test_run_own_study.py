@@ -13,7 +13,7 @@ from spinevl.config.tasks import official_tasks
 from spinevl.evaluation.answer_files import read_predictions
 from spinevl.evaluation.evaluate import evaluate
 from spinevl.jobs.status import JobStatus, write_status
-from spinevl.jobs.sweep import read_rows
+from spinevl.jobs.sweep import read_board
 from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.errors import UserError
 from spinevl.sources.labels import read_labels
@@ -86,7 +86,7 @@ def test_the_labels_of_test_patients_are_scored_though_no_answer_is_parsed(
     assert evaluate(people, given, tasks=GRADED).value == metrics["score"]
     # a leaderboard ranks it by dev
     write_status(tmp_path, JobStatus(0, (), "done"))
-    (row,) = read_rows(tmp_path)
+    (row,) = read_board(tmp_path).rows
     assert (row.value, row.scored) == (value, 0)
 
 

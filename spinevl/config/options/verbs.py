@@ -251,6 +251,13 @@ class Doctor(Run):
 
 
 @dataclass
+class Leaderboard(Common):
+    """``spinevl leaderboard``"""
+
+    dir: str | None = key(None, help="the folder of a sweep, its hydra.sweep.dir")
+
+
+@dataclass
 class Fetch(Run):
     """``spinevl fetch``: the pretrained parts of what ``run`` would train"""
 
@@ -268,5 +275,6 @@ SCHEMAS: dict[str, type] = {
     "export": Export,
     "run": Run,
     "doctor": Doctor,
+    "leaderboard": Leaderboard,
     "fetch": Fetch,
 }

@@ -1,0 +1,176 @@
+"""A leaderboard as a page of Markdown: the settings, what their numbers are, and the jobs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from spinevl.report.leaderboard.rows import Spread
+from spinevl.report.leaderboard.settings import DEFAULTS, Board, Setting
+from spinevl.report.markdown import Markdown, as_code, as_literal, as_markdown, shown_name
+
+_BAD = ("failed", "unreadable", "missing")
+_MOST_NAMED = 3
+
+
+def markdown(board: Board) -> str:
+    """The page; settings with equal scores share a rank."""
+    counts = ", ".join(f"{number} {as_literal(one)}" for one, number in board.statuses.items())
+    shared = f" All with {' '.join(map(as_code, board.common))}." if board.common else ""
+    parts = [
+        f"# Leaderboard\n\nJobs: {counts}.{shared}",
+        as_markdown(_settings(board)),
+        "\n".join(f"- {one}" for one in _notes(board)),
+        "## Jobs",
+        as_markdown(_jobs(board)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(board: Board) -> list[list[str]]:
+    controls = _own_controls(board)
+    alone = any(one.scored and one.scored.n == 1 for one in board.settings)
+    paired = any(one.paired for one in board.settings)
+    head = ["rank", "setting", *(["dev score"] if board.has_dev else []), board.score_name]
+    head += [*(["95 %"] if alone else []), *(["to the best"] if paired else [])]
+    head += [*board.tasks, *map(shown_name, controls), "time", "tokens/s", "jobs"]
+    lines = [head]
+    for one in board.settings:
+        setting = Markdown(" ".join(map(as_code, board.varied(one))) or DEFAULTS)
+        line = [f"{one.rank or ''}", setting]
+        line += [_spread(one.value, one.partial)] if board.has_dev else []
+        line.append(_spread(one.scored, one.partial))
+        line += [_interval(one)] if alone else []
+        line += [_difference(one)] if paired else []
+        line += [_mean(one.task(task)) for task in board.tasks]
+        line += [_mean(one.control(name)) for name in controls]
+        speed = one.mean(lambda row: row.tokens_per_second)
+        line += [_time(one.mean(lambda row: row.seconds)), "" if speed is None else f"{speed:.0f}"]
+        lines.append([*line, _states(one)])
+    return lines
+
+
+def _states(setting: Setting) -> Markdown:
+    """``2 done, 1 failed: why``"""
+    told = []
+    for status, count in setting.statuses.items():
+        text = as_literal(f"{count} {status}")
+        told.append(f"**{text}**" if status in _BAD else text)
+    error = f": {as_literal(setting.error)}" if setting.error else ""
+    return Markdown(", ".join(told) + error)
+
+
+def _notes(board: Board) -> Iterator[str]:
+    ranked = "the dev score" if board.has_dev else f"the {board.score_name}"
+    chosen = "; test patients choose nothing" if board.has_dev else ""
+    yield (
+        f"Ranked by {ranked}{chosen}. Scores are mean ± standard deviation over n jobs, which "
+        "differ in seed and fold alone; F1s, controls, time and tokens/s are means."
+    )
+    if any(one.rank is None and one.scored for one in board.settings):
+        yield "A job with a test score alone has no rank; report's subset=dev gives it one."
+    yield from _about_differences(board)
+    own = _own_controls(board)
+    if alike := [name for name in board.controls if name not in own]:
+        first = next(one for one in board.settings if one.scored)
+        values = [(shown_name(name), _mean(first.control(name))) for name in alike]
+        told = ", ".join(f"{as_literal(name)} {value}" for name, value in values)
+        yield f"Controls on the same patients, equal in all rows: {told}."
+
+
+def _about_differences(board: Board) -> Iterator[str]:
+    if paired := [one.paired for one in board.settings if one.paired]:
+        subsets = " and ".join(sorted({one.subset for one in paired}))
+        numbers = sorted({one.n_patients for one in paired})
+        count = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        yield (
+            f"To the best: the {subsets} score minus that of the first row, on the same {count} "
+            f"{subsets} patients, mean over the seeds and folds that both rows have. The 95 % "
+            "interval is over patients (Bayesian bootstrap), not over seeds."
+        )
+    unpaired: dict[str, list[str]] = defaultdict(list)
+    for one in board.settings:
+        if one.unpaired:
+            unpaired[one.unpaired].append(as_code(board.name(one)))
+    for reason, names in unpaired.items():
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        told = ", ".join(names[:_MOST_NAMED]) + more
+        yield f"No difference to the best: {told} ({as_literal(reason)})."
+
+
+def _own_controls(board: Board) -> list[str]:
+    """The controls that differ between settings; the others are told once."""
+    found = []
+    for name in board.controls:
+        values = [_mean(one.control(name)) for one in board.settings if one.scored]
+        if len(values) < 2 or len(set(values)) > 1:
+            found.append(name)
+    return found
+
+
+def _mean(spread: Spread | None) -> str:
+    return _number(spread.mean if spread else None)
+
+
+def _difference(setting: Setting) -> str:
+    if setting.rank == 1 and not setting.paired and not setting.unpaired:
+        return "best"
+    if setting.paired is None:
+        return ""
+    delta = setting.paired.difference
+    ci95 = f" [{delta.ci95.low:+.3f}, {delta.ci95.high:+.3f}]" if delta.ci95 else ""
+    return f"{delta.delta:+.3f}{ci95}"
+
+
+def _interval(setting: Setting) -> str:
+    scores = [row.score for row in setting.counted if row.score]
+    ci95 = scores[0].ci95 if len(scores) == 1 else None
+    return f"{ci95.low:.3f} to {ci95.high:.3f}" if ci95 else ""
+
+
+def _jobs(board: Board) -> list[list[str]]:
+    dev = ["dev score"] if board.has_dev else []
+    lines: list[list[str]] = [
+        ["job", "folder", "seed and fold", *dev, board.score_name, "status", "time", "error"]
+    ]
+    for row in board.rows:
+        partial = " (partial)" if row.partial else ""
+        status = as_literal(row.status)
+        lines.append(
+            [
+                "" if row.number is None else str(row.number),
+                row.folder,
+                Markdown(" ".join(map(as_code, row.repeat))),
+                *([_marked(row.value, partial)] if dev else []),
+                _marked(row.scored, partial),
+                Markdown(f"**{status}**") if row.status in _BAD else status,
+                _time(row.seconds),
+                row.error or "",
+            ]
+        )
+    return lines
+
+
+def _spread(spread: Spread | None, partial: bool) -> str:
+    """``0.500 ± 0.141 (n=2)``"""
+    if spread is None:
+        return ""
+    sd = f" ± {spread.sd:.3f}" if spread.sd is not None else ""
+    return f"{spread.mean:.3f}{sd} ({'partial, ' if partial else ''}n={spread.n})"
+
+
+def _marked(value: float | None, mark: str) -> str:
+    return "" if value is None else f"{value:.3f}{mark}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

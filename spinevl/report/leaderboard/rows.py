@@ -1,0 +1,105 @@
+"""A row of the table of jobs, and numbers over several of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spinevl.schema.score import Score
+
+# overrides by which jobs repeat the same setting: chance in training, and who is dev
+_REPEATS = ("seed", "split.fold", "split.seed")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over jobs; there is no deviation of one alone."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Of the jobs that have a value; None where none has."""
+        if not values:
+            return None
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), sd, len(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of a sweep.
+
+    Attributes:
+        folder: its name in the sweep folder.
+        number, overrides, status, error, seconds: as in ``job.json``. Where that is absent the
+            status is ``missing``, and where it cannot be read ``unreadable``.
+        score: the content of its ``metrics.json``; None where it has not been scored.
+        dev: the dev score of its training; None where it trained nothing, or scored nothing.
+        partial_dev: whether graded tasks are missing from ``dev``.
+        tokens_per_second: of its training; None where it trained nothing.
+        identity: of the job, see jobs.identity; None where it could not run.
+    """
+
+    folder: str
+    number: int | None
+    overrides: tuple[str, ...]
+    status: str
+    error: str | None
+    seconds: float | None
+    score: Score | None = None
+    dev: float | None = None
+    partial_dev: bool = False
+    tokens_per_second: float | None = None
+    identity: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its overrides are, so that it belongs to a setting."""
+        return self.number is not None
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """The overrides without seed and fold; jobs that share it are repeats of each other."""
+        return tuple(one for one in self.overrides if not _is_repeat(one))
+
+    @property
+    def repeat(self) -> tuple[str, ...]:
+        """Seed and fold, as ``seed=1``."""
+        return tuple(sorted(one.lstrip("+") for one in self.overrides if _is_repeat(one)))
+
+    @property
+    def value(self) -> float | None:
+        """What settings are ranked by: the dev score, never that of test patients.
+
+        A job that trains nothing has the score of the answers it was given.
+        """
+        on_test = self.score is not None and self.score.subset == "test"
+        return self.scored if self.dev is None and not on_test else self.dev
+
+    @property
+    def scored(self) -> float | None:
+        """The score, or the partial score where ``partial``; None where there is neither."""
+        return self.score.value if self.score else None
+
+    @property
+    def partial(self) -> bool:
+        """Whether graded tasks are missing from the scores."""
+        return self.partial_dev or (self.score is not None and not self.score.complete)
+
+    @property
+    def tasks(self) -> Mapping[str, float | None]:
+        """Task name -> its F1 or mean IoU."""
+        return {name: one.value for name, one in self.score.tasks.items()} if self.score else {}
+
+    @property
+    def controls(self) -> Mapping[str, float | None]:
+        """Baseline -> its score on the same patients."""
+        return {name: one.value for name, one in self.score.baselines.items()} if self.score else {}
+
+
+def _is_repeat(override: str) -> bool:
+    return override.lstrip("+").partition("=")[0] in _REPEATS

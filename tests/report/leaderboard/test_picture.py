@@ -1,0 +1,36 @@
+"""The picture of a leaderboard."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from spinevl.report.leaderboard.picture import plot
+from spinevl.report.leaderboard.rows import Row
+from spinevl.report.leaderboard.settings import Board
+
+
+def size(rows: list[Row]) -> tuple[int, int]:
+    with Image.open(io.BytesIO(plot(Board.of(rows)))) as picture:
+        assert picture.format == "PNG"
+        return picture.size
+
+
+def test_a_formula_in_an_override_is_no_formula_of_the_picture() -> None:
+    bad = "name=$\\frac{1|2$<b>`x`\n| 9 |\x1b"
+    size([Row("0", 0, (bad,), "done", None, 1.0), Row("1", 1, ("x=$^$",), "failed", "$", 1.0)])
+
+
+def test_a_long_name_and_many_settings_stay_within_a_page() -> None:
+    rows = [
+        Row(str(k), k, (f"a={k:03d}" * 40,), "done", None, 1.0, dev=k / 200) for k in range(200)
+    ]
+    width, height = size(rows)
+    assert width < 1500
+    assert height < 3000
+
+
+def test_a_board_without_jobs_has_a_picture() -> None:
+    size([])
+    size([Row("0", None, (), "unreadable", "?", None)])
