@@ -6,6 +6,7 @@ memory, and a step of one patient is rehearsed as on a GPU with bfloat16.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,22 @@ SHARED = (
 CARDS = (24e9, 80e9)
 
 
+FEW, MORE = 8, 16
+"""Batches of patients, from which others are extrapolated; fewer may need no more than dev does."""
+
+
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("sizes", nargs="*", default=list(SIZES), help="billions of parameters")
+    sizes = parser.parse_args().sizes
     heads = ["LLM, B", "images", "tokens", "LoRA of nf4", "LoRA"]
     heads += [f"patients, {size / 1e9:.0f} GB" for size in CARDS]
     heads += [f"full, {name.removeprefix('deepspeed_')}, {world}" for name, world in SHARED]
     print(f"| {' | '.join(heads)} |")
     print("| --- " * len(heads) + "|")
     with tempfile.TemporaryDirectory() as folder:
-        for size in SIZES:
+        for size in sizes:
             for images, task in TASKS.items():
                 print(_row(size, images, task, Path(folder)), flush=True)
 
@@ -46,29 +54,31 @@ def _row(size: str, images: int, task: str, scratch: Path) -> str:
     from spinevl.training.memory.estimate import estimated
     from spinevl.training.memory.sharding import Sharding
 
-    four = _estimator(size, (*LORA, "llm.quantize=nf4", task), scratch)(1)
     lora = _estimator(size, (*LORA, task), scratch)
-    one, two = lora(1), lora(2)
+    four = _estimator(size, (*LORA, "llm.quantize=nf4", task), scratch)
     step = _estimator(size, (*FULL, task), scratch).rehearsed(1)
     shared = [
         estimated(step, Sharding(name, world), batch_patients=1, device="cuda").total
         for name, world in SHARED
     ]
-    fit = [_patients(card, one.total, two.total) for card in CARDS]
-    cells = [
-        size,
-        f"{images}",
-        f"{one.tokens:,}",
-        *(f"{x / 1e9:.1f}" for x in (four.total, one.total)),
-    ]
-    return f"| {' | '.join([*cells, *fit, *(f'{x / 1e9:.1f}' for x in shared)])} |"
+    cells = [size, f"{images}", f"{step.tokens:,}", *_gigabytes(four(1).total, lora(1).total)]
+    cells += [_patients(lora, card) for card in CARDS]
+    return f"| {' | '.join([*cells, *_gigabytes(*shared)])} |"
 
 
-def _patients(card: float, one: float, two: float) -> str:
-    """How many patients a step fill a card as far as ``auto`` does, each more like the second."""
-    from spinevl.training.memory.settle import SAFE
+def _gigabytes(*sizes: float) -> list[str]:
+    return [f"{size / 1e9:.1f}" for size in sizes]
 
-    return f"{max(0, int((SAFE * card - one) / (two - one)) + 1)}" if one <= SAFE * card else "0"
+
+def _patients(estimator: Any, card: float) -> str:
+    """About how many patients a step ``trainer.batch_patients=auto`` takes on a card."""
+    from spinevl.training.memory.settle import MOST_PATIENTS, SAFE
+
+    one, few, more = (estimator(number).total for number in (1, FEW, MORE))
+    if one > SAFE * card:
+        return "0"
+    found = FEW + int((SAFE * card - few) * (MORE - FEW) / (more - few))
+    return f"{min(max(found, 1), MOST_PATIENTS)}"
 
 
 def _estimator(size: str, words: tuple[str, ...], scratch: Path) -> Any:
@@ -81,7 +91,7 @@ def _estimator(size: str, words: tuple[str, ...], scratch: Path) -> Any:
     encoder = subject.parts(scratch, patch=16)["encoder"]["path"]
     overrides = [
         *("encoder=clip", f"encoder.path={encoder}", "llm=hf", f"llm.path={_llm(size, scratch)}"),
-        *("data.n_train=2", "data.n_dev=1", "data.n_test=1", f"cache_dir={scratch}/cache"),
+        *(f"data.n_train={MORE}", "data.n_dev=1", "data.n_test=1", f"cache_dir={scratch}/cache"),
         *("warmup=none", "trainer.precision=bf16-mixed", "trainer.gradient_checkpointing=true"),
         *("feature_cache.enabled=false", *words),
     ]
