@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from spinevl.cli.main import main
 from spinevl.config.options import Resume
 from spinevl.data.study import Study
 from spinevl.schema.errors import UserError
@@ -88,7 +89,7 @@ def test_states_stay_and_the_same_command_goes_on(
 
     def runs_out(self: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
         if batch_idx == 4:
-            raise RuntimeError(CPU)
+            torch.empty(2**50, dtype=torch.uint8)  # more than there is anywhere
         return step(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
@@ -102,3 +103,23 @@ def test_states_stay_and_the_same_command_goes_on(
     weights = (out / "checkpoint/model.safetensors").read_bytes()
     fit(replace(spec, resume=Resume.never), out, study=study)
     assert (out / "checkpoint/model.safetensors").read_bytes() == weights
+
+
+def test_a_command_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runs_out(*_: Any) -> None:
+        torch.empty(2**50, dtype=torch.uint8)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TrainingModule, "on_after_backward", runs_out)
+    words = [
+        *("data.n_train=2", "data.n_dev=2", "data.n_test=1", "task=[qd]", "encoder.dim=16"),
+        *("llm.width=32", "trainer=cpu", "trainer.progress_bar=false", "warmup=none"),
+        *("trainer.max_epochs=1", "trainer.batch_patients=auto", "cache_dir=cache"),
+    ]
+    assert main(["train", *words, "hydra.run.dir=out"]) == 1
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "spinevl: memory: it" in one]
+    assert "trainer.batch_patients=2, which auto found" in line
+    assert "trainer.batch_patients=1 trainer.accumulate=2" in line
+    assert "can't allocate memory" in line
