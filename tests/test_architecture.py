@@ -25,7 +25,7 @@ LAYERS = (
     {"cli"},
     {"stages"},
     {"jobs"},
-    {"training"},
+    {"training", "playground"},
     {"inference", "report"},
     {"evaluation", "checkpoints"},
     {"features", "data"},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spinevl.build.allowlist import Allowed
@@ -25,6 +26,7 @@ from spinevl.schema.box import Box
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
+from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient, composed
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.study_layout import StudyLayout
@@ -105,25 +107,34 @@ class SpineModel:
         Raises:
             UserError: an image that is missing or unusable, or a damaged label file.
         """
-        if not self.tasks:
-            raise UserError("this checkpoint was trained for no study; use spinevl predict")
         known: Sequence[Patient] = ()
         if labels is not None:
             closed = {name: task for name, task in self.tasks.items() if task.closed}
             file = _path(labels, "predict: labels", "a label file")
             known = read_labels(file, tasks=closed, required=list(closed))
-        examples: list[Example] = []
-        decode = CervAISource(**vars(self.layout)).decode
-        if isinstance(patients, Mapping):
-            source = ArraySource(patients=patients, layout=self.layout)
-            examples, decode = self._examples(source, source.load(self._request())), source.decode
-        else:
-            for folders, names in _patients(patients, self.layout):
-                files = CervAISource(test_images=str(folders), **vars(self.layout))
-                examples += self._examples(files, files.load(self._request(), only=names))
+        examples, decode = self.questions(patients)
         # a new one each time: a patient's images may have changed since the last
         predictor = Predictor(self.checkpoint.model, decode, options=self.options)
         return Predictions(with_truth(predictor.predict(examples), known, self.tasks))
+
+    def questions(
+        self, patients: str | Path | Iterable[str | Path] | Arrays
+    ) -> tuple[list[Example], Callable[[ImageRef], np.ndarray]]:
+        """What ``predict`` asks about patients, and how their images are decoded.
+
+        Raises:
+            UserError: an image that is missing or unusable, or a checkpoint of no study.
+        """
+        if not self.tasks:
+            raise UserError("this checkpoint was trained for no study; use spinevl predict")
+        if isinstance(patients, Mapping):
+            source = ArraySource(patients=patients, layout=self.layout)
+            return self._examples(source, source.load(self._request())), source.decode
+        examples: list[Example] = []
+        for folders, names in _patients(patients, self.layout):
+            files = CervAISource(test_images=str(folders), **vars(self.layout))
+            examples += self._examples(files, files.load(self._request(), only=names))
+        return examples, CervAISource(**vars(self.layout)).decode
 
     def _request(self) -> StudyRequest:
         return StudyRequest(self.tasks, {}, self.checkpoint.study["sag_image"], {"test"}, Path)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from spinevl.features.store import FeatureCache
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
-from spinevl.models.generate import greedy
+from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
 from spinevl.models.held import Held, auto_dtype
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
@@ -32,6 +33,7 @@ from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 
 _LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Predictor:
         options: how answers are read off the model. ``choice`` scores every option of a closed
             question, so that no answer is unparsed; all else is generated.
         cache: of the features of frozen encoders.
+        each_step: called at each token of generated answers; what it raises ends them.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Predictor:
         *,
         options: PredictOptions | None = None,
         cache: FeatureCache | None = None,
+        each_step: Callable[[], object] = bool,
     ) -> None:
         self.model = model
+        self.each_step = each_step
         self.options = options or PredictOptions()
         self.cache = cache
         self.collate = Collator(
@@ -210,6 +215,55 @@ class Predictor:
         """The answers to the last question of some conversations, after what was said."""
         if not waiting:
             return []
+        answers = greedy(
+            self.model,
+            **self._prompts(waiting),
+            end_id=self.conversation.answer_end(),
+            max_new_tokens=max(self._longest(example) for example, _ in waiting),
+            repetition_penalty=self.options.repetition_penalty,
+            each_step=self.each_step,
+        )
+        return [
+            self._decoded(example, tokens)
+            for (example, _), tokens in zip(waiting, answers, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def stream(self, example: Example, sampling: Sampling) -> Iterator[str]:
+        """The answer to the last question of a conversation, as far as it is known.
+
+        Yields:
+            The whole text so far, after each token, and in the end the answer. With
+            ``Sampling()`` that is the one of ``answers``.
+
+        Raises:
+            UserError: a conversation that does not fit the model, before anything is yielded, or
+                logits that are not finite.
+        """
+        asked = self._asked(example)
+        self._check([asked])
+        steps = generate(
+            self.model,
+            **self._prompts([(asked, asked.rounds)]),
+            end_id=self.conversation.answer_end(),
+            max_new_tokens=self._longest(asked),
+            sampling=sampling,
+        )
+        tokens: list[int] = []
+        shown = ""
+        for step in steps:
+            if (token := int(step[0])) == self.conversation.answer_end():
+                break
+            if token == NOT_FINITE:
+                raise _not_finite(example, "logits")
+            tokens.append(token)
+            text = self._decoded(asked, tokens)
+            shown = shown if text.endswith(_HALF) else text
+            yield shown
+        yield self._decoded(asked, tokens)
+
+    def _prompts(self, waiting: Sequence[tuple[Example, Rounds]]) -> dict[str, Any]:
+        """Some conversations, each up to its next answer, as ``generate`` takes them."""
         images = BatchImages(self.collate.inputs)
         prompts = []
         for example, rounds in waiting:
@@ -225,18 +279,10 @@ class Predictor:
                     "predict.max_new_tokens or shorten the conversation"
                 )
             prompts.append(np.array(symbols))
-        answers = greedy(
-            self.model,
-            prompts=[(prompt, images.rows(prompt)) for prompt in prompts],
-            visual_rows=visual_rows_of(self.model, images),
-            end_id=self.conversation.answer_end(),
-            max_new_tokens=max(self._longest(example) for example, _ in waiting),
-            repetition_penalty=self.options.repetition_penalty,
-        )
-        return [
-            self._decoded(example, tokens)
-            for (example, _), tokens in zip(waiting, answers, strict=True)
-        ]
+        return {
+            "prompts": [(prompt, images.rows(prompt)) for prompt in prompts],
+            "visual_rows": visual_rows_of(self.model, images),
+        }
 
     def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
         if tokens is None:

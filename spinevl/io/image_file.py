@@ -31,17 +31,21 @@ _TIFF_BITS_PER_SAMPLE = 258
 _J2K_SIZE = b"\xff\x4f\xff\x51"  # start of the codestream, and of its size segment
 
 
-def load_rgb(path: str | Path) -> np.ndarray:
+def load_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image as a viewer shows it, uint8 [H, W, 3]: turned as its EXIF orientation says.
 
     An alpha channel is dropped, as MedM-VL does.
 
+    Args:
+        path: the file.
+        max_pixels: the largest that is decoded.
+
     Raises:
-        UserError: missing, not whole, or holding more than this array could: more than 8 bits a
-            channel, several frames, or colours that need a profile.
+        UserError: missing, not whole, too large, or holding more than this array could: more than
+            8 bits a channel, several frames, or colours that need a profile.
     """
     expected = "an 8-bit image"
-    image, orientation = _decoded(path, expected)
+    image, orientation = _decoded(path, expected, max_pixels)
     if image.mode not in _SHOWN:
         raise refused(str(path), expected, f"mode {image.mode}", "convert it to RGB")
     if orientation != 1 and image.format != "TIFF":  # which Pillow turns itself
@@ -51,7 +55,9 @@ def load_rgb(path: str | Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
+def load_image(
+    path: str | Path, *, side_px: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """The image at ``path`` as uint8 [H, W].
 
     8-bit grey (L) and RGB with equal channels are accepted. An image that a viewer would turn is
@@ -60,12 +66,13 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     Args:
         path: the file.
         side_px: the required height and width; None accepts any size.
+        max_pixels: the largest that is decoded.
 
     Raises:
-        UserError: missing, truncated, of another mode or size, or turned.
+        UserError: missing, truncated, too large, of another mode or size, or turned.
     """
     expected = _GREY + (f" of {side_px} x {side_px}" if side_px else "")
-    image, orientation = _decoded(path, expected)
+    image, orientation = _decoded(path, expected, max_pixels)
     if orientation != 1:
         found = f"EXIF orientation {orientation}, by which viewers turn it"
         raise refused(str(path), expected, found, "save its pixels upright, without it")
@@ -81,7 +88,7 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> np.ndarray:
     return pixels
 
 
-def _decoded(path: str | Path, expected: str) -> tuple[Image.Image, int]:
+def _decoded(path: str | Path, expected: str, max_pixels: int) -> tuple[Image.Image, int]:
     """A whole image of one frame and 8 bits, and its EXIF orientation: 1 upright, 2 to 8 turned."""
     where = str(path)
     content = read_regular(
@@ -89,7 +96,7 @@ def _decoded(path: str | Path, expected: str) -> tuple[Image.Image, int]:
     )
     try:
         image = _opened(content)
-        _require_plain(image, content, where, expected)
+        _require_plain(image, content, where, expected, max_pixels)
         if image.format == "PNG":  # decoding alone checks neither the sums nor the end of the file
             image.verify()
             image = _opened(content)
@@ -98,7 +105,7 @@ def _decoded(path: str | Path, expected: str) -> tuple[Image.Image, int]:
     except UserError:
         raise
     except Image.DecompressionBombError:
-        raise _too_large(where, expected) from None
+        raise _too_large(where, expected, max_pixels) from None
     except Exception as error:  # decoders raise errors of every kind where a file is damaged
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         found = f"no whole image ({reason or type(error).__name__})"
@@ -118,11 +125,11 @@ def _without_warning_of_size() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _require_plain(image: Any, content: bytes, where: str, expected: str) -> None:
+def _require_plain(image: Any, content: bytes, where: str, expected: str, max_pixels: int) -> None:
     """Refuse by its header what would be read as less than it holds."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(where, expected, f"{width} x {height} pixels, ")
+    if width * height > max_pixels:
+        raise _too_large(where, expected, max_pixels, f"{width} x {height} pixels, ")
     if getattr(image, "is_animated", False):
         raise refused(where, expected, "several frames", "export the one that is meant")
     if (bits := _bits(image, content)) > 8:
@@ -130,8 +137,8 @@ def _require_plain(image: Any, content: bytes, where: str, expected: str) -> Non
         raise refused(where, expected, found, "window it to 8 bits first")
 
 
-def _too_large(where: str, expected: str, size: str = "") -> UserError:
-    side = int(MAX_PIXELS**0.5)
+def _too_large(where: str, expected: str, max_pixels: int, size: str = "") -> UserError:
+    side = int(max_pixels**0.5)
     return refused(where, expected, f"{size}more than {side} x {side} pixels", "resample it")
 
 

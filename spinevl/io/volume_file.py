@@ -21,7 +21,12 @@ MAX_VOXELS = 2**29
 _EXPECTED = "a volume [D, H, W] as .npy or NIfTI"
 
 
-def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) -> np.ndarray:
+def load_volume(
+    path: str | Path,
+    *,
+    window: Window | None = (-1000.0, 1000.0),
+    max_voxels: int = MAX_VOXELS,
+) -> np.ndarray:
     """The volume at ``path`` as float32 [D, H, W] in [0, 255].
 
     ``.npy`` keeps its order. NIfTI is brought to one order by its own orientation, whatever the
@@ -35,13 +40,14 @@ def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) 
         path: a ``.npy`` file [D, H, W] or [1, D, H, W], a ``.nii`` or a ``.nii.gz`` file.
         window: (low, high), finite and low < high, clipped to and scaled to [0, 255]; None where
             the values lie in [0, 255] already.
+        max_voxels: the largest that is read.
 
     Raises:
-        UserError: missing, damaged, of another shape, not finite, without orientation, or outside
-            [0, 255] without a window.
+        UserError: missing, damaged, too large, of another shape, not finite, without orientation,
+            or outside [0, 255] without a window.
     """
     nifti = str(path).endswith((".nii", ".nii.gz"))
-    volume = read_nifti(path, max_voxels=MAX_VOXELS) if nifti else _npy(path)
+    volume = read_nifti(path, max_voxels=max_voxels) if nifti else _npy(path, max_voxels)
     if volume.ndim == 4 and volume.shape[0] == 1:
         volume = volume[0]
     if volume.ndim != 3 or 0 in volume.shape:
@@ -59,7 +65,7 @@ def load_volume(path: str | Path, *, window: Window | None = (-1000.0, 1000.0)) 
     return scaled
 
 
-def _npy(path: str | Path) -> np.ndarray:
+def _npy(path: str | Path, max_voxels: int) -> np.ndarray:
     """An array whose header is held against the bytes that are there, before any is made."""
     if not str(path).endswith(".npy"):
         raise _refused(path, f"a {Path(path).suffix or 'nameless'} file", "convert it")
@@ -74,8 +80,8 @@ def _npy(path: str | Path) -> np.ndarray:
             raise _refused(path, f"no whole array ({reason})", "export it again") from error
         if kind.kind not in "iuf":
             raise _refused(path, f"an array of {kind}", "export numbers")
-        if math.prod(shape) > MAX_VOXELS or min(shape, default=0) < 0:
-            found = f"shape {list(shape)}, of {MAX_VOXELS:,} voxels at most"
+        if math.prod(shape) > max_voxels or min(shape, default=0) < 0:
+            found = f"shape {list(shape)}, of {max_voxels:,} voxels at most"
             raise _refused(path, found, "cut it to one volume")
         there = os.fstat(file.fileno()).st_size - file.tell()
         if there != (needed := math.prod(shape) * kind.itemsize):

@@ -7,7 +7,7 @@ import torch
 
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
-from spinevl.models.generate import greedy
+from spinevl.models.generate import Sampling, greedy
 from spinevl.models.llm import TinyLLM
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
@@ -91,3 +91,28 @@ def test_a_prompt_whose_logits_are_not_finite_has_no_answer_and_the_others_have_
     rows[9, 3] = torch.nan  # of image 2, which the first prompt shows
     told = greedy(vlm, visual_rows=rows, **options)  # type: ignore[arg-type]
     assert told == [None, *whole[1:]]
+
+
+def test_sampling_draws_from_the_nucleus_and_from_nothing_else() -> None:
+    torch.manual_seed(0)
+    probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).repeat(4000, 1)
+    logits = probabilities.log() + 7.0  # a constant changes nothing
+    drawn = Sampling(temperature=1.0, top_p=0.7).next_token(logits, [])
+    share = torch.bincount(drawn, minlength=4) / 4000
+    # 0.5 alone is less than 0.7, with the second it is more: 5 to 3
+    torch.testing.assert_close(share, torch.tensor([0.625, 0.375, 0, 0]), atol=0.03, rtol=0)
+    colder = Sampling(temperature=0.5).next_token(logits, [])
+    share = torch.bincount(colder, minlength=4) / 4000
+    expected = torch.tensor([0.25, 0.09, 0.0225, 0.0025]) / 0.365  # squared and scaled
+    torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
+    narrow = Sampling(temperature=1.0, top_p=1e-9).next_token(logits, [])
+    assert (narrow == 0).all()  # the most probable one always stays
+
+
+def test_a_penalty_keeps_the_type_of_the_logits() -> None:
+    logits = torch.tensor([[2.0, 1.5, -1.0]], dtype=torch.bfloat16)
+    said = [torch.tensor([0])]
+    assert Sampling(repetition_penalty=2.0).next_token(logits, said).item() == 1
+    assert Sampling().next_token(logits, said).item() == 0
+    negative = torch.tensor([[-1.0, -1.5]])
+    assert Sampling(repetition_penalty=2.0).next_token(negative, said).item() == 1
