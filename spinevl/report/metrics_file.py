@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.options import Subset
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
 from spinevl.report.markdown import as_text, rows
 from spinevl.schema.errors import UserError
-from spinevl.schema.score import Score
+from spinevl.schema.score import AnswerScore, Score
 from spinevl.schema.task import Task
+from spinevl.schema.task_score import TaskScore
 
 METRICS_FILE = "metrics.json"
 TRAIN_FILE = "train.json"
@@ -39,10 +41,19 @@ def read_metrics(folder: Path) -> Score | None:
     """The score in a job's folder; None where ``metrics.json`` is absent or not ours."""
     try:
         score = Score.from_json(read_json_object(folder / METRICS_FILE))
-        values = [score.value, *(one.value for one in score.tasks.values())]
-        return score if all(one is None or math.isfinite(one) for one in values) else None
+        numbers = all(_finite(one) is not None for one in _numbers(score))
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return None
+    return score if numbers and score.subset in (None, *Subset) else None
+
+
+def _numbers(score: Score) -> Iterator[Any]:
+    """The scores of the model and the baselines, with their intervals."""
+    for entry in score.entries.values():
+        every: list[AnswerScore | TaskScore] = [entry, *entry.tasks.values()]
+        for one in every:
+            yield from () if one.value is None else (one.value,)
+            yield from one.ci95.to_json() if one.ci95 else ()
 
 
 def read_training(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from spinevl.cli.job import clean_slate
 from spinevl.cli.main import main
+from spinevl.io.process import this_process
 from spinevl.jobs.status import JobStatus, read_status, write_status
 from spinevl.jobs.sweep import read_board, write_leaderboard
 from spinevl.report.leaderboard.csv_files import csv_text, setting_table
@@ -215,6 +216,18 @@ def test_a_failed_setting_says_why_and_a_job_that_left_nothing_is_missing(tmp_pa
     text = markdown(board)
     assert r"**1 failed**: no \| such file |" in text
     assert "1 missing" in text
+
+
+def test_a_job_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
+    me = this_process()
+    for number, pid in enumerate((me.pid, 2**22 + 1)):
+        status = JobStatus(number, (f"a={number}",), host=me.host, pid=pid, start=me.start)
+        write_status(tmp_path / str(number), status)
+    board = read_board(tmp_path)
+    assert [one.statuses for one in board.settings] == [{"running": 1}, {"interrupted": 1}]
+    assert "0 done, 0 failed, 1 running, 1 interrupted" in markdown(board)
+    line = setting_table(board)
+    assert dict(zip(line[0], line[1][1], strict=True))["interrupted"] == 1
 
 
 def test_speed_and_time_are_means_of_jobs_that_are_done(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from spinevl.evaluation.evaluate import evaluate
 from spinevl.jobs.folder import write_config
 from spinevl.jobs.status import JobStatus, write_status
 from spinevl.jobs.sweep import read_board, write_leaderboard
+from spinevl.report.leaderboard.csv_files import csv_text, job_table, setting_table
+from spinevl.report.leaderboard.latex import latex
 from spinevl.report.leaderboard.markdown_page import markdown
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
@@ -203,3 +206,34 @@ def test_two_hundred_jobs_take_seconds(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
     assert len(board.settings) == 100
     assert sum(one.paired is not None for one in board.settings) == 99
+
+
+def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys to every value that nested lists and objects hold."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in pairs:
+        yield (*at, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("name", ["job.json", "metrics.json", "train.json", "job_config.json"])
+def test_no_value_in_a_file_of_one_job_hides_another(tmp_path: Path, name: str) -> None:
+    job(tmp_path, 0, ["x=a"], answers(20), dev=0.4)
+    file = job(tmp_path, 1, ["x=b"], answers(15), dev=0.5) / name
+    whole = json.loads(file.read_text())
+    if name == "metrics.json":  # a few of many alike
+        whole["grade"] = {key: whole["grade"][key] for key in ("f1", "ci95")}
+        control = {"score": 0.1, "grade": {"f1": 0.1}, "paired": {}}
+        whole["controls"] = {"swapped_images": control}
+    for at in places(whole):
+        for value in ("x", None, [], {}, True, -1, [["x"]]):
+            changed = json.loads(json.dumps(whole))
+            inner = functools.reduce(lambda node, key: node[key], at[:-1], changed)
+            inner[at[-1]] = value
+            file.write_text(json.dumps(changed))
+            board = read_board(tmp_path)
+            told = markdown(board), latex(board), csv_text(*setting_table(board))
+            assert all("x=a" in text for text in told[::2]), (at, value)
+            assert "0.400" in told[0], (at, value)
+            assert csv_text(*job_table(board))

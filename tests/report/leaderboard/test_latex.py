@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import string
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +57,21 @@ def test_every_row_has_a_cell_for_each_column() -> None:
     assert plain.count("{") == plain.count("}")
     assert plain.count("$") % 2 == 0
     assert not re.search(r"[#%~^]", plain)
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("pdflatex", "kpsewhich")))
+    or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode,
+    reason="LaTeX with booktabs is not installed",
+)
+def test_any_text_compiles_with_booktabs_alone(tmp_path: Path) -> None:
+    texts = [string.printable, "[5,6]", "病é'`--<<>>,,", "^^M \\end{tabular}", "a%\\"]
+    rows = [Row(str(k), k, (text,), "done", None, 1.0, dev=k / 9) for k, text in enumerate(texts)]
+    (tmp_path / "board.tex").write_text(latex(Board.of(rows)))
+    page = (
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{board}\end{document}"
+    )
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
