@@ -103,7 +103,7 @@ def test_the_estimate_is_near_the_measured_peak(tmp_path: Path, words: list[str]
     study = open_study(spec.study, ("train", "dev"))
     estimate = Estimator(spec, study)(spec.batch_patients)
     _, told = trained(tmp_path / "out", *words)
-    assert told["peak_memory_bytes"] == pytest.approx(estimate.tensors, rel=0.2)
+    assert told["peak_memory_bytes"] == pytest.approx(estimate.tensors, rel=0.2, abs=1e8)
 
 
 def test_memory_that_runs_out_ends_in_one_line(tmp_path: Path) -> None:
