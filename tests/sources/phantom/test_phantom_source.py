@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,9 @@ def test_a_cohort_is_a_study_in_the_challenges_layout(cohort: Cohort) -> None:
     people = [(images_of(cohort, "train"), one) for one in cohort.patients]
     for root, one in [*people, (images_of(cohort, "test"), cohort.test[0])]:
         assert one.boxes is not None
+        for box in (box for slices in one.boxes.values() for box in slices.values()):
+            assert 12 <= box.x2 - box.x1 <= 26
+            assert 12 <= box.y2 - box.y1 <= 34
         assert len(one.labels["zyzg"]) == 11  # type: ignore[arg-type]
         found = {str(p.relative_to(root / one.id)) for p in (root / one.id).rglob("*.png")}
         assert found == set(names)
@@ -155,6 +159,35 @@ def test_given_labels_and_boxes_are_kept(shared: Path, tmp_path: Path) -> None:
         (images_of(cohort, "train").parent.parent / "test_truth.json").read_text(encoding="utf-8")
     )
     assert [tuple(one["zjppt"]) for one in truth] == [one.labels["zjppt"] for one in cohort.test]
+
+
+def test_given_boxes_without_a_truth_file_are_followed(tmp_path: Path) -> None:
+    labels = [
+        {"id": f"real-{k}", "qd": k, "sl": 1, "zjppt": [k] * 5, "zyzg": [k] * 11} for k in range(3)
+    ]
+    column = {f"C{n}": [f"(90,{14 * n + 30})(108,{14 * n + 50})"] * 3 for n in range(2, 8)}
+    files = {"labels": labels, "boxes": [{"id": one["id"], **column} for one in labels]}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    cohort = load(tmp_path, **{name: str(tmp_path / f"{name}.json") for name in files})
+    assert [one.labels["qd"] for one in cohort.patients] == [0, 1, 2]
+    assert cohort.patients[0].boxes is not None
+    assert cohort.patients[0].boxes["C2"][5].as_list() == [90, 58, 108, 78]
+
+
+def test_the_seed_changes_the_pixels(cohort: Cohort, tmp_path: Path) -> None:
+    other = load(tmp_path, seed=1)
+    first, second = (
+        np.asarray(Image.open(images_of(one, "train") / "phantom-00000/sag/6.png"))
+        for one in (cohort, other)
+    )
+    assert (first != second).mean() > 0.2
+
+
+def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
+    mine = {"mine": replace(TASKS["qd"], name="mine")}
+    with pytest.raises(UserError, match="no labels for task mine"):
+        load(tmp_path, mine)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
