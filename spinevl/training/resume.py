@@ -69,6 +69,7 @@ class SaveState(pl.Callback):
         self._tried_step = self._saved_step = start.place.step if start else 0
         self._random: dict[str, Any] | None = None
         self._file = StateFile()
+        self._told = ""  # why the last state could not be written
 
     def is_behind(self, stage: Stage) -> bool:
         """Whether the training goes on after a stage."""
@@ -176,10 +177,13 @@ class SaveState(pl.Callback):
             if new:
                 remove(new)
             why = error.strerror or str(error)
-            log.warning("%s: cannot be written (%s); those before it stay", folder, why)
+            if why != self._told:
+                then = "those before it stay, and each later one is tried"
+                log.warning("%s: cannot be written (%s); %s", folder, why, then)
+            self._told = why
         self._tried_at, self._tried_step = time.monotonic(), step
         if error is None:
-            self._saved_step = step
+            self._saved_step, self._told = step, ""
         return error is None
 
 

@@ -335,8 +335,8 @@ def test_a_full_disk_costs_no_state_and_no_training(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", lambda one, file: save(one, Full(file)))
         cut(spec(cache), tmp_path, step=8)
-    lines = [one.getMessage() for one in caplog.records if "No space left" in one.getMessage()]
-    assert all(f"step-{step:08d}" in line for step, line in zip((5, 6, 7), lines, strict=True))
+    (line,) = [one.getMessage() for one in caplog.records if "No space left" in one.getMessage()]
+    assert "step-00000005" in line  # the first of three
     assert states(tmp_path) == kept
     assert not [one for one in (tmp_path / "resume").iterdir() if one.name.startswith(".")]
     fit(spec(cache), tmp_path)
