@@ -8,7 +8,10 @@ the numbers that the training saw.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +23,8 @@ from spinevl.models.sharded import is_sharded
 from spinevl.schema.errors import UserError, refused
 
 Quantize = Literal["nf4"]
+
+_log = logging.getLogger("bitsandbytes")
 
 _BLOCK = 64  # weights with a scale in common, as bitsandbytes has it
 
@@ -52,6 +57,28 @@ def check_quantization(node: Mapping[str, Any], mode: str, *, strategy: str = "a
         raise refused(where, "one device or DDP", found, fix)
 
 
+def import_bitsandbytes() -> Any:
+    """bitsandbytes, where it is installed; None elsewhere. Its import fetches no code.
+
+    It would download compiled code from a hub, and run it, where the package ``kernels`` is
+    installed too. peft imports it as well, so this is called before peft is used.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return None
+    if "bitsandbytes" not in sys.modules:
+        kept, level = sys.modules.get("kernels"), _log.level
+        sys.modules["kernels"] = None  # type: ignore[assignment]  # an import of it fails
+        _log.setLevel(logging.ERROR)  # it would advise to install kernels
+        try:
+            importlib.import_module("bitsandbytes")
+        finally:
+            _log.setLevel(level)
+            del sys.modules["kernels"]
+            if kept is not None:
+                sys.modules["kernels"] = kept
+    return sys.modules["bitsandbytes"]
+
+
 def quantize_nf4(llm: Any) -> None:
     """Quantize the linear layers of a decoder without adapters, but for its output head, in place.
 
@@ -59,8 +86,7 @@ def quantize_nf4(llm: Any) -> None:
         llm: a Hugging Face causal LM; of one on the meta device layers are as large as those would
             be that are quantized.
     """
-    import bitsandbytes as bnb
-
+    bnb = import_bitsandbytes()
     head = llm.get_output_embeddings()
     for parent in list(llm.modules()):
         for name, child in list(parent.named_children()):
@@ -147,7 +173,7 @@ def dequantized_state(model: nn.Module) -> dict[str, torch.Tensor]:
         quantization = getattr(getattr(module, "weight", None), "quant_state", None)
         key = f"{name}.weight"
         if quantization is not None and key in state:  # an adapter's layer shows its base's weight
-            from bitsandbytes.functional import dequantize_4bit
+            dequantize_4bit = import_bitsandbytes().functional.dequantize_4bit
 
             for one in [one for one in state if one.startswith(f"{key}.")]:
                 del state[one]

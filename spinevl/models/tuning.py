@@ -11,6 +11,7 @@ from spinevl.config.check import from_plain, validate
 from spinevl.config.options import LoraOptions, Mode, TuningOptions
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
+from spinevl.models.quantized import import_bitsandbytes
 from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
@@ -81,6 +82,7 @@ def freeze_unshown(model: VLM, shown: Collection[Modality]) -> None:
 
 
 def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
+    import_bitsandbytes()
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import cast_adapter_dtype
 

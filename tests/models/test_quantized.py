@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +126,28 @@ def test_what_cannot_be_quantized_is_one_line(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"llm\.quantize=nf4 needs .*spinevl\[quantize\]"):
         check_quantization(node, "lora")
+
+
+def test_no_code_is_fetched_for_it(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    told = tmp_path / "told"
+    (tmp_path / "kernels.py").write_text(
+        f"def get_kernel(*_, **__):\n    open({str(told)!r}, 'w').close()\n"
+    )
+    adapt = (
+        "import torch, kernels\n"
+        "from spinevl.models.quantized import import_bitsandbytes\n"
+        "import_bitsandbytes()\n"
+        "import bitsandbytes, sys\n"
+        "assert sys.modules['kernels'] is kernels\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", adapt],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr
+    assert not told.exists()
