@@ -116,7 +116,8 @@ def _stand_ins(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    cache = [] if arguments[0] in ("export", "evaluate") else [f"cache_dir={folder}/cache"]
+    uncached = ("export", "evaluate", "leaderboard")
+    cache = [] if arguments[0] in uncached else [f"cache_dir={folder}/cache"]
     done = subprocess.run(
         [sys.executable, "-m", "spinevl", *arguments, *cache],
         cwd=folder,
