@@ -67,7 +67,8 @@ def _row(name: str, folder: Path) -> Row:
         if not (folder / JOB_FILE).exists():
             return Row(name, None, (), "missing", f"there is no {JOB_FILE}", None)
         return Row(name, None, (), "unreadable", f"{JOB_FILE} is not that of a job", None)
-    told = (status.number, status.overrides, status.status, status.error, status.seconds)
+    error = None if status.error == status.status else status.error  # which says no more
+    told = (status.number, status.overrides, status.status, error, status.seconds)
     row = Row(name, *told, identity=status.identity)
     if row.status != "done":
         return row

@@ -218,6 +218,13 @@ def test_a_failed_setting_says_why_and_a_job_that_left_nothing_is_missing(tmp_pa
     assert "1 missing" in text
 
 
+def test_an_error_that_says_no_more_than_the_status_is_left_out(tmp_path: Path) -> None:
+    write_status(tmp_path / "0", JobStatus(0, ("a=1",), "interrupted", error="interrupted"))
+    text = markdown(read_board(tmp_path))
+    assert text.count("| 1 interrupted |") == 1
+    assert "interrupted: interrupted" not in text
+
+
 def test_a_job_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
     me = this_process()
     for number, pid in enumerate((me.pid, 2**22 + 1)):
