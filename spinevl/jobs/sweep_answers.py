@@ -104,6 +104,6 @@ def _answered(row: Row, folder: Path) -> Answered:
 def _read(file: Path, *stamps: tuple[int, int]) -> Answered:
     """The answers in a file; they are kept, since the board is made anew whenever a job ends."""
     config = read_config(file.parent)
-    nodes = {**config, **as_trained(config)}.get("task")
+    nodes = config.get("task") or as_trained(config).get("task")  # a hub may be asked
     tasks = build_tasks(nodes, build=build_stored)
     return Answered.of(read_choices(file, tasks=tasks), tasks)

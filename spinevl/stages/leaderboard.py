@@ -29,7 +29,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         UserError: there are no jobs of a sweep.
     """
     config: Any = plain(cfg)
-    wanted, fix = "the folder of a sweep", "name the hydra.sweep.dir of one"
+    wanted, fix = "the folder of a sweep", "write dir=FOLDER, its hydra.sweep.dir"
     if config["dir"] is None:
         raise refused("dir", wanted, "null", fix)
     folder = expanded(config["dir"], "dir").absolute()
@@ -41,7 +41,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         job = (folder / JOB_FILE).exists()
         raise refused(where, wanted, "that of a job" if job else "no jobs below it", fix)
     if not started:
-        log.warning("%s has no %s: the leaderboard is not written there", folder, SWEEP_FILE)
+        log.warning("%s: no %s of ours; no leaderboard is written there", folder, SWEEP_FILE)
         board = read_board(folder)
     else:
         try:

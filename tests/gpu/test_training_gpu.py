@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_llm import write_small_llm
 
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.compose import compose
@@ -87,6 +88,23 @@ def test_a_strategy_on_one_device_trains_what_no_strategy_does(tmp_path: Path, s
     firsts = [first_step(tmp_path / name / "metrics.csv") for name in ("alone", "sharded")]
     assert firsts[1]["loss"] == pytest.approx(firsts[0]["loss"], rel=1e-4)
     assert firsts[1]["grad_norm"] == pytest.approx(firsts[0]["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_pretrained_llm_that_is_read_as_shares_trains_as_whole_weights(
+    tmp_path: Path, tuning: str, precision: str
+) -> None:
+    llm = write_small_llm(tmp_path / "llm", max_position_embeddings=1024)
+    words = ["llm=hf", f"llm.path={llm}", f"tuning={tuning}", f"trainer.precision={precision}"]
+    words += ["augment=none", "trainer.devices=1", "trainer.max_epochs=1"]
+    firsts = []
+    for stage in ("deepspeed_zero2", "deepspeed_zero3"):  # whole, and as shares
+        weights, _ = trained(tmp_path / stage, *words, f"trainer={stage}")
+        assert all(bool(one.isfinite().all()) for one in weights.values())
+        firsts.append(first_step(tmp_path / stage / "metrics.csv"))
+    assert firsts[1]["loss"] == pytest.approx(firsts[0]["loss"], rel=1e-4)
+    assert firsts[1]["grad_norm"] == pytest.approx(firsts[0]["grad_norm"], rel=1e-2)
 
 
 def test_half_precision_skips_what_overflows(tmp_path: Path) -> None:

@@ -286,6 +286,13 @@ def test_a_test_score_without_a_dev_score_is_shown_and_not_ranked(tmp_path: Path
     assert "subset=dev" not in markdown(Board.of(board.rows[:1]))
 
 
+def test_numbers_without_a_sum_have_no_mean_and_hide_no_other(tmp_path: Path) -> None:
+    for number, dev in enumerate((1e308, 1e308, 0.5)):
+        trained(job(tmp_path, number, [f"a={number // 2}", f"seed={number}"]), dev)
+    assert names(write_leaderboard(tmp_path)) == ["a=1", "a=0"]
+    assert ranks(read_board(tmp_path)) == [1, None]
+
+
 def test_trainings_alone_are_ranked_too(tmp_path: Path) -> None:
     trained(job(tmp_path, 0, ["task=[qd]"]), 0.9, measure="partial dev score")
     trained(job(tmp_path, 1, []), 0.5)

@@ -19,6 +19,7 @@ from spinevl.evaluation.evaluate import evaluate
 from spinevl.jobs.folder import write_config
 from spinevl.jobs.status import JobStatus, write_status
 from spinevl.jobs.sweep import read_board, write_leaderboard
+from spinevl.models import source
 from spinevl.report.leaderboard.csv_files import csv_text, job_table, setting_table
 from spinevl.report.leaderboard.latex import latex
 from spinevl.report.leaderboard.markdown_page import markdown
@@ -195,6 +196,17 @@ def test_answers_that_did_not_give_the_score_are_not_compared(tmp_path: Path, da
     # a config that cannot be read, too
     (tmp_path / "1/job_config.json").write_text('{"task": {"grade": {"_target_": "os.system"}}}')
     assert reasons(tmp_path)[1]
+
+
+def test_a_config_with_tasks_asks_no_checkpoint_and_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, right in enumerate((20, 15)):
+        folder = job(tmp_path, number, [f"x={number}"], answers(right), dev=right / N)
+        config = json.loads((folder / "job_config.json").read_text())
+        write_config(folder, {**config, "checkpoint": "hf:a/b"})
+    monkeypatch.setattr(source, "checkpoint_folder", lambda _: pytest.fail("a hub was asked"))
+    assert read_board(tmp_path).settings[1].paired
 
 
 def test_two_hundred_jobs_take_seconds(tmp_path: Path) -> None:

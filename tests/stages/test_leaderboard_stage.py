@@ -72,10 +72,13 @@ def test_what_is_no_sweep_is_one_line(
     assert not (sweep / "0/leaderboard.md").exists()
 
 
+@pytest.mark.parametrize("content", [None, "{broken"])
 def test_jobs_of_no_sweep_are_compared_and_nothing_is_written_beside_them(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Path, capsys: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     (sweep / "sweep.json").unlink()
+    if content:
+        (sweep / "sweep.json").write_text(content)
     (sweep / "leaderboard.md").write_text("mine")
     assert main(["leaderboard", "dir=s"]) == 0
     out, err = capsys.readouterr()

@@ -40,8 +40,7 @@ def setting_table(board: Board, *, tell: Callable[[str], str] = str) -> Table:
 def _numbers(one: Setting, board: Board) -> list[Any]:
     """What follows the name of a setting."""
     scores = [row.score for row in one.counted if row.score]
-    ci95 = scores[0].ci95 if len(scores) == 1 else None
-    paired, counts = one.paired, one.statuses
+    ci95, paired, counts = one.ci95, one.paired, one.statuses
     delta = paired.difference if paired else None
     line: list[Any] = [*_values(one.over(lambda row: row.dev)), *_values(one.scored)]
     line += [", ".join(sorted({one.subset for one in scores if one.subset})), one.partial]

@@ -19,6 +19,7 @@ _SPECIAL = {
 }
 _HEAD = r"""% \usepackage{booktabs}, and \input this file in a table environment.
 % Scores: mean and standard deviation over n trainings that differ in seed and fold alone.
+% Partial: graded tasks are missing, so that it does not compare with a full score.
 % Difference: to the first row, paired by patient, with its 95 % interval over patients.
 """
 
@@ -36,8 +37,11 @@ def latex(board: Board) -> str:
     for one in shown:
         spread = one.value or one.scored
         line = [f"{one.rank or ''}", rf"\texttt{{{tex_text(board.name(one))}}}"]
-        line += [f"{spread.n if spread else 0}", *([_spread(one.value)] if board.has_dev else [])]
-        line += [_spread(one.scored), *([_difference(one)] if paired else [])]
+        line += [
+            f"{spread.n if spread else 0}",
+            *([_spread(one.value, one)] if board.has_dev else []),
+        ]
+        line += [_spread(one.scored, one), *([_difference(one)] if paired else [])]
         values = [one.task(task) for task in board.tasks]
         lines.append([*line, *(f"{one.mean:.3f}" if one else "" for one in values)])
     columns = "rl" + "r" * (len(lines[0]) - 2)
@@ -58,11 +62,11 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _spread(spread: Spread | None) -> str:
+def _spread(spread: Spread | None, setting: Setting) -> str:
     if spread is None:
         return ""
     sd = rf" \pm {spread.sd:.3f}" if spread.sd is not None else ""
-    return f"${spread.mean:.3f}{sd}$"
+    return f"${spread.mean:.3f}{sd}${' (partial)' if setting.partial else ''}"
 
 
 def _difference(setting: Setting) -> str:

@@ -123,8 +123,7 @@ def _difference(setting: Setting) -> str:
 
 
 def _interval(setting: Setting) -> str:
-    scores = [row.score for row in setting.counted if row.score]
-    ci95 = scores[0].ci95 if len(scores) == 1 else None
+    ci95 = setting.ci95
     return f"{ci95.low:.3f} to {ci95.high:.3f}" if ci95 else ""
 
 

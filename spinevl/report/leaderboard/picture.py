@@ -26,7 +26,7 @@ def plot(board: Board) -> bytes:
 
     shown = board.settings[:_MOST_SETTINGS]
     paired = any(one.paired for one in shown)
-    names = [escaped(one_line(board.name(one)), longest=_LONGEST_NAME) for one in shown]
+    names = [_named(board, one) for one in shown]
     width = 5 + 0.075 * max(map(len, names), default=0) + 3 * paired
     height = 1.4 + 0.32 * max(2, len(names))
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -44,6 +44,11 @@ def plot(board: Board) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
+
+
+def _named(board: Board, one: Setting) -> str:
+    name = escaped(one_line(board.name(one)), longest=_LONGEST_NAME)
+    return f"{name} (partial)" if one.partial else name
 
 
 def _scores(axes: Any, shown: Sequence[Setting], board: Board) -> None:

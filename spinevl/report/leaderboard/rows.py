@@ -22,11 +22,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """Of the jobs that have a value; None where none has."""
+        """Of the jobs that have a value; None where none has, or numbers too large for a sum."""
         if not values:
             return None
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), sd, len(values))
+        try:
+            sd = statistics.stdev(values) if len(values) > 1 else None
+            return cls(statistics.fmean(values), sd, len(values))
+        except OverflowError:
+            return None
 
 
 @dataclass(frozen=True)

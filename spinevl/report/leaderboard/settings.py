@@ -9,6 +9,7 @@ from functools import cached_property
 
 from spinevl.report.leaderboard.rows import Row, Spread
 from spinevl.schema.score import Difference
+from spinevl.schema.task_score import Interval
 
 _DECIMALS = 12  # scores that differ by less are equal: means of the same numbers are rounded
 DEFAULTS = "(defaults)"
@@ -95,6 +96,12 @@ class Setting:
         done = [one for one in self.jobs if one.status == "done"]
         found = Spread.of([value for row in done if (value := of(row)) is not None])
         return found.mean if found else None
+
+    @property
+    def ci95(self) -> Interval | None:
+        """The interval of its score where that is of one job."""
+        scores = [one.score for one in self.counted if one.score]
+        return scores[0].ci95 if len(scores) == 1 else None
 
     @property
     def statuses(self) -> Mapping[str, int]:

@@ -59,6 +59,17 @@ def test_every_row_has_a_cell_for_each_column() -> None:
     assert not re.search(r"[#%~^]", plain)
 
 
+def test_a_partial_score_is_told_from_a_full_one() -> None:
+    rows = [
+        Row("0", 0, ("task=[qd]",), "done", None, 1.0, dev=0.9, partial_dev=True),
+        Row("1", 1, ("task=all",), "done", None, 1.0, dev=0.5),
+    ]
+    lines = [line for line in latex(Board.of(rows)).splitlines() if "texttt" in line]
+    assert [("partial" in line, "0.900" in line) for line in lines] == [
+        (False, False), (True, True)
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(
     not all(map(shutil.which, ("pdflatex", "kpsewhich")))
     or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode,

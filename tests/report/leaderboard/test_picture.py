@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from PIL import Image
 
@@ -29,6 +30,12 @@ def test_a_long_name_and_many_settings_stay_within_a_page() -> None:
     width, height = size(rows)
     assert width < 1500
     assert height < 3000
+
+
+def test_a_partial_score_is_told_from_a_full_one() -> None:
+    full = Row("0", 0, ("task=[qd]",), "done", None, 1.0, dev=0.9)
+    width, _ = size([full])
+    assert size([replace(full, partial_dev=True)])[0] > width  # a word more
 
 
 def test_a_board_without_jobs_has_a_picture() -> None:
