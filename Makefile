@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-llm test test-distributed bench fuzz chaos check-exports lint types clean
+.PHONY: setup demo demo-llm test test-browser test-distributed bench fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,10 @@ test: setup
 # two processes that work on one job, over gloo
 test-distributed: setup
 	$(BIN)/python -m pytest tests/distributed -m distributed
+
+# the playground in Chromium, which must be installed
+test-browser: setup
+	$(BIN)/python -m pytest tests/playground/test_browser.py -m browser
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench

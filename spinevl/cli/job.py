@@ -33,7 +33,7 @@ from spinevl.jobs.record import recorded
 from spinevl.jobs.sweep_folder import join_sweep
 
 # Verbs that leave no results, so that they own no folder; and those whose results are shown anew.
-_WRITES_NOTHING = ("doctor", "fetch", "leaderboard")
+_WRITES_NOTHING = ("doctor", "fetch", "leaderboard", "playground")
 _SHOWS_RESULTS = ("evaluate",)
 
 # A worker process of a parallel launcher knows our schemas and resolvers, and what Hydra may build,

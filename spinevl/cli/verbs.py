@@ -9,6 +9,7 @@ VERBS = {
     "export": "a checkpoint for other programs: MedM-VL, transformers, peft",
     "run": "build, train, predict, evaluate and report in one job",
     "leaderboard": "the leaderboard of a sweep, also while it runs",
+    "playground": "a page in the browser that asks a checkpoint",
     "fetch": "download models and tokenizers for nodes without network",
     "doctor": "check every input before any training time is spent",
 }

@@ -95,7 +95,8 @@ class Job(Generic[T]):
                 if ended or stopped:
                     return
         finally:
-            self.stop()
+            if not self._ended:
+                self.stop()
 
     def result(self) -> T | None:
         """The last result, waited for; None where it was stopped before it had any."""

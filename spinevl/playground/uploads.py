@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,7 @@ from spinevl.io.regular_file import open_regular
 from spinevl.io.temporary import beside, remove, remove_leftovers
 from spinevl.io.volume_file import Window, load_volume
 from spinevl.playground.archive import Slot, read_archive, slot_of
+from spinevl.playground.pictures import thumbnail
 from spinevl.schema.errors import Problems, UserError, escaped, refused
 from spinevl.schema.image_ref import ImageRef, Modality
 from spinevl.schema.study_layout import StudyLayout
@@ -71,10 +73,12 @@ class Shown:
     Attributes:
         image: the file, checked.
         name: what the browser calls it.
+        picture: a small one, as a data URI.
     """
 
     image: ImageRef
     name: str
+    picture: str
 
 
 class Uploads:
@@ -142,7 +146,7 @@ class Uploads:
         """Check images and volumes, each decoded once within the limits, and keep them.
 
         Args:
-            files: they are removed from where they were received.
+            files: they stay where they were received, see discard_older.
             into: a folder of ``new_folder``.
             window: of volumes.
 
@@ -158,11 +162,8 @@ class Uploads:
                     taken.append(self._take_image(file, into, window))
             problems.raise_any()
         except UserError:
-            for one in taken:
-                remove(Path(one.image.path))
+            self.discard_taken(taken)
             raise
-        finally:
-            self.discard(files)
         return taken
 
     def _take_image(self, file: Received, into: Path, window: Window | None) -> Shown:
@@ -171,17 +172,17 @@ class Uploads:
         self._require_small(file)
         self.require_room()
         kept = into / f"{uuid.uuid4().hex}{suffix}"
-        shutil.move(file.path, kept)
+        shutil.copyfile(file.path, kept)
         try:
             with _told_as(kept, file.shown):
                 if modality == "image3d":
-                    load_volume(kept, window=window, max_voxels=self.limits.voxels)
+                    pixels = load_volume(kept, window=window, max_voxels=self.limits.voxels)
                 else:
-                    load_rgb(kept, max_pixels=self.limits.pixels)
+                    pixels = load_rgb(kept, max_pixels=self.limits.pixels)
         except BaseException:
             remove(kept)
             raise
-        return Shown(ImageRef(str(kept), modality=modality), file.shown)
+        return Shown(ImageRef(str(kept), modality=modality), file.shown, thumbnail(pixels))
 
     def take_patient(
         self, files: Sequence[Received], into: Path, layout: StudyLayout, wanted: Sequence[Slot]
@@ -226,8 +227,6 @@ class Uploads:
             for path in kept.values():
                 remove(path)
             raise
-        finally:
-            self.discard(files)
         return kept
 
     def _take_slice(
@@ -254,12 +253,22 @@ class Uploads:
             raise
         return path
 
-    def discard(self, files: Sequence[Received]) -> None:
-        """Remove files from where they were received, with their folders."""
-        for file in files:
-            remove(file.path)
-            if file.path.parent != self.incoming and file.path.is_relative_to(self.incoming):
-                remove(file.path.parent)
+    def discard_taken(self, images: Sequence[Shown]) -> None:
+        """Remove images that ``take_images`` has kept."""
+        for one in images:
+            remove(Path(one.image.path))
+
+    def discard_older(self, seconds: float) -> None:
+        """Remove what was received so long ago.
+
+        It is not removed as soon as it is taken: the server keeps the same file that two visitors
+        send as one.
+        """
+        oldest = time.time() - seconds
+        for one in self.incoming.iterdir():
+            with suppress(OSError):
+                if one.lstat().st_mtime < oldest:
+                    remove(one)
 
     def _require_few(self, files: Sequence[Received]) -> None:
         if not files:

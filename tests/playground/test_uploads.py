@@ -230,52 +230,61 @@ def refused(act: Callable[[], object], name: str, tmp_path: Path) -> None:
     shown = name.replace("\\", "/").rpartition("/")[2]
     assert shown.encode("unicode_escape").decode() in line or "the upload" in line, line
     assert peak < 30e6, f"{peak / 1e6:.0f} MB"
-    assert files(tmp_path) == []
+
+
+def kept(uploads: Uploads, tmp_path: Path) -> list[Path]:
+    """The files below the private folder, and nothing is beside it."""
+    assert list(tmp_path.iterdir()) == [uploads.folder]
+    uploads.discard_older(-1)
+    assert list(uploads.incoming.iterdir()) == []
+    return [one for one in uploads.folder.rglob("*") if not one.is_dir()]
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_what_is_no_image(uploads: Uploads, tmp_path: Path, name: str) -> None:
     file, into = send(uploads, name, IMAGES[name]), uploads.new_folder()
     refused(lambda: uploads.take_images([file], into, (-1000, 1000)), name, tmp_path)
+    assert kept(uploads, tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ZIPS)
 def test_what_is_no_patient(uploads: Uploads, tmp_path: Path, name: str) -> None:
     file, into = send(uploads, name, ZIPS[name]), uploads.new_folder()
     refused(lambda: uploads.take_patient([file], into, LAYOUT, WANTED), name, tmp_path)
+    assert kept(uploads, tmp_path) == []
 
 
 @pytest.mark.parametrize("root", ["p1/", "", "images/p1/", "Ünïcode 病人/"])
-def test_a_patient_in_a_zip(uploads: Uploads, root: str) -> None:
+def test_a_patient_in_a_zip(uploads: Uploads, tmp_path: Path, root: str) -> None:
     others = {"__MACOSX/p1/sag/._6.png": b"x", f"{root}sag/5.png": png(), "notes.txt": b"x"}
     file, into = send(uploads, "a.zip", zipped({**whole(root), **others})), uploads.new_folder()
-    kept = uploads.take_patient([file], into, LAYOUT, WANTED)
-    assert list(kept) == WANTED
-    assert sorted(files(uploads.folder)) == sorted(kept.values())
-    assert all(one.parent == into and one.read_bytes() == png() for one in kept.values())
+    taken = uploads.take_patient([file], into, LAYOUT, WANTED)
+    assert list(taken) == WANTED
+    assert sorted(kept(uploads, tmp_path)) == sorted(taken.values())
+    assert all(one.parent == into and one.read_bytes() == png() for one in taken.values())
 
 
 def test_a_patient_in_single_files(uploads: Uploads, tmp_path: Path) -> None:
     names = {"sag_6.png": 6, "tra-2-3.png": "C2-C3", "tra 5.png": "C5"}
     sent = [send(uploads, name, png()) for name in names]
     into = uploads.new_folder()
-    kept = uploads.take_patient(sent, into, LAYOUT, WANTED)
-    assert set(kept) == set(names.values())
+    taken = uploads.take_patient(sent, into, LAYOUT, WANTED)
+    assert set(taken) == set(names.values())
     sent = [send(uploads, f"p-1_{name}", png()) for name in names]
-    for path in kept.values():
+    for path in taken.values():
         path.unlink()
-    kept = uploads.take_patient(sent, into, LAYOUT, WANTED)
-    assert set(kept) == set(names.values())
+    taken = uploads.take_patient(sent, into, LAYOUT, WANTED)
+    assert set(taken) == set(names.values())
     two = ["p1_sag_6.png", "p2_tra_2-3.png", "p1_tra_5.png"]
     for wrong in (["6.png"], ["sag_6.png", "sag-6.png"], ["sag_6.png", "a.zip"], two):
         sent = [send(uploads, name, png()) for name in wrong]
         with pytest.raises(UserError) as told:
             uploads.take_patient(sent, into, LAYOUT, WANTED)
         assert len(told.value.problems) == 1
-    assert sorted(files(uploads.folder)) == sorted(kept.values())
+    assert sorted(kept(uploads, tmp_path)) == sorted(taken.values())
 
 
-def test_images_are_kept_all_or_none(uploads: Uploads) -> None:
+def test_images_are_kept_all_or_none(uploads: Uploads, tmp_path: Path) -> None:
     volume = npy(np.zeros((3, 4, 5), np.float32))
     good = [("a.png", png()), ("<b>.jpeg", png(mode="RGB")), ("c.npy", volume)]
     into = uploads.new_folder()
@@ -286,7 +295,7 @@ def test_images_are_kept_all_or_none(uploads: Uploads) -> None:
     sent = [send(uploads, *one) for one in (*good, ("d.png", b"hello"))]
     with pytest.raises(UserError, match=r"d\.png"):
         uploads.take_images(sent, into, None)
-    assert len(files(uploads.folder)) == 3
+    assert len(kept(uploads, tmp_path)) == 3
 
 
 def test_no_path_of_a_browser_is_opened(uploads: Uploads, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from spinevl.config.keys import key
 from spinevl.config.options.debug import DebugOptions
 from spinevl.config.options.inference import FeatureCacheOptions, PredictOptions
 from spinevl.config.options.logger import LoggerOptions
+from spinevl.config.options.playground import LimitOptions
 from spinevl.config.options.training import (
     AugmentOptions,
     ImbalanceOptions,
@@ -258,6 +259,17 @@ class Leaderboard(Common):
 
 
 @dataclass
+class Playground(Common):
+    """``spinevl playground``"""
+
+    checkpoint: str | None = key(None, help=f"{_CHECKPOINT}; null is the demo's, outputs/demo")
+    host: str = key("127.0.0.1", help="address to listen at; beyond loopback a token is needed")
+    port: int = key(7860, help="of the page; 0 takes a free one", min=0, max=65535)
+    limits: LimitOptions = key(factory=LimitOptions, help="bounds on what browsers send")
+    cache_dir: str = key("~/.cache/spinevl", help=_CACHE_DIR)
+
+
+@dataclass
 class Fetch(Run):
     """``spinevl fetch``: the pretrained parts of what ``run`` would train"""
 
@@ -276,5 +288,6 @@ SCHEMAS: dict[str, type] = {
     "run": Run,
     "doctor": Doctor,
     "leaderboard": Leaderboard,
+    "playground": Playground,
     "fetch": Fetch,
 }

@@ -1,0 +1,197 @@
+"""The study tab: a patient's images, and all questions of the study about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from spinevl.evaluation.join import with_truth
+from spinevl.io.machine import machine_problem
+from spinevl.playground import pictures
+from spinevl.playground.archive import Slot
+from spinevl.playground.engine import Engine
+from spinevl.playground.samples import Sample
+from spinevl.playground.uploads import Received, file_name
+from spinevl.playground.visitors import Visitor, Visitors
+from spinevl.schema.errors import UserError
+from spinevl.schema.prediction import Prediction
+
+_NO_SAMPLE = "none"
+_WHOLE = "whole spine"
+
+
+@dataclass
+class StudyTab:
+    """What the study tab does; Gradio calls it.
+
+    Attributes:
+        engine: answers.
+        visitors: whose images are whose.
+        samples: rendered patients to choose from.
+    """
+
+    engine: Engine
+    visitors: Visitors
+    samples: Sequence[Sample]
+
+    def build(self) -> None:
+        """Add the tab to the page."""
+        if not self.engine.tasks:
+            gr.HTML("<p>This checkpoint was trained on conversations: use the chat tab.</p>")
+            return
+        levels = self._levels
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                names = [_NO_SAMPLE, *(one.name for one in self.samples)]
+                sample = gr.Dropdown(
+                    names, value=_NO_SAMPLE, label="Sample", elem_id="sample",
+                    visible=bool(self.samples),
+                )  # fmt: skip
+                files = gr.File(
+                    label="Images of one patient", file_count="multiple",
+                    height=150, elem_id="patient",
+                )  # fmt: skip
+                gr.HTML(self._wanted())
+                with gr.Row():
+                    ask = gr.Button("Ask all questions", variant="primary", elem_id="ask-study")
+                    stop = gr.Button("Stop", elem_id="stop-study", min_width=60)
+                message = gr.HTML(elem_id="study-message")
+            with gr.Column(scale=3, min_width=320):
+                with gr.Row():
+                    with gr.Column(scale=max(1, len(self._sagittal)), min_width=200):
+                        sagittal = gr.HTML(elem_id="sagittal")
+                    with gr.Column(scale=1, min_width=200):
+                        axial = gr.HTML(elem_id="axial")
+                level = gr.Radio(
+                    levels, value=levels[0] if levels else None, label="Level", elem_id="level",
+                    visible=bool(levels),
+                )  # fmt: skip
+                strip = gr.HTML(elem_id="strip")
+        outputs = [message, sagittal, axial, strip]
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        files.upload(self.take, [files, level], [files, sample, *outputs], **private)
+        sample.input(self.choose, [sample, level], outputs, **private)
+        level.input(self.show_level, [level], [axial, strip], **private)
+        ask.click(self.ask, [level], outputs, **private)
+        stop.click(self.stop, None, None, **private)
+
+    @property
+    def _sagittal(self) -> list[Slot]:
+        return [slot for slot in self.engine.slots if isinstance(slot, int)]
+
+    @property
+    def _levels(self) -> list[str]:
+        """The levels of all tasks from the head down, those with an axial image among them."""
+        closed = [task for task in self.engine.tasks.values() if task.closed]
+        return sorted({level for task in closed for level in task.levels})
+
+    def _wanted(self) -> str:
+        names = [file_name(self.engine.layout, slot) for slot in self.engine.slots]
+        side = self.engine.layout.side_px
+        size = f" of {side} x {side} pixels" if side else ""
+        told = ", ".join(names)
+        example = names[0].replace("/", "_")
+        return (
+            f'<p class="spine-small">A zip of one patient, or 8-bit grey PNGs{size}: {told}. '
+            f"Single files have <code>_</code> for the folder: <code>{example}</code>.</p>"
+        )
+
+    def take(self, files: list[str], level: str, request: gr.Request) -> tuple[Any, ...]:
+        """A visitor has dropped files."""
+
+        def take(visitor: Visitor) -> None:
+            received = received_files(self.visitors, files)
+            images = self.visitors.uploads.take_patient(
+                received, visitor.folder, self.engine.layout, self.engine.slots
+            )
+            visitor.forget_patient()
+            visitor.patient = images
+
+        return (None, _NO_SAMPLE, *self._changed(take, level, request))
+
+    def choose(self, name: str, level: str, request: gr.Request) -> tuple[Any, ...]:
+        """A visitor has chosen a sample."""
+
+        def choose(visitor: Visitor) -> None:
+            visitor.forget_patient()
+            for sample in self.samples:
+                if sample.name == name:
+                    visitor.patient, visitor.truth = sample.images, sample.truth
+
+        return self._changed(choose, level, request)
+
+    def _changed(
+        self, change: Callable[[Visitor], None], level: str, request: gr.Request
+    ) -> tuple[str, str, str, str]:
+        """The page after ``change`` has changed a visitor's images."""
+        visitor = self.visitors.of(request.session_hash)
+        visitor.stop()
+        try:
+            change(visitor)
+        except Exception as error:
+            return told(error), *self._shown(visitor, level)
+        return "", *self._shown(visitor, level)
+
+    def ask(self, level: str, request: gr.Request) -> Iterator[tuple[str, str, str, str]]:
+        """Ask all questions; what is going on is shown meanwhile."""
+        visitor = self.visitors.of(request.session_hash)
+        visitor.stop()
+        try:
+            if not visitor.patient:
+                raise UserError("there is no patient yet: choose a sample, or drop images")
+            patient = visitor.patient
+            visitor.job = job = self.engine.ask_study(patient)
+            for update in job.updates():
+                if update.value is not None and visitor.patient is patient:
+                    visitor.answers = self._with_truth(visitor, update.value)
+                status = "" if update.value else waiting(update.ahead)
+                yield pictures.status(status), *self._shown(visitor, level)
+        except Exception as error:
+            yield told(error), *self._shown(visitor, level)
+
+    def _with_truth(self, visitor: Visitor, answers: Sequence[Prediction]) -> list[Prediction]:
+        known = [visitor.truth] if visitor.truth else []
+        return with_truth(answers, known, self.engine.tasks)
+
+    def show_level(self, level: str, request: gr.Request) -> tuple[str, str]:
+        """A visitor has clicked a level."""
+        _, axial, strip = self._shown(self.visitors.of(request.session_hash), level)
+        return axial, strip
+
+    def stop(self, request: gr.Request) -> None:
+        """A visitor waits no more."""
+        self.visitors.of(request.session_hash).stop()
+
+    def _shown(self, visitor: Visitor, level: str) -> tuple[str, str, str]:
+        """The sagittal slices, the axial slice of a level, and the strip."""
+        patient: dict[Slot, Any] = dict(visitor.patient)
+        if not patient:
+            return "", "", ""
+        axial = [level] if level in patient else []
+        return (
+            pictures.slices(patient, self._sagittal, visitor.answers),
+            pictures.slices(patient, axial),
+            pictures.strip(self.engine.tasks, visitor.answers, level),
+        )
+
+
+def received_files(visitors: Visitors, paths: Sequence[str] | None) -> list[Received]:
+    """What the server has stored for a browser, under the names that the browser tells."""
+    return [visitors.uploads.received(str(path), None) for path in paths or ()]
+
+
+def told(error: Exception) -> str:
+    """What a visitor is told of a failure; what is our own fault is raised again."""
+    if isinstance(error, UserError):
+        return pictures.problem(error.problems)
+    if reason := machine_problem(error):
+        return pictures.problem([reason])
+    raise error
+
+
+def waiting(ahead: int) -> str:
+    """What a visitor is told while there is no answer yet."""
+    return f"{ahead} before you" if ahead else "the model is answering"

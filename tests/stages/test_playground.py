@@ -1,0 +1,45 @@
+"""The verb: which checkpoint it asks, and what it refuses before it listens."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from spinevl.cli.main import main
+
+
+def test_without_a_checkpoint_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["playground"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "spinevl run experiment=demo hydra.run.dir=outputs/demo" in line
+    assert not any(one.is_file() for one in tmp_path.rglob("*"))
+    (tmp_path / "outputs/demo/checkpoint").mkdir(parents=True, exist_ok=True)
+    assert main(["playground"]) == 1  # it is there, and is none
+    told = capsys.readouterr()
+    assert "asking the demo's, outputs/demo/checkpoint" in told.out
+    assert "outputs/demo/checkpoint" in told.err
+
+
+def test_limits_are_checked_as_other_keys_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["playground", "limits.upload_mb=0", "port=70000", "limits.waiting=-1"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(any(key in line for line in lines) for key in ("upload_mb", "port", "waiting"))
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    from spinevl.playground.serve import _listening
+    from spinevl.schema.errors import UserError
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"port={port}"),
+            _listening("127.0.0.1", port),
+        ):
+            pass
