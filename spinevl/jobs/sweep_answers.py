@@ -105,5 +105,7 @@ def _read(file: Path, *stamps: tuple[int, int]) -> Answered:
     """The answers in a file; they are kept, since the board is made anew whenever a job ends."""
     config = read_config(file.parent)
     nodes = config.get("task") or as_trained(config).get("task")  # a hub may be asked
+    if nodes is None and (name := config.get("checkpoint")):
+        raise UserError(f"checkpoint={name} has the tasks, and cannot be read from this folder")
     tasks = build_tasks(nodes, build=build_stored)
     return Answered.of(read_choices(file, tasks=tasks), tasks)

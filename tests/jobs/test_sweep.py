@@ -284,6 +284,8 @@ def test_a_test_score_without_a_dev_score_is_shown_and_not_ranked(tmp_path: Path
     assert "|  | `a=0` |  | 0.900 (n=1) |" in markdown(board)
     assert "subset=dev" in markdown(board)
     assert "subset=dev" not in markdown(Board.of(board.rows[:1]))
+    assert "Ranked by" in markdown(board)
+    assert "Ranked by" not in markdown(Board.of(board.rows[1:]))
 
 
 def test_numbers_without_a_sum_have_no_mean_and_hide_no_other(tmp_path: Path) -> None:

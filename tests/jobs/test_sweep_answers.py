@@ -209,6 +209,15 @@ def test_a_config_with_tasks_asks_no_checkpoint_and_no_hub(
     assert read_board(tmp_path).settings[1].paired
 
 
+def test_the_checkpoint_that_has_the_tasks_is_named(tmp_path: Path) -> None:
+    for number, right in enumerate((20, 15)):
+        folder = job(tmp_path, number, [f"x={number}"], answers(right), dev=right / N)
+        write_config(folder, {"task": None, "checkpoint": "not/here"})
+    _, reason = reasons(tmp_path)
+    assert reason
+    assert "checkpoint=not/here" in reason
+
+
 def test_two_hundred_jobs_take_seconds(tmp_path: Path) -> None:
     for number in range(200):
         words = [f"x={number // 2}", f"seed={number % 2}"]

@@ -61,11 +61,11 @@ def _states(setting: Setting) -> Markdown:
 
 
 def _notes(board: Board) -> Iterator[str]:
-    ranked = "the dev score" if board.has_dev else f"the {board.score_name}"
-    chosen = "; test patients choose nothing" if board.has_dev else ""
+    chosen = "dev score; test patients choose nothing" if board.has_dev else board.score_name
+    ranked = f"Ranked by the {chosen}. " if any(one.rank for one in board.settings) else ""
     yield (
-        f"Ranked by {ranked}{chosen}. Scores are mean ± standard deviation over n jobs, which "
-        "differ in seed and fold alone; F1s, controls, time and tokens/s are means."
+        f"{ranked}Scores are mean ± standard deviation over n jobs, which differ in seed and fold "
+        "alone; F1s, controls, time and tokens/s are means."
     )
     if any(one.rank is None and one.scored for one in board.settings):
         yield "A job with a test score alone has no rank; report's subset=dev gives it one."

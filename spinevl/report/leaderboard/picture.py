@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ def plot(board: Board) -> bytes:
     if left := len(board.settings) - len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(shown) + left} settings", fontsize=10)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in Chinese has no signs; tables have it
+        figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
 
 

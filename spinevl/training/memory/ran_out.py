@@ -48,7 +48,7 @@ def _less(spec: TrainSpec) -> str:
     patients = spec.batch_patients
     words = [with_batch(spec, patients // 2)[0]] if patients > 1 else []
     words += [one for one, _ in changed(spec, device_of(spec.trainer.accelerator))]
-    return f"less is taken with {', or with '.join(words)}" if words else "take a smaller model"
+    return f"it takes less with {', or with '.join(words)}" if words else "take a smaller model"
 
 
 def _left(out: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from PIL import Image
 
 from spinevl.report.leaderboard.picture import plot
@@ -21,6 +22,11 @@ def size(rows: list[Row]) -> tuple[int, int]:
 def test_a_formula_in_an_override_is_no_formula_of_the_picture() -> None:
     bad = "name=$\\frac{1|2$<b>`x`\n| 9 |\x1b"
     size([Row("0", 0, (bad,), "done", None, 1.0), Row("1", 1, ("x=$^$",), "failed", "$", 1.0)])
+
+
+def test_a_name_in_chinese_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    size([Row("0", 0, ("data.labels=/数据/标签.json",), "done", None, 1.0, dev=0.5)])
+    assert not list(recwarn)
 
 
 def test_a_long_name_and_many_settings_stay_within_a_page() -> None:
