@@ -205,8 +205,8 @@ class TrainerOptions:
     )
     keep_best: int = key(
         1,
-        help="checkpoints with the best dev scores that are kept; of more than 1 each stands in "
-        "checkpoints/step-N beside checkpoint/, the best",
+        help="how many checkpoints are kept, those with the best dev scores; more than 1 are in "
+        "checkpoints/step-N, and the best one is in checkpoint/ too",
         min=1,
     )
     num_workers: int = key(0, help="processes that load images beside the main one", min=0, max=256)
