@@ -33,7 +33,7 @@ test-distributed: setup
 
 # the playground in Chromium, which must be installed
 test-browser: setup
-	$(BIN)/python -m pytest tests/playground/test_browser.py -m browser
+	$(BIN)/python -m pytest tests/playground -m browser
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench

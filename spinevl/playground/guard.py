@@ -6,10 +6,12 @@ path, edits itself. Only the routes below pass, and no address that a browser na
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -49,6 +51,9 @@ class Guard:
         hosts: the names by which browsers may call this server; None takes any. A page elsewhere
             whose name is made to point here would have its own.
         token: what a browser must know; None lets everybody in.
+
+    Attributes:
+        stopping: set where the server is to stop, so that no stream keeps it.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Guard:
         self.uploads = uploads
         self.hosts = hosts
         self.token = token
+        self.stopping = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -72,9 +78,32 @@ class Guard:
             if await self._signed_in(scope, headers, send):
                 self._require_allowed(scope, headers)
                 receive = await self._checked_body(scope, headers, receive)
-                await self.app(scope, receive, _with_headers(send))
+                await self._until_stopped(scope, receive, _with_headers(send))
         except _Refused as refused:
             await _answer(send, refused.status, refused.reason)
+
+    async def _until_stopped(self, scope: Any, receive: Any, send: Any) -> None:
+        """The page's answer, whose stream ends when the server is to stop."""
+        open_ = False
+
+        async def noted(message: Any) -> None:
+            nonlocal open_
+            open_ = message["type"] == "http.response.start" or bool(message.get("more_body"))
+            await send(message)
+
+        answer = asyncio.ensure_future(self.app(scope, receive, noted))
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({answer, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()  # raises what it raised
+        finally:
+            stopping.cancel()
+            answer.cancel()
+        with suppress(asyncio.CancelledError):
+            await answer
+        if open_:
+            await send({"type": "http.response.body", "body": b""})
 
     async def _signed_in(self, scope: Any, headers: Mapping[str, str], send: Any) -> bool:
         """Whether the request goes on; a right token in the address becomes a cookie."""

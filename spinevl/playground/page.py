@@ -66,6 +66,7 @@ def make_app(engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, t
         with gr.Tab("Chat"):
             ChatTab(engine, visitors).build()
         page.unload(leave)
+    page.state_session_capacity = visitors.uploads.limits.visitors
     page.queue(api_open=False, max_size=_MOST_EVENTS, default_concurrency_limit=_SIDE_BY_SIDE)
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),

@@ -56,20 +56,32 @@ def server(
     hosts = {"127.0.0.1", "localhost", "[::1]"} if loopback else None
     import uvicorn
 
+    guard = Guard(app, uploads, hosts=hosts, token=token)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            guard.stopping.set()
+            await super().shutdown(sockets)
+
     with _listening(host, port) as listening, visitors:
-        name = f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{listening.getsockname()[1]}/"
-        address += f"?token={token}" if token else ""
         config = uvicorn.Config(
-            Guard(app, uploads, hosts=hosts, token=token),
+            guard,
             log_level="warning",
             access_log=False,
             server_header=False,
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
-        made = uvicorn.Server(config)
+        made = Server(config)
+        address = _address(host, listening.getsockname()[1], token)
         yield made, address, lambda: made.run(sockets=[listening])
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    """What to open: where every address is served, this machine by its name."""
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
 
 
 def is_loopback(host: str) -> bool:

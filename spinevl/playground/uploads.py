@@ -118,7 +118,8 @@ class Uploads:
 
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(_size(one) for one in self.folder.rglob("*"))
+        walked = os.walk(self.folder)  # which passes over what is removed meanwhile
+        return sum(_size(Path(root) / name) for root, _, names in walked for name in names)
 
     def require_room(self, coming: int = 0) -> None:
         """Raise UserError where the folder is full, or would be with so many bytes more."""
@@ -266,7 +267,7 @@ class Uploads:
         """
         oldest = time.time() - seconds
         for one in self.incoming.iterdir():
-            with suppress(OSError):
+            with suppress(FileNotFoundError):
                 if one.lstat().st_mtime < oldest:
                     remove(one)
 

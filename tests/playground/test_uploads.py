@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -252,6 +254,55 @@ def test_what_is_no_patient(uploads: Uploads, tmp_path: Path, name: str) -> None
     file, into = send(uploads, name, ZIPS[name]), uploads.new_folder()
     refused(lambda: uploads.take_patient([file], into, LAYOUT, WANTED), name, tmp_path)
     assert kept(uploads, tmp_path) == []
+
+
+def test_240_files_that_were_damaged_on_the_way(uploads: Uploads, tmp_path: Path) -> None:
+    """Each is refused in one line that names it, or what is left of it is sound."""
+    rng = np.random.default_rng(0)
+    volume = npy(np.zeros((3, 9, 9), np.float32))
+    sound = {"a.png": png(), "b.npy": volume, "c.zip": zipped(whole(), stored), "d.zip": zipped(
+        {**whole(), "p1/tra/7.png": os.urandom(900)})}  # fmt: skip
+    refusals: list[UserError] = []
+    left: list[Path] = []
+    for number in range(240):
+        name = list(sound)[number % 4]
+        content = bytearray(sound[name])
+        for at in rng.integers(0, len(content), rng.integers(1, 9)):
+            content[at] = rng.integers(256)
+        file = send(uploads, name, bytes(content[: rng.integers(1, 2 * len(content))]))
+        into = uploads.new_folder()
+        try:
+            if name.endswith("zip"):
+                uploads.take_patient([file], into, LAYOUT, WANTED)
+            else:
+                uploads.take_images([file], into, None)
+        except UserError as error:
+            refusals.append(error)
+            left += files(into)
+    assert left == []
+    assert len(refusals) > 150
+    assert all(1 <= len(one.problems) <= len(WANTED) for one in refusals)
+    lines = [line for one in refusals for line in one.problems]
+    assert all("expected" in one and str(tmp_path) not in one for one in lines)
+    assert all(one.suffix in (".png", ".npy") for one in kept(uploads, tmp_path))
+
+
+def test_files_may_vanish_while_they_are_counted(uploads: Uploads) -> None:
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            for folder in [uploads.new_folder() for _ in range(20)]:
+                (folder / "a").write_bytes(b"x")
+                shutil.rmtree(folder)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert all(0 <= uploads.size() <= 20 for _ in range(300))
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("root", ["p1/", "", "images/p1/", "Ünïcode 病人/"])
