@@ -6,11 +6,10 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import spinevl
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = ["trainer.max_epochs=1", "trainer.dev_checks=1", "trainer.progress_bar=false"]
@@ -118,13 +117,7 @@ def _stand_ins(folder: Path) -> None:
 def run(folder: Path, *arguments: str) -> None:
     uncached = ("export", "evaluate", "leaderboard")
     cache = [] if arguments[0] in uncached else [f"cache_dir={folder}/cache"]
-    done = subprocess.run(
-        [sys.executable, "-m", "spinevl", *arguments, *cache],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = spinevl(*arguments, *cache, cwd=folder)
     assert done.returncode == 0, f"spinevl {' '.join(arguments)}\n{done.stderr}"
 
 
