@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from spinevl.cli.call_as import call_as
-from spinevl.cli.verbs import VERBS
+from spinevl.cli.verbs import ALONE, VERBS
 from spinevl.schema.errors import as_lines
 
 USAGE = """\
@@ -92,6 +92,9 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         Trust.from_words(arguments)  # told here, before a sweep repeats it for every job
     except UserError as error:
         refuse(error.problems)
+        return 1
+    if verb in ALONE and {"-m", "--multirun"} & set(arguments):
+        refuse([f"spinevl {verb} -m: expected one {verb}, found a sweep; leave out -m"])
         return 1
     if any(argument.startswith("--e") for argument in arguments):
         refuse(["--experimental-rerun reads a pickle, which can run code; repeat the command"])

@@ -13,3 +13,6 @@ VERBS = {
     "fetch": "download models and tokenizers for nodes without network",
     "doctor": "check every input before any training time is spent",
 }
+
+# of which there is no sweep
+ALONE = ("leaderboard", "playground")

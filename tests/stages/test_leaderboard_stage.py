@@ -72,6 +72,18 @@ def test_what_is_no_sweep_is_one_line(
     assert not (sweep / "0/leaderboard.md").exists()
 
 
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_there_is_no_sweep_of_leaderboards(
+    sweep: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main(["leaderboard", flag, "dir=s"]) == 1
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert "leaderboard -m" in line
+    assert out == ""
+    assert [one.name for one in sweep.parent.iterdir()] == ["s"]
+
+
 @pytest.mark.parametrize("content", [None, "{broken"])
 def test_jobs_of_no_sweep_are_compared_and_nothing_is_written_beside_them(
     sweep: Path, capsys: pytest.CaptureFixture[str], content: str | None
