@@ -78,6 +78,12 @@ def parts(config: Mapping[str, Any], *, out: Path | None = None) -> dict[str, st
     return result
 
 
+def named_files(parts: Mapping[str, str]) -> dict[str, str]:
+    """What each key of a config that names a file or folder found there: ``key=path`` -> digest."""
+    names = [key.removeprefix(_FILES) for key in parts if key.startswith(_FILES)]
+    return {f"{key}={parts[key]}": parts[f"{_FILES}{key}"] for key in names if key in parts}
+
+
 def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """In what two jobs differ: ``seed (0, now 1)``, ``the files of data.labels``."""
     told = []

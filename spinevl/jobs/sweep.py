@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spinevl.io.files import write_bytes_atomic, write_text_atomic
 from spinevl.io.temporary import remove_leftovers
+from spinevl.jobs.identity import named_files
 from spinevl.jobs.status import JOB_FILE, read_status
 from spinevl.jobs.sweep_folder import BOARD, job_folders, locked
 from spinevl.report.leaderboard.csv_files import csv_text, job_table, setting_table
@@ -69,7 +70,7 @@ def _row(name: str, folder: Path) -> Row:
         return Row(name, None, (), "unreadable", f"{JOB_FILE} is not that of a job", None)
     error = None if status.error == status.status else status.error  # which says no more
     told = (status.number, status.overrides, status.status, error, status.seconds)
-    row = Row(name, *told, identity=status.identity)
+    row = Row(name, *told, identity=status.identity, files=named_files(status.parts))
     if row.status != "done":
         return row
     if was_tried(folder):

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,19 @@ def test_a_failed_setting_says_why_and_a_job_that_left_nothing_is_missing(tmp_pa
     text = markdown(board)
     assert r"**1 failed**: no \| such file |" in text
     assert "1 missing" in text
+
+
+def test_jobs_that_read_other_contents_of_a_file_are_told(tmp_path: Path) -> None:
+    for number, (path, content) in enumerate([("a", "1"), ("a", "1"), ("a", "2"), ("b", "3")]):
+        folder = job(tmp_path, number, [f"seed={number}"], metrics=scored(0.5))
+        status = read_status(folder)
+        assert status is not None
+        parts = {"data.labels": f'"{path}.json"', "the files of data.labels": content}
+        write_status(folder, replace(status, parts=parts))
+    (line,) = [one for one in markdown(read_board(tmp_path)).splitlines() if "same data" in one]
+    assert "jobs 0, 1 and job 2 found" in line
+    assert '`data.labels="a.json"`' in line
+    assert "b.json" not in line  # which another override may name
 
 
 def test_an_error_that_says_no_more_than_the_status_is_left_out(tmp_path: Path) -> None:

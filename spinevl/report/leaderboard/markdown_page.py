@@ -69,6 +69,15 @@ def _notes(board: Board) -> Iterator[str]:
     )
     if any(one.rank is None and one.scored for one in board.settings):
         yield "A job with a test score alone has no rank; report's subset=dev gives it one."
+    for name, groups in board.outdated.items():
+        jobs = " and ".join(
+            f"job{'s' * (len(one) > 1)} {', '.join(str(row.number) for row in one)}"
+            for one in groups
+        )
+        yield (
+            f"**Not the same data**: {jobs} found different contents under {as_code(name)}, so "
+            "their scores do not compare; the sweep's command runs again those that are out of date."
+        )
     yield from _about_differences(board)
     own = _own_controls(board)
     if alike := [name for name in board.controls if name not in own]:

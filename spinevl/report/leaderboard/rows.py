@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spinevl.schema.score import Score
 
@@ -45,6 +45,7 @@ class Row:
         partial_dev: whether graded tasks are missing from ``dev``.
         tokens_per_second: of its training; None where it trained nothing.
         identity: of the job, see jobs.identity; None where it could not run.
+        files: which files it read: ``key=path`` of its config -> what their content is known by.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class Row:
     partial_dev: bool = False
     tokens_per_second: float | None = None
     identity: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_known(self) -> bool:

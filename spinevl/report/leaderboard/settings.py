@@ -165,6 +165,15 @@ class Board:
         return [one for one in setting.overrides if one not in self.common]
 
     @property
+    def outdated(self) -> dict[str, list[list[Row]]]:
+        """``key=path`` -> jobs with scores that found the same there, where not all did."""
+        found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+        for row in (row for one in self.settings for row in one.counted):
+            for name, content in row.files.items():
+                found[name][content].append(row)
+        return {name: list(each.values()) for name, each in found.items() if len(each) > 1}
+
+    @property
     def tasks(self) -> list[str]:
         """Every task that any job scored."""
         return list(dict.fromkeys(task for row in self.rows for task in row.tasks))
