@@ -76,7 +76,7 @@ def _notes(board: Board) -> Iterator[str]:
         )
         yield (
             f"**Not the same data**: {jobs} found different contents under {as_code(name)}, so "
-            "their scores do not compare; the sweep's command runs again those that are out of date."
+            "their scores do not compare; the sweep's command runs those out of date again."
         )
     yield from _about_differences(board)
     own = _own_controls(board)
