@@ -19,9 +19,12 @@ from spinevl.io.process import this_process
 from spinevl.io.temporary import remove
 from spinevl.jobs.provenance import code
 from spinevl.jobs.status import JOB_FILE, JobStatus, size_of, write_status
-from spinevl.report.metrics_file import STATES_FOLDER
+from spinevl.report.metrics_file import KEPT_FOLDER, STATES_FOLDER
 
-_NO_RESULT = re.compile(rf"\..*|{re.escape(JOB_FILE)}|{STATES_FOLDER}|log|.*\.(log|out|err)")
+# a job is complete without them, so that they may be removed
+_NO_RESULT = re.compile(
+    rf"\..*|{re.escape(JOB_FILE)}|{STATES_FOLDER}|{KEPT_FOLDER}|log|.*\.(log|out|err)"
+)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ METRICS_FILE = "metrics.json"
 TRAIN_FILE = "train.json"
 CURVE_FILE = "metrics.csv"
 STATES_FOLDER = "resume"
+KEPT_FOLDER = "checkpoints"
 
 
 def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from spinevl.distributed.ranks import barrier, is_first
 from spinevl.io.folders import whole_folder
 from spinevl.io.temporary import put_away, remove_leftovers
+from spinevl.report.metrics_file import KEPT_FOLDER
 
 _NAME = re.compile(r"step-\d{8,}")
 
@@ -28,7 +29,7 @@ class KeptCheckpoints:
 
     def __init__(self, out: Path, write: Callable[[Path], None], *, most: int) -> None:
         self.best = out / "checkpoint"
-        self.folder = out / "checkpoints"
+        self.folder = out / KEPT_FOLDER
         self.write = write
         self.most = most
 

@@ -79,6 +79,16 @@ def test_a_result_that_was_removed_is_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "x").exists()
 
 
+def test_more_checkpoints_than_the_best_may_be_removed(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    run(out, FIRST, "checkpoint", "checkpoints")
+    (out / "checkpoints").unlink()
+    assert run(out, FIRST, "x") == ["complete"]
+    (out / "checkpoints").touch()
+    run(out, OTHER, "y")  # and they are moved aside with the rest
+    assert names(out) == ["job.json", "y"]
+
+
 def test_a_cut_job_goes_on_without_the_results_of_its_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="half way"):
         run(tmp_path, FIRST, ".predictions.test.jsonl", "metrics.json", fails=True)
