@@ -10,10 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from spinevl.models.generate import Sampling
 from spinevl.playground import pictures
 from spinevl.playground.engine import ChatOptions, Engine, question_with_images
-from spinevl.playground.study_tab import received_files, told, waiting
+from spinevl.playground.messages import told, waiting
 from spinevl.playground.uploads import Shown
 from spinevl.playground.visitors import Visitor, Visitors
 from spinevl.schema.conversation import PLACEHOLDER
@@ -93,7 +92,7 @@ class ChatTab:
         """A visitor has dropped images for the next question."""
         visitor = self.visitors.of(request.session_hash)
         try:
-            received = received_files(self.visitors, files)
+            received = self.visitors.uploads.all_received(files)
             most = self.engine.limits.images
             total = len(received) + len(visitor.new_images) + len(visitor.images)
             if total > most:
@@ -114,7 +113,7 @@ class ChatTab:
 
     def ask(
         self,
-        question: str,
+        question: str | None,
         temperature: float,
         top_p: float,
         most: float,
@@ -128,10 +127,17 @@ class ChatTab:
         said = ""
         try:
             shown = list(visitor.new_images)
-            text = question_with_images(question.strip(), [one.image.modality for one in shown])
+            text = question_with_images(
+                (question or "").strip(), [one.image.modality for one in shown]
+            )
             shown = _in_order(text, shown)
             images = [one.image for one in [*visitor.images, *shown]]
-            options = ChatOptions(Sampling(temperature, top_p, penalty), int(most))
+            options = ChatOptions.told(
+                temperature=temperature,
+                top_p=top_p,
+                repetition_penalty=penalty,
+                new_tokens=most,
+            )
             visitor.job = job = self.engine.ask((*visitor.rounds, (text, None)), images, options)
             asked = self._question(text, shown)
             before = self._history(visitor)

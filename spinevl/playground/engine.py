@@ -5,7 +5,7 @@ It knows of no page and no visitor: whoever asks hands over all that the answer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.config.options.playground import LimitOptions
 from spinevl.inference.api import SpineModel
+from spinevl.inference.occlusion import OcclusionMap, occlusion_maps
 from spinevl.inference.predictor import Answer, Predictor, predictions
 from spinevl.io.image_file import load_image, load_rgb
 from spinevl.io.volume_file import Window, load_volume
@@ -41,6 +42,23 @@ class ChatOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     new_tokens: int = 512
+
+    @classmethod
+    def told(
+        cls, *, temperature: float, top_p: float, repetition_penalty: float, new_tokens: float
+    ) -> ChatOptions:
+        """Of numbers that anybody may have sent. Raises UserError for one that has no meaning."""
+        for name, value, low, high in (
+            ("temperature", temperature, 0, 2),
+            ("top-p", top_p, 0.01, 1),
+            ("repetition penalty", repetition_penalty, 0.01, 10),
+            ("maximum tokens", new_tokens, 1, 10**6),
+        ):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise refused(name, f"{low} to {high}", repr(value), "move its slider")
+        sampling = Sampling(float(temperature), float(top_p), float(repetition_penalty))
+        return cls(sampling, int(new_tokens))
 
 
 class Engine:
@@ -94,11 +112,7 @@ class Engine:
         """
 
         def work(job: Job[list[Prediction]]) -> Iterator[list[Prediction]]:
-            arrays = {
-                slot: load_image(path, side_px=self.layout.side_px, max_pixels=self.limits.pixels)
-                for slot, path in images.items()
-            }
-            examples, decode = self.model.questions({PATIENT: arrays})
+            examples, decode = self._questions(images)
             predictor = Predictor(
                 self.model.checkpoint.model, decode, options=self._options, each_step=job.check
             )
@@ -109,6 +123,40 @@ class Engine:
             yield predictions(examples, [answers[k] for k in range(len(examples))])
 
         return self._queue.submit(work)
+
+    def explain(
+        self, images: Mapping[Slot, Path], task: str, level: str
+    ) -> Job[list[OcclusionMap]]:
+        """What the answer to one closed question depends on: the maps so far, see occlusion_maps.
+
+        Args:
+            images: the files of ``slots``.
+            task, level: the question; the level is empty where the task has none.
+
+        Raises:
+            UserError: too many requests wait.
+        """
+
+        def work(job: Job[list[OcclusionMap]]) -> Iterator[list[OcclusionMap]]:
+            examples, decode = self._questions(images)
+            asked = [one for one in examples if (one.key.task, one.key.level) == (task, level)]
+            found: list[OcclusionMap] = []
+            model = self.model.checkpoint.model
+            for one in occlusion_maps(model, asked, decode, each_step=job.check):
+                found.append(one)
+                yield list(found)
+
+        return self._queue.submit(work)
+
+    def _questions(
+        self, images: Mapping[Slot, Path]
+    ) -> tuple[list[Example], Callable[[ImageRef], np.ndarray]]:
+        """What the study asks about one patient, and the pixels of its images."""
+        side, most = self.layout.side_px, self.limits.pixels
+        arrays = {
+            slot: load_image(path, side_px=side, max_pixels=most) for slot, path in images.items()
+        }
+        return self.model.questions({PATIENT: arrays})
 
     def ask(self, rounds: Rounds, images: Sequence[ImageRef], options: ChatOptions) -> Job[str]:
         """The answer to the last question of a conversation, as it is written.

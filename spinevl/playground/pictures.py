@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from spinevl.inference.occlusion import OcclusionMap
 from spinevl.playground.archive import Slot
 from spinevl.schema.box import Box
 from spinevl.schema.errors import as_lines
@@ -27,7 +28,8 @@ _COLOURS = ("#c6dbef", "#fdd0a2", "#fd8d3c", "#a63603", "#54278f", "#1b7837")
 
 CSS = """
 .spine-row { display: flex; flex-wrap: wrap; gap: 12px; }
-.spine-row figure { margin: 0; flex: 0 1 224px; min-width: 120px; }
+.spine-row figure { margin: 0; flex: 1 1 200px; min-width: 120px; max-width: 340px; }
+.spine-thumbs figure { flex: 0 1 96px; min-width: 0; }
 .spine-slice { position: relative; line-height: 0; background: #000; }
 .spine-slice img { width: 100%; height: auto; image-rendering: auto; }
 .spine-slice svg { position: absolute; inset: 0; width: 100%; height: 100%; }
@@ -113,6 +115,33 @@ def slices(
             f"<figcaption>{name}</figcaption></figure>"
         )
     return f'<div class="spine-row">{"".join(figures)}</div>' if figures else ""
+
+
+def map_over(path: Path, one: OcclusionMap) -> str:
+    """An image with the cells of its map in colour, as strong as the largest one of the map."""
+    uri, _ = inline(path)
+    rows, columns = one.drops.shape
+    highest = float(np.abs(one.drops).max())
+    cells = "".join(
+        f'<rect x="{column}" y="{row}" width="1" height="1" '
+        f'fill="{"#e31a1c" if drop > 0 else "#1f78b4"}" '
+        f'fill-opacity="{0.75 * abs(drop) / highest if highest else 0:.3f}">'
+        f"<title>{100 * drop:+.1f} points</title></rect>"
+        for (row, column), drop in np.ndenumerate(one.drops)
+    )
+    kind = one.image.level if one.image.slice is None else one.image.slice
+    name = f"{one.image.plane} {kind}"
+    return (
+        f'<figure><div class="spine-slice"><img src="{uri}" alt="{escape(name)}">'
+        f'<svg viewBox="0 0 {columns} {rows}" preserveAspectRatio="none">{cells}</svg></div>'
+        f"<figcaption>{escape(name)}: {100 * one.probability:.0f}% with nothing covered, at most "
+        f"{100 * highest:.1f} points less or more</figcaption></figure>"
+    )
+
+
+def maps(heading: str, figures: str) -> str:
+    """The maps of one answer below what they are of."""
+    return f'<h4 class="spine-task">{escape(heading)}</h4><div class="spine-row">{figures}</div>'
 
 
 def _drawn(vertebra: str, box: Box) -> str:

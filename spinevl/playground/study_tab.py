@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 
 from spinevl.evaluation.join import with_truth
-from spinevl.io.machine import machine_problem
 from spinevl.playground import pictures
 from spinevl.playground.archive import Slot
 from spinevl.playground.engine import Engine
+from spinevl.playground.messages import told, waiting
 from spinevl.playground.samples import Sample
-from spinevl.playground.uploads import Received, file_name
+from spinevl.playground.uploads import file_name
 from spinevl.playground.visitors import Visitor, Visitors
-from spinevl.schema.errors import UserError
+from spinevl.playground.why import Why
 from spinevl.schema.prediction import Prediction
 
 _NO_SAMPLE = "none"
@@ -70,6 +70,7 @@ class StudyTab:
                     visible=bool(levels),
                 )  # fmt: skip
                 strip = gr.HTML(elem_id="strip")
+                Why(self.engine, self.visitors).build(level)
         outputs = [message, sagittal, axial, strip]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         files.upload(self.take, [files, level], [files, sample, *outputs], **private)
@@ -103,7 +104,7 @@ class StudyTab:
         """A visitor has dropped files."""
 
         def take(visitor: Visitor) -> None:
-            received = received_files(self.visitors, files)
+            received = self.visitors.uploads.all_received(files)
             images = self.visitors.uploads.take_patient(
                 received, visitor.folder, self.engine.layout, self.engine.slots
             )
@@ -140,9 +141,7 @@ class StudyTab:
         visitor = self.visitors.of(request.session_hash)
         visitor.stop()
         try:
-            if not visitor.patient:
-                raise UserError("there is no patient yet: choose a sample, or drop images")
-            patient = visitor.patient
+            patient = visitor.require_patient()
             visitor.job = job = self.engine.ask_study(patient)
             for update in job.updates():
                 if update.value is not None and visitor.patient is patient:
@@ -176,22 +175,3 @@ class StudyTab:
             pictures.slices(patient, axial),
             pictures.strip(self.engine.tasks, visitor.answers, level),
         )
-
-
-def received_files(visitors: Visitors, paths: Sequence[str] | None) -> list[Received]:
-    """What the server has stored for a browser, under the names that the browser tells."""
-    return [visitors.uploads.received(str(path), None) for path in paths or ()]
-
-
-def told(error: Exception) -> str:
-    """What a visitor is told of a failure; what is our own fault is raised again."""
-    if isinstance(error, UserError):
-        return pictures.problem(error.problems)
-    if reason := machine_problem(error):
-        return pictures.problem([reason])
-    raise error
-
-
-def waiting(ahead: int) -> str:
-    """What a visitor is told while there is no answer yet."""
-    return f"{ahead} before you" if ahead else "the model is answering"

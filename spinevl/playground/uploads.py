@@ -141,6 +141,10 @@ class Uploads:
             raise refused("the upload", "a file that was uploaded here", name, "drop it again")
         return Received(given, name)
 
+    def all_received(self, paths: Sequence[str] | None) -> list[Received]:
+        """See received, for the files of one upload, under the names that the server tells."""
+        return [self.received(str(path), None) for path in paths or ()]
+
     def take_images(
         self, files: Sequence[Received], into: Path, window: Window | None
     ) -> list[Shown]:

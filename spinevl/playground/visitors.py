@@ -13,6 +13,7 @@ from spinevl.io.temporary import remove
 from spinevl.playground.archive import Slot
 from spinevl.playground.one_at_a_time import Job
 from spinevl.playground.uploads import Shown, Uploads
+from spinevl.schema.errors import UserError
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 
@@ -50,6 +51,12 @@ class Visitor:
         """End what is being answered for it."""
         if self.job is not None:
             self.job.stop()
+
+    def require_patient(self) -> Mapping[Slot, Path]:
+        """The images of the study tab. Raises UserError where there are none."""
+        if not self.patient:
+            raise UserError("there is no patient yet: choose a sample, or drop images")
+        return self.patient
 
     def forget_patient(self) -> None:
         """Remove the images of the study tab, but for a sample's."""

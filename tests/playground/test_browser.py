@@ -221,6 +221,16 @@ def test_a_dropped_patient_is_answered(
     tab.wait_for_selector("#axial img[alt='axial slice C4-C5']")
     tab.wait_for_selector("#strip tr.chosen[data-level='C4-C5']")
     assert "vertebra boxes" in tab.inner_text("#strip")
+    tab.get_by_text("Why this answer").click()
+    tab.wait_for_selector("text=Such a map does not show")
+    tab.click("#show-why")  # curvature, which has no level
+    tab.wait_for_selector("#map figure rect >> nth=63")
+    assert "curvature: " in tab.inner_text("#map")
+    tab.click("#why-task input")
+    tab.get_by_role("option", name="disc protrusion").click()
+    tab.click("#show-why")
+    tab.wait_for_selector("#map >> text=axial C4-C5")
+    assert len(tab.query_selector_all("#map rect")) == 2 * 64
     # a sample instead: its truth stands beside the answers
     tab.click("#sample input")
     tab.get_by_role("option", name="phantom 1").click()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_questions_beyond_the_limits_are_refused(engine: Engine) -> None:
     with pytest.raises(UserError, match="at most 1024 tokens"):
         engine.ask(too_long, (), ChatOptions(new_tokens=8)).result()
     assert engine.ask((("Fine?", None),), (), ChatOptions(new_tokens=2)).result() is not None
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1, None, "1", True, [1], 1e300])
+def test_numbers_that_anybody_may_send(wrong: Any) -> None:
+    sound = {"temperature": 0.5, "top_p": 1, "repetition_penalty": 1.1, "new_tokens": 8}
+    assert ChatOptions.told(**sound) == ChatOptions(Sampling(0.5, 1.0, 1.1), 8)
+    for name in sound:
+        with pytest.raises(UserError, match=name.replace("_", ".").replace("new", "maximum")):
+            ChatOptions.told(**{**sound, name: wrong})
 
 
 def counting(job: Job[int]) -> Iterator[int]:

@@ -1,0 +1,76 @@
+"""Why this answer: a map of what the answer to one question of the study depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from spinevl.playground import pictures
+from spinevl.playground.archive import slot_of
+from spinevl.playground.engine import Engine
+from spinevl.playground.messages import told, waiting
+from spinevl.playground.visitors import Visitor, Visitors
+from spinevl.schema.errors import refused
+
+_MEANING = (
+    "Cells are red where covering them makes the answer less probable, and blue where it makes it "
+    "more probable. Such a map does not show that the answer is right or for which reason, nor "
+    "what several places do together: a model that is right by accident has one too."
+)
+
+
+@dataclass
+class Why:
+    """What the part of the study tab below the strip does; Gradio calls it.
+
+    Attributes:
+        engine: answers.
+        visitors: whose images are whose.
+    """
+
+    engine: Engine
+    visitors: Visitors
+
+    def build(self, level: Any) -> None:
+        """Add it to the page; ``level`` is where a visitor chooses the level."""
+        closed = [(one.title, one.name) for one in self.engine.tasks.values() if one.closed]
+        if not closed:
+            return
+        with gr.Accordion("Why this answer", open=False, elem_id="why"):
+            gr.HTML(f'<p class="spine-small">{_MEANING}</p>')
+            task = gr.Dropdown(closed, value=closed[0][1], label="Task", elem_id="why-task")
+            show = gr.Button("Show, for the level that is chosen", elem_id="show-why")
+            shown = gr.HTML(elem_id="map")
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        show.click(self.show, [task, level], [shown], **private)
+
+    def show(self, name: str, level: str | None, request: gr.Request) -> Iterator[str]:
+        """Cover the images of one question, and show what that does."""
+        visitor = self.visitors.of(request.session_hash)
+        visitor.stop()
+        try:
+            yield from self._maps(visitor, name, level)
+        except Exception as error:
+            yield told(error)
+
+    def _maps(self, visitor: Visitor, name: str, level: str | None) -> Iterator[str]:
+        task = self.engine.tasks[name]
+        asked = "" if not task.levels else level or ""
+        if asked not in task.objects:
+            levels = ", ".join(task.levels)
+            raise refused(task.title, f"one of its levels ({levels})", asked, "choose another")
+        patient = visitor.require_patient()
+        visitor.job = job = self.engine.explain(patient, name, asked)
+        for update in job.updates():
+            if update.value is None:
+                yield pictures.status(waiting(update.ahead))
+            else:
+                option = task.choices[update.value[0].label]
+                maps = "".join(
+                    pictures.map_over(patient[slot_of(one.image)], one) for one in update.value
+                )
+                where = f"{task.title}, {asked}" if asked else task.title
+                yield pictures.maps(f"{where}: {option}", maps)
