@@ -149,15 +149,18 @@ class ChatTab:
                     yield before + asked, "", status, "", ""
                     first = False
                 yield same, pictures.turn("Model", said) if said else "", status, same, same
-            if said or not job.stopped:
+            if visitor.job is not job:  # the visitor has cleared the page, or asked anew
+                return
+            if kept := bool(said) or not job.stopped:
                 visitor.rounds.append((text, said))
                 visitor.images += shown
                 visitor.new_images = [one for one in visitor.new_images if one not in shown]
             left = self._thumbnails(visitor.new_images)
-            yield self._history(visitor), "", "", "" if said or not job.stopped else question, left
+            yield self._history(visitor), "", "", "" if kept else question, left
         except Exception as error:
             left = self._thumbnails(visitor.new_images)
-            yield self._history(visitor), "", told(error), question, left
+            names = {one.image.path: one.name for one in [*visitor.images, *visitor.new_images]}
+            yield self._history(visitor), "", told(error, names), question, left
 
     def stop(self, request: gr.Request) -> None:
         """A visitor has read enough."""
@@ -167,6 +170,7 @@ class ChatTab:
         """A visitor begins anew."""
         visitor = self.visitors.of(request.session_hash)
         visitor.stop()
+        visitor.job = None
         visitor.forget_conversation()
         return "", "", "", "", ""
 

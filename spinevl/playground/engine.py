@@ -21,7 +21,7 @@ from spinevl.io.volume_file import Window, load_volume
 from spinevl.models.generate import Sampling
 from spinevl.playground.archive import Slot
 from spinevl.playground.one_at_a_time import Job, OneAtATime
-from spinevl.playground.uploads import PATIENT
+from spinevl.playground.patient_files import PATIENT
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example, Key, Rounds

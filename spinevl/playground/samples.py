@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spinevl.config.tasks import official_tasks
 from spinevl.playground.archive import Slot, slot_of
-from spinevl.playground.uploads import PATIENT
+from spinevl.playground.patient_files import PATIENT
 from spinevl.schema.cohort import StudyRequest
 from spinevl.schema.patient import Patient
 from spinevl.schema.study_layout import StudyLayout

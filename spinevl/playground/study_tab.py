@@ -13,8 +13,8 @@ from spinevl.playground import pictures
 from spinevl.playground.archive import Slot
 from spinevl.playground.engine import Engine
 from spinevl.playground.messages import told, waiting
+from spinevl.playground.patient_files import file_name, take_patient
 from spinevl.playground.samples import Sample
-from spinevl.playground.uploads import file_name
 from spinevl.playground.visitors import Visitor, Visitors
 from spinevl.playground.why import Why
 from spinevl.schema.prediction import Prediction
@@ -70,11 +70,11 @@ class StudyTab:
                     visible=bool(levels),
                 )  # fmt: skip
                 strip = gr.HTML(elem_id="strip")
-                Why(self.engine, self.visitors).build(level)
+                maps = Why(self.engine, self.visitors).build(level)
         outputs = [message, sagittal, axial, strip]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        files.upload(self.take, [files, level], [files, sample, *outputs], **private)
-        sample.input(self.choose, [sample, level], outputs, **private)
+        files.upload(self.take, [files, level], [files, sample, maps, *outputs], **private)
+        sample.input(self.choose, [sample, level], [maps, *outputs], **private)
         level.input(self.show_level, [level], [axial, strip], **private)
         ask.click(self.ask, [level], outputs, **private)
         stop.click(self.stop, None, None, **private)
@@ -104,14 +104,15 @@ class StudyTab:
         """A visitor has dropped files."""
 
         def take(visitor: Visitor) -> None:
-            received = self.visitors.uploads.all_received(files)
-            images = self.visitors.uploads.take_patient(
-                received, visitor.folder, self.engine.layout, self.engine.slots
+            uploads, engine = self.visitors.uploads, self.engine
+            received = uploads.all_received(files)
+            images = take_patient(
+                uploads, received, visitor.folder, layout=engine.layout, wanted=engine.slots
             )
             visitor.forget_patient()
             visitor.patient = images
 
-        return (None, _NO_SAMPLE, *self._changed(take, level, request))
+        return (None, _NO_SAMPLE, "", *self._changed(take, level, request))
 
     def choose(self, name: str, level: str, request: gr.Request) -> tuple[Any, ...]:
         """A visitor has chosen a sample."""
@@ -122,7 +123,7 @@ class StudyTab:
                 if sample.name == name:
                     visitor.patient, visitor.truth = sample.images, sample.truth
 
-        return self._changed(choose, level, request)
+        return ("", *self._changed(choose, level, request))
 
     def _changed(
         self, change: Callable[[Visitor], None], level: str, request: gr.Request
@@ -148,6 +149,8 @@ class StudyTab:
                     visitor.answers = self._with_truth(visitor, update.value)
                 status = "" if update.value else waiting(update.ahead)
                 yield pictures.status(status), *self._shown(visitor, level)
+            if job.stopped:
+                yield pictures.status("stopped"), *self._shown(visitor, level)
         except Exception as error:
             yield told(error), *self._shown(visitor, level)
 

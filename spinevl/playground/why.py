@@ -34,18 +34,26 @@ class Why:
     engine: Engine
     visitors: Visitors
 
-    def build(self, level: Any) -> None:
-        """Add it to the page; ``level`` is where a visitor chooses the level."""
+    def build(self, level: Any) -> Any:
+        """Add it to the page.
+
+        Args:
+            level: where a visitor chooses the level.
+
+        Returns:
+            Where the maps are shown, to be emptied with the patient.
+        """
         closed = [(one.title, one.name) for one in self.engine.tasks.values() if one.closed]
-        if not closed:
-            return
-        with gr.Accordion("Why this answer", open=False, elem_id="why"):
+        with gr.Accordion("Why this answer", open=False, elem_id="why", visible=bool(closed)):
             gr.HTML(f'<p class="spine-small">{_MEANING}</p>')
-            task = gr.Dropdown(closed, value=closed[0][1], label="Task", elem_id="why-task")
+            task = gr.Dropdown(
+                closed, value=closed[0][1] if closed else None, label="Task", elem_id="why-task"
+            )
             show = gr.Button("Show, for the level that is chosen", elem_id="show-why")
             shown = gr.HTML(elem_id="map")
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         show.click(self.show, [task, level], [shown], **private)
+        return shown
 
     def show(self, name: str, level: str | None, request: gr.Request) -> Iterator[str]:
         """Cover the images of one question, and show what that does."""
@@ -74,3 +82,5 @@ class Why:
                 )
                 where = f"{task.title}, {asked}" if asked else task.title
                 yield pictures.maps(f"{where}: {option}", maps)
+        if job.stopped:
+            yield pictures.status("stopped")

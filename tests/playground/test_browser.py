@@ -27,9 +27,10 @@ from spinevl.inference.api import SpineModel
 from spinevl.inference.predictor import Predictor
 from spinevl.playground.archive import Slot
 from spinevl.playground.engine import ChatOptions, Engine
+from spinevl.playground.patient_files import PATIENT, file_name
 from spinevl.playground.samples import Sample
 from spinevl.playground.serve import TOKEN, server
-from spinevl.playground.uploads import PATIENT, Uploads, file_name
+from spinevl.playground.uploads import Uploads
 from spinevl.schema.patient import Patient
 from spinevl.sources.conversations import ConversationSource
 
@@ -50,10 +51,12 @@ class Page:
         return [one for folder in folders for one in folder.rglob("*") if one.is_file()]
 
 
-def png(seed: int, mode: str = "L") -> bytes:
+def png(seed: int, mode: str = "L", *, side: int = 64) -> bytes:
     rng = np.random.default_rng(seed)
     file = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode).save(file, "PNG")
+    Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).convert(mode).save(
+        file, "PNG"
+    )
     return file.getvalue()
 
 
@@ -235,6 +238,7 @@ def test_a_dropped_patient_is_answered(
     tab.click("#sample input")
     tab.get_by_role("option", name="phantom 1").click()
     tab.wait_for_selector("#strip .spine-bar", state="detached")
+    tab.wait_for_selector("#map rect", state="detached")
     tab.click("#ask-study")
     read_strip(tab)
     said = tab.inner_text("#strip [data-task=qd] .said")
@@ -258,6 +262,12 @@ def test_bad_files_are_told_and_removed(page: Page, visit: Callable[..., Any]) -
     ask(tab, "  ")
     tab.wait_for_selector("#chat-message >> text=the question")
     assert len(page.files()) == before
+    choose(tab, "#images", ("small.png", png(1, "RGB", side=32)))  # the model reads 64 x 64
+    tab.wait_for_selector("#pending img")
+    ask(tab, "This?")
+    tab.wait_for_selector("#chat-message >> text=small.png")
+    assert str(page.uploads.folder) not in tab.inner_text("#chat-message")
+    assert tab.input_value("#question textarea") == "This?"
 
 
 def test_a_conversation_in_turns(page: Page, visit: Callable[..., Any], tmp_path: Path) -> None:

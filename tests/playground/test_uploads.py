@@ -23,7 +23,8 @@ import pytest
 from PIL import Image
 
 from spinevl.config.options.playground import LimitOptions
-from spinevl.playground.uploads import Received, Uploads, file_name
+from spinevl.playground.patient_files import file_name, take_patient
+from spinevl.playground.uploads import Received, Uploads
 from spinevl.schema.errors import UserError
 from spinevl.schema.study_layout import StudyLayout
 
@@ -213,6 +214,10 @@ def send(uploads: Uploads, name: str, content: bytes) -> Received:
     return uploads.received(str(path), name)
 
 
+def take(uploads: Uploads, sent: list[Received], into: Path) -> dict[int | str, Path]:
+    return take_patient(uploads, sent, into, layout=LAYOUT, wanted=WANTED)
+
+
 def files(folder: Path) -> list[Path]:
     return [one for one in folder.rglob("*") if not one.is_dir()]
 
@@ -252,7 +257,7 @@ def test_what_is_no_image(uploads: Uploads, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ZIPS)
 def test_what_is_no_patient(uploads: Uploads, tmp_path: Path, name: str) -> None:
     file, into = send(uploads, name, ZIPS[name]), uploads.new_folder()
-    refused(lambda: uploads.take_patient([file], into, LAYOUT, WANTED), name, tmp_path)
+    refused(lambda: take(uploads, [file], into), name, tmp_path)
     assert kept(uploads, tmp_path) == []
 
 
@@ -273,7 +278,7 @@ def test_240_files_that_were_damaged_on_the_way(uploads: Uploads, tmp_path: Path
         into = uploads.new_folder()
         try:
             if name.endswith("zip"):
-                uploads.take_patient([file], into, LAYOUT, WANTED)
+                take(uploads, [file], into)
             else:
                 uploads.take_images([file], into, None)
         except UserError as error:
@@ -309,7 +314,7 @@ def test_files_may_vanish_while_they_are_counted(uploads: Uploads) -> None:
 def test_a_patient_in_a_zip(uploads: Uploads, tmp_path: Path, root: str) -> None:
     others = {"__MACOSX/p1/sag/._6.png": b"x", f"{root}sag/5.png": png(), "notes.txt": b"x"}
     file, into = send(uploads, "a.zip", zipped({**whole(root), **others})), uploads.new_folder()
-    taken = uploads.take_patient([file], into, LAYOUT, WANTED)
+    taken = take(uploads, [file], into)
     assert list(taken) == WANTED
     assert sorted(kept(uploads, tmp_path)) == sorted(taken.values())
     assert all(one.parent == into and one.read_bytes() == png() for one in taken.values())
@@ -319,18 +324,18 @@ def test_a_patient_in_single_files(uploads: Uploads, tmp_path: Path) -> None:
     names = {"sag_6.png": 6, "tra-2-3.png": "C2-C3", "tra 5.png": "C5"}
     sent = [send(uploads, name, png()) for name in names]
     into = uploads.new_folder()
-    taken = uploads.take_patient(sent, into, LAYOUT, WANTED)
+    taken = take(uploads, sent, into)
     assert set(taken) == set(names.values())
     sent = [send(uploads, f"p-1_{name}", png()) for name in names]
     for path in taken.values():
         path.unlink()
-    taken = uploads.take_patient(sent, into, LAYOUT, WANTED)
+    taken = take(uploads, sent, into)
     assert set(taken) == set(names.values())
     two = ["p1_sag_6.png", "p2_tra_2-3.png", "p1_tra_5.png"]
     for wrong in (["6.png"], ["sag_6.png", "sag-6.png"], ["sag_6.png", "a.zip"], two):
         sent = [send(uploads, name, png()) for name in wrong]
         with pytest.raises(UserError) as told:
-            uploads.take_patient(sent, into, LAYOUT, WANTED)
+            take(uploads, sent, into)
         assert len(told.value.problems) == 1
     assert sorted(kept(uploads, tmp_path)) == sorted(taken.values())
 

@@ -11,9 +11,9 @@ from spinevl.config.keys import key
 class LimitOptions:
     """Bounds on what a browser sends, so that no visitor fills the disk, the memory or the time."""
 
-    upload_mb: float = key(64.0, help="largest file, in MB", above=0, max=4096)
+    upload_mb: float = key(64.0, help="largest upload, in MB", above=0, max=4096)
     total_mb: float = key(1024.0, help="all visitors' files together, in MB", above=0)
-    files: int = key(64, help="files of one upload, and entries of a zip that are read", min=1)
+    files: int = key(64, help="files of one upload", min=1)
     images: int = key(16, help="images and volumes of one conversation", min=1)
     megapixels: float = key(16.0, help="largest image, in millions of pixels", above=0, max=64)
     megavoxels: float = key(64.0, help="largest volume, in millions of voxels", above=0, max=512)
