@@ -1,6 +1,7 @@
 # make demo, make test: each sets everything up first.
 PYTHON ?= python3
 BIN := .venv/bin
+SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
 .PHONY: setup demo demo-llm test test-browser test-distributed bench fuzz chaos check-exports lint types clean
 
@@ -31,9 +32,15 @@ test: setup
 test-distributed: setup
 	$(BIN)/python -m pytest tests/distributed -m distributed
 
-# the playground in Chromium, which must be installed
-test-browser: setup
-	$(BIN)/python -m pytest tests/playground -m browser
+# the playground in Chromium, which must be installed; Gradio lies beside what setup has installed
+test-browser: .venv-playground/.ready
+	.venv-playground/bin/python -m pytest tests/playground -m browser
+
+.venv-playground/.ready: .venv/.ready constraints-playground.txt
+	$(BIN)/python -m venv .venv-playground
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$(SITE)")')" > "$$(.venv-playground/bin/python -c "$(SITE)")/setup.pth"
+	.venv-playground/bin/python -m pip install --quiet --constraint constraints-playground.txt gradio playwright
+	touch .venv-playground/.ready
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench
@@ -57,4 +64,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-exports .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-playground .venv-exports .mypy_cache .ruff_cache .pytest_cache build dist

@@ -40,3 +40,15 @@ def test_a_wheel_runs_from_another_directory(tmp_path: Path) -> None:
 
 def configs() -> list[Path]:
     return sorted((REPOSITORY / "conf").rglob("*.yaml"))
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (REPOSITORY / name).read_text("utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_the_playground_has_the_versions_of_all_others_but_two() -> None:
+    own, all_ = pins("constraints-playground.txt"), pins("constraints.txt")
+    assert {name for name in own if all_.get(name, own[name]) != own[name]} == {"pillow", "tomlkit"}
+    project = (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    assert f'playground = ["gradio=={own["gradio"]}"]' in project

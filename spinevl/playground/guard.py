@@ -137,7 +137,7 @@ class Guard:
         if path.startswith("/gradio_api/upload"):
             most = limits.upload_bytes + _MULTIPART_BYTES
         length = headers.get("content-length", "")
-        if not re.fullmatch("[0-9]{1,15}", length):
+        if "transfer-encoding" in headers or not re.fullmatch("[0-9]{1,15}", length):
             raise _Refused(411, "the request does not say how long it is")
         if int(length) > most:
             raise _Refused(413, f"more than limits.upload_mb={limits.upload_mb:g}")

@@ -127,11 +127,42 @@ def test_bodies_are_bounded(guard: Guard, uploads: Uploads) -> None:
     assert ask(guard, "/gradio_api/queue/join", b"x", content_length="1000001")[0] == 413
     assert ask(guard, "/gradio_api/upload", b"x", content_length="")[0] == 411
     assert ask(guard, "/gradio_api/upload", b"x", content_length="-1")[0] == 411
+    chunked = {"content_length": "1", "transfer_encoding": "chunked"}  # the length means nothing
+    assert ask(guard, "/gradio_api/upload", b"x", **chunked)[0] == 411
     assert ask(guard, "/gradio_api/upload", b"x" * 9)[0] == 200
     (uploads.folder / "much").write_bytes(b"0" * uploads.limits.total_bytes)
     status, text, _ = ask(guard, "/gradio_api/upload", b"x")
     assert status == 507
     assert "limits.total_mb" in text
+
+
+def test_streams_end_with_the_server(uploads: Uploads) -> None:
+    ended: list[bool] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+                await asyncio.sleep(0.01)
+        finally:
+            ended.append(True)
+
+    async def stopped() -> list[Any]:
+        guard, sent = Guard(endless, uploads, hosts=None, token=None), []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if len(sent) == 5:
+                guard.stopping.set()
+
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        await guard(scope, None, send)
+        return sent
+
+    sent = asyncio.run(stopped())
+    assert ended == [True]
+    assert not sent[-1].get("more_body")
 
 
 def test_a_token_opens_the_page_once_it_is_known(uploads: Uploads) -> None:

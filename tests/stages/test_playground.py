@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,22 @@ def test_a_port_that_is_taken_is_told() -> None:
             _listening("127.0.0.1", port),
         ):
             pass
+
+
+def test_without_gradio_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinevl.config.options.playground import LimitOptions
+    from spinevl.playground.page import _require_gradio
+    from spinevl.playground.uploads import Uploads
+    from spinevl.schema.errors import UserError
+
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with (
+        Uploads(LimitOptions(), parent=tmp_path) as uploads,
+        pytest.raises(UserError, match=r"pip install 'spinevl\[playground\]'"),
+    ):
+        _require_gradio(uploads)
