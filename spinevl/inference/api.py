@@ -34,6 +34,7 @@ from spinevl.schema.task import Task
 from spinevl.sources.arrays import Arrays, ArraySource
 from spinevl.sources.cervai import CervAISource
 from spinevl.sources.labels import read_labels
+from spinevl.sources.patient_folders import patient_of
 
 
 class Predictions(list[Prediction]):
@@ -197,21 +198,28 @@ def _patients(
     """(root, ids) pairs; ids None takes every folder of the root."""
     if isinstance(paths, (str, Path)):
         root = _whole(paths)
-        shown = layout.images(str(root.parent), root.name, slices=layout.slices, levels=())
-        one = any(Path(image.path).exists() for image in shown)
-        return [(root.parent, [root.name])] if one else [(root, None)]
+        one = patient_of(root.name, layout)
+        if one is None:
+            return [(root, None)]
+        shown = layout.images(str(root.parent), one, slices=layout.slices, levels=())
+        there = any(Path(image.path).exists() for image in shown)
+        return [(root.parent, [one])] if there else [(root, None)]
     if isinstance(paths, bytes) or hasattr(paths, "shape") or not isinstance(paths, Iterable):
         raise refused(_PATIENTS, "folders, or a mapping of ids to arrays", _kind(paths), _ARRAYS)
     by_root: dict[Path, list[str]] = {}
     known: dict[str, Path] = {}
     for path in map(_whole, paths):
-        if other := known.get(composed(path.name)):
+        one = patient_of(path.name, layout)
+        if one is None:
+            wanted = f"a patient's folder, as in {layout.sagittal}"
+            raise refused(f"predict: {path}", wanted, path.name, "give the folder of all patients")
+        if other := known.get(composed(one)):
             raise UserError(
                 f"predict: two folders are called {path.name}: {other} and {path}; "
                 "predict them apart"
             )
-        known[composed(path.name)] = path
-        by_root.setdefault(path.parent, []).append(path.name)
+        known[composed(one)] = path
+        by_root.setdefault(path.parent, []).append(one)
     if not by_root:
         raise refused("predict", "patients", "none", "give their folders")
     return list(by_root.items())
@@ -222,7 +230,7 @@ _ARRAYS = 'pass arrays as {"p1": {6: sagittal, "C2-C3": axial}}'
 
 
 def _whole(path: Any) -> Path:
-    """A path whose last part is the patient's id; links stay."""
+    """A path whose last part tells the patient; links stay."""
     return Path(os.path.abspath(_path(path, _PATIENTS, "a folder")))  # noqa: PTH100
 
 

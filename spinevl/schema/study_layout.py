@@ -101,10 +101,19 @@ def _number(level: str) -> str:
     return level.replace("C", "")
 
 
-def _match(pattern: str, path: str) -> re.Match[str] | None:
-    """What stands at the fields of a pattern in the end of a path; None where it does not fit."""
+def expression(pattern: str) -> re.Pattern[str]:
+    """What a pattern, or a part of one, fits, with a group for each of its fields."""
+    return re.compile(_expression(pattern))
+
+
+def _expression(pattern: str) -> str:
     text = re.escape(pattern)
     for name, form in _FIELDS.items():
         field = re.escape(f"{{{name}}}")
         text = text.replace(field, f"(?P<{name}>{form})", 1).replace(field, f"(?P={name})")
-    return re.search(f"(?:^|/){text}\\Z", path)
+    return text
+
+
+def _match(pattern: str, path: str) -> re.Match[str] | None:
+    """What stands at the fields of a pattern in the end of a path; None where it does not fit."""
+    return re.search(f"(?:^|/){_expression(pattern)}\\Z", path)

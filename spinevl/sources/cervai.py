@@ -30,6 +30,7 @@ from spinevl.sources.labels import (
     read_template,
     warn_without_boxes,
 )
+from spinevl.sources.patient_folders import patients_below
 from spinevl.sources.spelling import spelling_in, two_spellings
 
 log = logging.getLogger(__name__)
@@ -107,11 +108,13 @@ class CervAISource:
             for found in self._unusable(test, "test_images").values() if test else ():
                 problems.extend(found)
         problems.raise_any()
-        if skipped:
-            log.warning("left out, images missing or damaged: %s", ", ".join(sorted(skipped)))
         kept = tuple(patient for patient in patients if patient.id not in skipped)
-        if request.labelled and not kept:
-            raise UserError(f"{self.train_images}: no patient has all its images")
+        if request.labelled:
+            self._tell_left_out(skipped)
+            self._tell_unlabelled([*patients, *test])
+            if not kept:
+                first = next((found[0] for found in skipped.values()), "")
+                raise UserError(f"{self.train_images}: no patient has all its images; {first}")
         roles = ("labels", "boxes", "test_labels", "test_truth", "test_boxes")
         named = {role: getattr(self, role) for role in roles}
         return Cohort(
@@ -125,6 +128,30 @@ class CervAISource:
             images_checked=self.missing_images != "ignore",
             skipped=tuple(sorted(skipped)),
         )
+
+    def _tell_left_out(self, skipped: Mapping[str, Problems]) -> None:
+        """Name the patients that are skipped, with what is wrong with the first image of each."""
+        if not skipped:
+            return
+        ids = sorted(skipped, key=natural_order)
+        log.warning("left out, images missing or damaged: %s", ", ".join(ids))
+        for one in ids[:_MOST_NAMED]:
+            first, *rest = skipped[one]
+            log.warning("  %s: %s%s", one, first, f" (and {len(rest)} more)" if rest else "")
+        if len(ids) > _MOST_NAMED:
+            log.warning("  ... and %d more patients", len(ids) - _MOST_NAMED)
+
+    def _tell_unlabelled(self, known: Sequence[Patient]) -> None:
+        """Name the patients who have images among those of the training, and no labels."""
+        if self.missing_images == "ignore" or self.train_images is None:
+            return
+        root = self._root("train_images")
+        labelled = {one.id for one in known}
+        there = patients_below(root, self.layout).ids if root.is_dir() else ()
+        without = sorted((one for one in there if composed(one) not in labelled), key=natural_order)
+        if without:
+            what = "have images and no labels, and are left out"
+            log.warning("%s: %d patients %s: %s", root, len(without), what, _listed(without))
 
     def _patients(self, request: StudyRequest) -> tuple[Patient, ...]:
         problems = Problems()
@@ -213,16 +240,17 @@ class CervAISource:
             raise refused(
                 str(root), "a folder of patient folders", "none", "check data.test_images"
             )
-        names = (one.name for one in root.iterdir() if one.is_dir() and one.name[0] != ".")
-        ids = sorted(names, key=natural_order)
+        found = patients_below(root, self.layout)
+        ids = sorted(found.ids, key=natural_order)
         if not ids:
-            raise refused(
-                str(root), "{id}/sag/6.png and so on", "no patient folder", "check the path"
-            )
+            raise refused(str(root), f"images named {self.layout.sagittal}", "none", _NAMES)
+        if found.others:
+            others = _listed(found.others)
+            log.warning("%s: no patients, by data.sagittal and data.axial: %s", root, others)
         if only is not None:  # what else lies there is not asked about
             wanted = set(map(composed, only))
             ids = [one for one in ids if composed(one) in wanted]
-        wrong = [f"{root}: {found}" for one in ids if (found := check_id(one))]
+        wrong = [f"{root}: {problem}" for one in ids if (problem := check_id(one))]
         if wrong := [*wrong, *two_spellings(str(root), ids)]:
             raise UserError(wrong)
         return tuple(Patient(composed(one), written=one) for one in ids)
@@ -288,6 +316,19 @@ class CervAISource:
         return Path(os.path.abspath(expanded(path, f"data.{key}")))  # noqa: PTH100 - keeps links
 
 
+_NAMES = (
+    "check the folder, or say how the images are named (data.sagittal, data.axial, data.slices, "
+    "data.side_px; docs/cli.md has an example)"
+)
+_MOST_NAMED = 20
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _other_layout(root: Path, wanted: Path) -> UserError:
     """The error where not one image lies where the layout expects it."""
     there = next((str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()), None)
@@ -295,8 +336,7 @@ def _other_layout(root: Path, wanted: Path) -> UserError:
         str(root),
         f"images such as {wanted.relative_to(root)}",
         "not one of them, but files such as " + there if there else "no file",
-        "check the folder, or say how the images are named (data.sagittal, data.axial, "
-        "data.slices, data.side_px; docs/cli.md has an example)",
+        _NAMES,
     )
 
 
