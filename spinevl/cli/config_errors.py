@@ -260,7 +260,9 @@ def _rest(verb: str, arguments: Sequence[str], key: str) -> DictConfig:
         and (CONF_DIR / argument.split("=")[0]).is_dir()
         and argument.split("=")[0] != key
     ]
-    for overrides in (plain, []):
+    own = [f"'file://{one.absolute()}'" for one in own_folders(arguments)]
+    search = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
+    for overrides in ([*search, *plain], plain, []):
         try:
             with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
                 return compose(verb, overrides)

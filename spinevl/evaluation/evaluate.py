@@ -79,11 +79,28 @@ def evaluate(
         **vars(own),
         n_patients=len(scored),
         baselines=compared,
-        notes={"ci95": _about_intervals(asked, closed, len(scored)), **notes},
+        notes={
+            "ci95": _about_intervals(asked, closed, len(scored)),
+            **notes,
+            **_never_found(asked, closed),
+        },
         below_baseline=_below(
             distributions, {name: one for name, one in compared.items() if name not in bounds}
         ),
     )
+
+
+def _never_found(asked: Mapping[str, Rows], closed: Mapping[str, Task]) -> dict[str, str]:
+    """A sentence for each task whose F1 is 0 whatever is answered, by the task's name."""
+    notes = {}
+    for name, task in closed.items():
+        true = {one.truth for row in asked[name] for one in row}
+        if task.metric == "f1" and task.positive is not None and task.positive not in true:
+            answer = task.choices[task.positive]
+            notes[name] = (
+                f"{task.title}: no true answer is {answer}, so F1 is 0 whatever is answered"
+            )
+    return notes
 
 
 def _below(distributions: Distributions, baselines: Mapping[str, BaselineScore]) -> dict[str, str]:

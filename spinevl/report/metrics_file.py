@@ -33,9 +33,16 @@ def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> floa
     """
     write_text_atomic(out / METRICS_FILE, json.dumps(score.to_json(), indent=2, ensure_ascii=False))
     print(as_text(rows(score, tasks)))
+    for note in notes_of_tasks(score, tasks):
+        print(note)
     if score.value is not None:
         return score.value
     return score.tasks[next(iter(tasks))].value
+
+
+def notes_of_tasks(score: Score, tasks: Mapping[str, Task]) -> list[str]:
+    """What the scores of single tasks cannot show."""
+    return [score.notes[name] for name in tasks if name in score.notes]
 
 
 def read_metrics(folder: Path) -> Score | None:

@@ -14,6 +14,7 @@ from spinevl.io.files import write_text_atomic
 from spinevl.report.curve import charts
 from spinevl.report.gallery import ORDER, Pictures, gallery
 from spinevl.report.markdown import as_literal, as_markdown, rows, shown_name
+from spinevl.report.metrics_file import notes_of_tasks
 from spinevl.report.task_details import (
     below,
     classes,
@@ -103,6 +104,7 @@ def write_report(
     warnings = _warnings(score, [card["id"] for card in cards])
     paired = differences(score, boxed)
     worse = below(score, tasks)
+    notes = notes_of_tasks(score, tasks)
     total = "Score" if score.complete else "Partial score"
     page = (
         _environment()
@@ -115,6 +117,7 @@ def write_report(
             + [panel(score, task, f"{task.title} · {metric_of(task)}") for task in closed],
             paired=paired,
             below=worse,
+            notes=notes,
             classes=[classes(score.tasks[task.name], task) for task in closed],
             levels=[levels(score, task) for task in closed if task.levels],
             positioning=[
@@ -139,6 +142,7 @@ def write_report(
         f"{score.n_patients} patients; {as_literal(score.selection or '')}.",
         as_markdown(rows(score, tasks)),
         *([f"Below its best baseline: {as_literal('; '.join(worse))}."] if worse else []),
+        *(f"{as_literal(note)}." for note in notes),
         f"95 % intervals: {as_literal(score.notes['ci95'])}.",
         "\n".join(f"- {as_literal(one['name'])}: {one['text']}" for one in paired),
     ]

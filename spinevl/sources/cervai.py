@@ -54,6 +54,7 @@ class CervAISource:
             which decodes every image before it begins.
         slices, sagittal, axial, side_px: how the images are numbered, named and sized, see
             StudyLayout; ``auto`` is CervAI's, or that of the checkpoint that is asked.
+        name: what reports and model cards call the study.
     """
 
     labels: str | None = None
@@ -68,11 +69,14 @@ class CervAISource:
     sagittal: str = AUTO
     axial: str = AUTO
     side_px: Positive | Auto | None = AUTO
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.missing_images not in get_args(MissingImages):
             expected = "expected error, skip or ignore"
             raise ValueError(f"missing_images={self.missing_images}: {expected}")
+        if self.name is not None and not (self.name.isprintable() and 0 < len(self.name) <= 80):
+            raise ValueError(f"name={self.name!a}: expected a line of at most 80 letters")
         if self.test_boxes and not self.test_truth:
             raise ValueError("test_boxes: given without test_truth; name the test patients' labels")
         self.layout = StudyLayout.told(vars(self))
@@ -123,7 +127,7 @@ class CervAISource:
             layout=self.layout,
             test_has_truth=bool(test and self.test_truth),
             synthetic=False,
-            name=f"CervAI ({len(kept)} labelled, {len(test)} test patients)",
+            name=f"{self.name or 'study'} ({len(kept)} labelled, {len(test)} test patients)",
             sources={name: Path(path) for name, path in named.items() if path is not None},
             images_checked=self.missing_images != "ignore",
             skipped=tuple(sorted(skipped)),

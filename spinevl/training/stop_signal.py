@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: a training finishes the step that has begun, is saved, and ends."""
+"""Ctrl-C, SIGTERM and SIGUSR1: a training finishes its step, is saved, and ends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignal:
-    """Takes the signals of batch systems for as long as it is entered, and ends with the first.
+    """Takes these signals for as long as it is entered, and ends with the first.
 
     Attributes:
         number: the first signal that came; None where none did. Later ones change nothing, since a
-            launcher may send its own after the batch system's.
+            launcher may send its own after the batch system's; but a second Ctrl-C ends at once.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,10 @@ class StopSignal:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
+        if number == signal.SIGINT:
+            if self.number == signal.SIGINT:
+                raise KeyboardInterrupt
+            log.warning("interrupted: this step is finished and saved; Ctrl-C again ends at once")
         self.number = self.number or number
 
     def __enter__(self) -> StopSignal:
@@ -65,7 +69,7 @@ class StopSignal:
 
         Raises:
             UserError: after SIGUSR1, by which batch systems announce an end; with the line.
-            KeyboardInterrupt: after SIGTERM.
+            KeyboardInterrupt: after Ctrl-C and SIGTERM.
         """
         if self.number == signal.SIGUSR1:
             raise UserError(line)

@@ -118,3 +118,14 @@ def test_such_a_sweep_runs_and_one_without_the_key_anywhere_is_refused(
 def test_an_empty_word_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", ""]) == 1  # of "$EXTRA" in a script
     assert capsys.readouterr().err.startswith("spinevl: ")
+
+
+def test_keys_of_the_users_own_option_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my conf/data").mkdir(parents=True)
+    Path("my conf/data/scans.yaml").write_text("defaults: [cervai]\nside_px: 160\n")
+    words = ["--config-dir", "my conf", "data=scans", "data.sagital=x"]
+    assert main(["doctor", *words]) == 1
+    assert "did you mean data.sagittal?" in capsys.readouterr().err

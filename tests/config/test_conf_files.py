@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from spinevl.build.allowlist import OURS
 from spinevl.build.signature import signature_of
 from spinevl.cli.help import groups_of, key_help, options
+from spinevl.cli.main import main
 from spinevl.cli.verbs import VERBS
 from spinevl.config.compose import compose
 from spinevl.config.conf_dir import CONF_DIR
@@ -140,3 +141,18 @@ def test_the_manual_names_every_option_and_every_key_of_a_group() -> None:
             for key in OmegaConf.load(CONF_DIR / group / f"{option}.yaml"):
                 if not str(key).startswith("_"):
                     assert f"`{group}.{key}`" in text, f"{group}.{key} is not in {CLI_DOC}"
+
+
+def test_the_layout_of_the_docs_composes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", CLI_DOC.read_text("utf-8"), re.DOTALL)
+    (text,) = [one for one in blocks if "override /data: cervai" in one]
+    monkeypatch.chdir(tmp_path)
+    Path("my_conf/experiment").mkdir(parents=True)
+    Path("my_conf/experiment/scans.yaml").write_text(text)
+    words = ["--config-dir", "my_conf", "experiment=scans", "--cfg", "job"]
+    assert main(["run", *words]) == 0
+    config = OmegaConf.create(capsys.readouterr().out)
+    assert (config.data.side_px, config.encoder.image_size) == (160, 160)
+    assert list(config.sag_image) == [9]

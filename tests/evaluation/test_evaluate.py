@@ -241,6 +241,14 @@ def test_a_finding_that_no_patient_has_is_undefined() -> None:
     assert score.findings == {"abnormal": FindingScore((0,), None, 1 / 3, 0, 3)}
 
 
+def test_a_task_that_nobody_can_be_right_in_is_told() -> None:
+    people = [Patient(str(k), {"sl": 1}) for k in range(3)]
+    notes = evaluate(people, answers("sl", [1, 1, 1]), tasks=SL).notes
+    assert "B.abnormal" in notes["sl"]
+    people[0] = Patient("0", {"sl": 0})
+    assert "sl" not in evaluate(people, answers("sl", [1, 1, 1]), tasks=SL).notes
+
+
 def test_twenty_times_the_patients_take_no_four_hundred_times_as_long() -> None:
     seconds = []
     for count in (500, 10_000):

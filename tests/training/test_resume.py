@@ -28,6 +28,7 @@ from spinevl.training import resume, worker
 from spinevl.training import states as states_module
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
+from spinevl.training.stop_signal import StopSignal
 
 # five batches an epoch, so three optimizer steps; one epoch of warm-up and three of answers
 SMALL = [
@@ -371,8 +372,17 @@ def test_a_state_of_more_processes_is_refused(
         assert possible in str(error.value)
 
 
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    stop = StopSignal()
+    stop(signal.SIGINT, None)
+    assert stop.number == signal.SIGINT  # and the step goes on
+    with pytest.raises(KeyboardInterrupt):
+        stop(signal.SIGINT, None)
+
+
 @pytest.mark.parametrize(
-    ("number", "step"), [(signal.SIGTERM, 1), (signal.SIGTERM, 6), (signal.SIGUSR1, 8)]
+    ("number", "step"),
+    [(signal.SIGTERM, 1), (signal.SIGTERM, 6), (signal.SIGUSR1, 8), (signal.SIGINT, 7)],
 )
 def test_a_signal_saves_first(
     cache: Path,
@@ -387,7 +397,7 @@ def test_a_signal_saves_first(
     def at(module: Any) -> None:
         if module.step == step:
             signal.raise_signal(number)
-            signal.raise_signal(number)  # a launcher may send its own
+            signal.raise_signal(signal.SIGTERM)  # a launcher may send its own
 
     stopped = UserError if number == signal.SIGUSR1 else KeyboardInterrupt
     former = signal.getsignal(number)
