@@ -30,6 +30,7 @@ SMALLER = {
     # several GPUs: here they are composed alone, and trained in tests/distributed
     "run trainer=ddp": ["--cfg", "job"],
     "train trainer=deepspeed_zero3": ["--cfg", "job"],
+    "playground": ["--cfg", "job"],  # served in tests/playground
     "predict checkpoint=MedM": ["predict.max_new_tokens=4"],
     "train checkpoint=MedM": SMALL,
 }
