@@ -309,7 +309,7 @@ class CervAISource:
         for image in patient.images:
             with problems.collected():
                 self.decode(image)
-        return problems
+        return _grouped(problems)
 
     def _root(self, key: str) -> Path:
         path = getattr(self, key)
@@ -331,6 +331,17 @@ def _listed(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _grouped(problems: Sequence[str]) -> Problems:
+    """The problems of a patient's images, of those that say the same of several the first."""
+    alike: dict[str, list[str]] = {}
+    for one in problems:
+        alike.setdefault(one.partition(": ")[2], []).append(one)
+    return Problems(
+        f"{first} (and {len(rest)} more of this patient's images)" if rest else first
+        for first, *rest in alike.values()
+    )
 
 
 def _other_layout(root: Path, wanted: Path) -> UserError:

@@ -1,4 +1,4 @@
-"""The checkpoints of a training: the best one, and of the steps with the best scores one each."""
+"""The checkpoints of a training: the best one, and one of each step with one of the best scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"step-\d{8,}")
 
 
 class KeptCheckpoints:
-    """Writes ``checkpoint/`` and, where more than the best are kept, ``checkpoints/step-N/``.
+    """Writes ``checkpoint/`` and, where ``most`` is above 1, ``checkpoints/step-N/``.
 
     Nothing is removed before what takes its place is complete.
 
@@ -43,21 +43,21 @@ class KeptCheckpoints:
         if self.most == 1:
             self.write(self.best)
         else:
-            # under its own name first: a training that goes on from an earlier state does not know
-            # which step checkpoint/ is of
+            # under its own name first: a training that goes on from an earlier state cannot tell
+            # which step checkpoint/ holds
             own = self._of(step)
             self.write(own)
             if kept[0] == step and is_first():
                 with whole_folder(self.best) as new:
                     shutil.copytree(own, new, copy_function=_linked, dirs_exist_ok=True)
         if is_first() and self.folder.is_dir():
-            self._remove_but(kept if self.most > 1 else ())
+            self._remove_all_but(kept if self.most > 1 else ())
         barrier()
 
     def _of(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _remove_but(self, kept: Sequence[int]) -> None:
+    def _remove_all_but(self, kept: Sequence[int]) -> None:
         remove_leftovers(self.folder)
         stay = {self._of(step) for step in kept}
         for old in self.folder.iterdir():

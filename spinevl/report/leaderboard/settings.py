@@ -41,8 +41,8 @@ class Setting:
         overrides: without seed and fold.
         jobs: in the order of their numbers.
         rank: from 1; None without a score to rank by.
-        paired: with the best setting; None for that one, and where it cannot be.
-        unpaired: why not.
+        paired: with the best setting; None for that one, and where no comparison is possible.
+        unpaired: why none is.
     """
 
     overrides: tuple[str, ...]
@@ -53,9 +53,9 @@ class Setting:
 
     @cached_property
     def counted(self) -> tuple[Row, ...]:
-        """The jobs with scores, of which the same job in two folders counts once.
+        """The jobs with scores; of the same job in two folders the first one.
 
-        Scores over fewer tasks count where there are no others.
+        Partial scores count only if the setting has no full ones.
         """
         once = {one.identity or one.folder: one for one in reversed(self._scored)}
         return tuple(one for one in reversed(once.values()) if one.partial == self.partial)
@@ -110,7 +110,7 @@ class Setting:
 
     @property
     def error(self) -> str | None:
-        """What the first job that is not done, or only tried, says of it."""
+        """The error of the first job that has one."""
         return next((one.error for one in self.jobs if one.error), None)
 
     @property
@@ -150,7 +150,7 @@ class Board:
 
     @cached_property
     def common(self) -> list[str]:
-        """The overrides that every setting has; a board of one keeps them as its name."""
+        """The overrides that all settings share; none where there is one, which they name."""
         if len(self.settings) < 2:
             return []
         sets = [set(one.overrides) for one in self.settings]
