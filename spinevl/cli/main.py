@@ -6,10 +6,12 @@ Nothing heavy is imported here: Hydra comes in once a verb is known, torch insid
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from spinevl.cli.call_as import call_as
 from spinevl.cli.verbs import ALONE, VERBS
@@ -32,12 +34,28 @@ composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a user's mistake, 2 for no verb."""
     try:
-        code = _command(list(sys.argv[1:] if argv is None else argv))
+        with _own_logging():
+            code = _command(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Leave the handlers of the root logger as they were: a job's log file may be gone by then."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        for one in root.handlers:
+            if one not in handlers:
+                one.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _command(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -213,3 +214,12 @@ def test_output_that_nobody_reads_any_more_ends_a_command_quietly() -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_log_file_of_a_command_is_none_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = logging.getLogger().handlers[:]
+    assert main(["doctor", "data=cervai", "answers=none.json"]) == 1
+    assert logging.getLogger().handlers == before

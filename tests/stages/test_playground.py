@@ -26,7 +26,10 @@ def test_without_a_checkpoint_it_says_how_to_make_one(
     assert "outputs/demo/checkpoint" in told.err
 
 
-def test_limits_are_checked_as_other_keys_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_limits_are_checked_as_other_keys_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["playground", "limits.upload_mb=0", "port=70000", "limits.waiting=-1"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3

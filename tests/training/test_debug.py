@@ -14,7 +14,7 @@ from spinevl.config.compose import compose
 from spinevl.config.options import DebugOptions
 from spinevl.config.plain import plain
 from spinevl.jobs.status import JobStatus, write_status
-from spinevl.jobs.sweep import read_rows
+from spinevl.jobs.sweep import read_board
 from spinevl.training.spec import TrainSpec
 
 SMALL = [
@@ -77,7 +77,7 @@ def test_such_a_job_is_not_ranked(tmp_path: Path) -> None:
         out = tmp_path / str(number)
         write_status(out, JobStatus(number, (), "done", seconds=1.0))
         (out / "train.json").write_text(json.dumps({"dev_score": 0.9, "debug": tried}))
-    first, second = read_rows(tmp_path)
+    first, second = read_board(tmp_path).rows
     assert (first.number, first.value, first.error) == (0, 0.9, None)
     assert (second.number, second.value) == (1, None)
     assert "debug" in str(second.error)
