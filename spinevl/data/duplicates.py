@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from spinevl.data.images import ImageStore
+from spinevl.schema.errors import listed
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 
@@ -151,6 +152,6 @@ def _lines(what: str, pairs: Sequence[tuple[_Picture, _Picture]]) -> Iterator[st
         (within, "under two ids", ""),
     ):
         if found:
-            named = "; ".join(f"{one} and {other}" for one, other in found[:_SHOWN])
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            yield f"warn  {what} {where}{then}, {len(found)} times: {named}{more}"
+            named = [f"{one} and {other}" for one, other in found]
+            told = listed(named, most=_SHOWN, between="; ")
+            yield f"warn  {what} {where}{then}, {len(found)} times: {told}"

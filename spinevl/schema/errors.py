@@ -35,6 +35,12 @@ def as_lines(problems: Sequence[str]) -> list[str]:
     return lines
 
 
+def listed(names: Sequence[str], *, most: int = MOST_LINES, between: str = ", ") -> str:
+    """The first of some names in a line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in the user's input.

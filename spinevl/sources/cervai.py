@@ -18,7 +18,7 @@ from spinevl.io.files import expanded
 from spinevl.io.image_file import load_image
 from spinevl.schema.asked import compare
 from spinevl.schema.cohort import Cohort, StudyRequest
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import Problems, UserError, as_lines, escaped, listed, refused
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient, composed
 from spinevl.schema.study_layout import AUTO, Auto, StudyLayout
@@ -139,11 +139,12 @@ class CervAISource:
             return
         ids = sorted(skipped, key=natural_order)
         log.warning("left out, images missing or damaged: %s", ", ".join(ids))
-        for one in ids[:_MOST_NAMED]:
+        reasons = []
+        for one in ids:
             first, *rest = skipped[one]
-            log.warning("  %s: %s%s", one, first, f" (and {len(rest)} more)" if rest else "")
-        if len(ids) > _MOST_NAMED:
-            log.warning("  ... and %d more patients", len(ids) - _MOST_NAMED)
+            reasons.append(f"{one}: {first}" + (f" (and {len(rest)} more)" if rest else ""))
+        for line in as_lines(reasons):
+            log.warning("  %s", line)
 
     def _tell_unlabelled(self, known: Sequence[Patient]) -> None:
         """Name the patients who have images among those of the training, and no labels."""
@@ -153,9 +154,10 @@ class CervAISource:
         labelled = {one.id for one in known}
         there = patients_below(root, self.layout).ids if root.is_dir() else ()
         without = sorted((one for one in there if composed(one) not in labelled), key=natural_order)
+        without = [escaped(one) for one in without]
         if without:
             what = "have images and no labels, and are left out"
-            log.warning("%s: %d patients %s: %s", root, len(without), what, _listed(without))
+            log.warning("%s: %d patients %s: %s", root, len(without), what, listed(without))
 
     def _patients(self, request: StudyRequest) -> tuple[Patient, ...]:
         problems = Problems()
@@ -249,7 +251,7 @@ class CervAISource:
         if not ids:
             raise refused(str(root), f"images named {self.layout.sagittal}", "none", _NAMES)
         if found.others:
-            others = _listed(found.others)
+            others = listed([escaped(one) for one in found.others])
             log.warning("%s: no patients, by data.sagittal and data.axial: %s", root, others)
         if only is not None:  # what else lies there is not asked about
             wanted = set(map(composed, only))
@@ -324,13 +326,6 @@ _NAMES = (
     "check the folder, or say how the images are named (data.sagittal, data.axial, data.slices, "
     "data.side_px; docs/cli.md has an example)"
 )
-_MOST_NAMED = 20
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _grouped(problems: Sequence[str]) -> Problems:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from spinevl.report.leaderboard.rows import Spread
 from spinevl.report.leaderboard.settings import DEFAULTS, Board, Setting
 from spinevl.report.markdown import Markdown, as_code, as_literal, as_markdown, shown_name
+from spinevl.schema.errors import listed
 
 _BAD = ("failed", "unreadable", "missing")
 _MOST_NAMED = 3
@@ -102,8 +103,7 @@ def _about_differences(board: Board) -> Iterator[str]:
         if one.unpaired:
             unpaired[one.unpaired].append(as_code(board.name(one)))
     for reason, names in unpaired.items():
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        told = ", ".join(names[:_MOST_NAMED]) + more
+        told = listed(names, most=_MOST_NAMED)
         yield f"No difference to the best: {told} ({as_literal(reason)})."
 
 
