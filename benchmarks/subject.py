@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,27 @@ def tasks() -> dict[str, Task]:
     return {name: task for name, task in official_tasks().items() if task.closed}
 
 
-def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> list[Example]:
-    """The questions of ``count`` phantoms with their answers, patient by patient."""
+def patients(
+    cache: Path,
+    *,
+    count: int,
+    sag_image: tuple[int, ...] = (6,),
+    asked: Mapping[str, Task] | None = None,
+    separate: bool = False,
+) -> list[Example]:
+    """The questions of ``count`` phantoms with their answers, patient by patient.
+
+    Args:
+        cache: where the phantoms are rendered.
+        count: of patients.
+        sag_image, separate: the sagittal slices, and whether each is asked about on its own.
+        asked: other tasks than the closed ones.
+    """
     from omegaconf import OmegaConf
 
     from spinevl.config.conf_dir import CONF_DIR
 
-    chosen = tasks()
+    chosen = asked or tasks()
     prompts: Any = OmegaConf.load(CONF_DIR / "prompts" / "en.yaml")
     cohort = PhantomSource(n_train=max(count, 2), n_dev=1, n_test=1).load(
         StudyRequest(chosen, chosen, sag_image, {"train"}, lambda: cache)
@@ -123,7 +138,7 @@ def patients(cache: Path, *, count: int, sag_image: tuple[int, ...] = (6,)) -> l
             task=task,
             template=prompts.templates[task.name],
             sag_image=list(sag_image),
-            separate=False,
+            separate=separate,
             with_answers=True,
         )
     ]

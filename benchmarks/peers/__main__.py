@@ -1,0 +1,139 @@
+"""``python -m benchmarks.peers``: ours against vLLM, transformers' generate, and TRL.
+
+Peers are installed into environments of their own, once. Everybody has the same weights, prompts,
+types and threads; one computes at a time, in rounds, and medians are given. A peer that cannot be
+installed or fails is a line in the table. Writes ``peers.json`` and ``peers.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers import material, measure, table, targets
+from benchmarks.peers.environments import PACKAGES, Unavailable, environment
+
+PEERS = ("plain", "generate", "vllm", "trl")
+SECTIONS = {
+    # name: (what measures it, the share of the run's time at whose end no further round starts)
+    "predict": (measure.predict, (0.3, 0.5)),
+    "train": (measure.train, (0.66, 0.8)),
+    "generation": (measure.generation, (1.0, 1.0)),
+}
+TYPES = ("float32", "bfloat16")
+
+
+def main() -> None:
+    """Parse the command line, install, measure, report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="repeats of every measurement")
+    parser.add_argument("--only", default=",".join(PEERS), help=f"peers, of {','.join(PEERS)}")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="what is measured")
+    parser.add_argument("--types", default=",".join(TYPES), help="number types")
+    parser.add_argument("--minutes", type=float, default=18.0, help="no round starts after them")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="a tiny model: is everything there?")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench-peers"))
+    parser.add_argument("--envs", type=Path, default=Path(".venv-peers"), metavar="FOLDER")
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/spinevl").expanduser())
+    options = parser.parse_args()
+    for name, known in (("only", PEERS), ("sections", SECTIONS), ("types", TYPES)):
+        chosen = tuple(one for one in getattr(options, name).split(",") if one)
+        if unknown := set(chosen) - set(known):
+            parser.error(f"--{name}: {', '.join(sorted(unknown))}; expected some of {list(known)}")
+        setattr(options, name, chosen)
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in PACKAGES:
+        if name in options.only:
+            _install(name, options.envs)
+    sizes = {"width": 192, "layers": 2} if options.quick else {}
+    kept = material.make(options.cache, **sizes)
+    with tempfile.TemporaryDirectory() as scratch:
+        _measure(options, kept, Path(scratch))
+
+
+def _install(name: str, envs: Path) -> None:
+    try:
+        environment(name, envs)
+    except Unavailable as error:  # said again in the table
+        print(f"{name}: {error}", flush=True)
+
+
+def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
+    start = time.monotonic()
+
+    def until(name: str) -> float:
+        section, dtype = name.split()
+        share = SECTIONS[section][1][TYPES.index(dtype)]
+        return start + 60 * options.minutes * share
+
+    plan = measure.Plan(
+        kept,
+        options.cache,
+        options.envs,
+        scratch,
+        options.only,
+        options.rounds,
+        options.threads,
+        options.quick,
+        until,
+    )
+    found: dict[str, list[float]] = {dtype: [] for dtype in options.types}
+    sections: dict[str, measure.Results] = {}
+    try:
+        for name in options.sections:
+            for dtype in options.types:
+                if name == "generation" and dtype != options.types[0]:
+                    continue
+                rates = measure.Rates(dtype)
+                sections[f"{name} {dtype}"] = SECTIONS[name][0](plan, dtype, rates)
+                found[dtype] += rates.found
+    finally:
+        told = {"rounds": options.rounds, "threads": options.threads}
+        told["minutes"] = round((time.monotonic() - start) / 60, 1)
+        _write(options.out, sections, found, {**told, "quick": options.quick}, scratch)
+
+
+def _write(
+    out: Path,
+    sections: dict[str, measure.Results],
+    found: dict[str, list[float]],
+    told: dict[str, Any],
+    scratch: Path,
+) -> None:
+    rates = {dtype: rate for dtype, one in found.items() if (rate := targets.median_rate(one))}
+    versions = {"ours": ", ".join(f"{one} {version(one)}" for one in ("spinevl", "torch"))}
+    for part in sections.values():
+        for run, result in part.items():
+            if own := result.loaded.get("versions"):
+                versions[run.split(",")[0]] = ", ".join(f"{k} {v}" for k, v in own.items())
+    text = table.markdown(sections, rates, versions, told)
+    (out / "peers.md").write_text(text)
+    content = {
+        **told,
+        "versions": versions,
+        "matmul_flops": rates,
+        "targets": [{**vars(row), "met": row.met} for row in targets.rows(sections, rates)],
+        "choices": {name: one.json() for name, one in targets.choices(sections).items()},
+        "sections": {
+            name: {run: vars(result) for run, result in part.items()}
+            for name, part in sections.items()
+        },
+    }
+    (out / "peers.json").write_text(json.dumps(content, indent=2))
+    for log in (scratch / "logs").glob("*.log"):
+        (out / "logs").mkdir(exist_ok=True)
+        (out / "logs" / log.name).write_bytes(log.read_bytes())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

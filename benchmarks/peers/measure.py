@@ -1,0 +1,217 @@
+"""The sections: closed questions, training, generated answers; each type of number on its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import flops
+from benchmarks.peers import material
+from benchmarks.peers.environments import Unavailable, environment
+from benchmarks.peers.rounds import Asked, Result, Run, alternate
+from benchmarks.peers.worker import Worker
+
+Results = dict[str, Result]
+RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        material: made by ``material.make``.
+        cache: of the phantoms.
+        envs: environments of the peers.
+        scratch: features and logs of this run.
+        only: the peers that are measured: plain, generate, vllm, trl. Ours always is.
+        rounds, threads: see the command line.
+        quick: fewer patients, conversations and tokens.
+        until: section -> when no further round of it starts, as ``time.monotonic`` tells.
+    """
+
+    material: Path
+    cache: Path
+    envs: Path
+    scratch: Path
+    only: tuple[str, ...]
+    rounds: int
+    threads: int
+    quick: bool
+    until: Callable[[str], float]
+
+    def wants(self, run: Run) -> bool:
+        """Whether a run is ours, or of a peer that was asked for."""
+        return run.worker.startswith("ours") or run.worker in self.only
+
+
+class Rates:
+    """The machine's matmul rate in a type, measured between the runs."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = getattr(torch, dtype)
+        self.found: list[float] = []
+
+    def __call__(self) -> None:
+        self.found.append(flops.matmul_rate(dtype=self.dtype, repeats=3))
+
+
+def predict(plan: Plan, dtype: str, rates: Rates) -> Results:
+    """Seconds a patient of 18 closed questions."""
+    some = 1 if plan.quick else 2
+    runs = [
+        Run("plain loop, batch 1", "plain", "plain", {"batch_size": 1, "patients": 1}, 1, rounds=1),
+        Run("plain loop, batch 8", "plain", "plain", {"batch_size": 8, "patients": some}, some),
+        Run("transformers generate, batch 8", "generate", "choose", {"batch_size": 8}, 4),
+        Run("vLLM, empty caches", "vllm", "choose", {}, 4),
+        Run("ours, cold", "ours", "choose", {"warm": False}, 4),
+        Run("ours, warm features", "ours", "choose", {"warm": True}, 4),
+    ]
+    kept = plan.material / "trained"
+    starts = {
+        "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
+        "generate": lambda: _generate(plan, dtype, kept),
+        "vllm": lambda: _vllm(plan, dtype, kept),
+        "ours": lambda: _ours_predict(plan, dtype, kept),
+    }
+    return _alternate(plan, f"predict {dtype}", starts, runs, rates)
+
+
+def train(plan: Plan, dtype: str, rates: Rates) -> Results:
+    """Seconds a question of training steps, LoRA r 16, a patient a step."""
+    size = 1 if plan.quick else 2
+
+    def patients(number: int) -> dict[str, object]:
+        first = number * size % material.ASKED
+        return {"patients": [(first + k) % material.ASKED for k in range(size)]}
+
+    asked = size * 18
+    runs = [
+        Run("TRL SFTTrainer", "trl", "steps", lambda k: {**patients(k), "rate": RATE}, asked),
+        Run("ours plain, encoding", "ours plain", "start", {"rate": RATE}, material.ASKED * 18),
+        Run("ours plain", "ours plain", "steps", patients, asked),
+        Run("ours tree, encoding", "ours tree", "start", {"rate": RATE}, material.ASKED * 18),
+        Run("ours tree", "ours tree", "steps", patients, asked),
+    ]
+    starts = {  # the first one writes the adapters that the last one reads
+        "ours tree": lambda: _ours_train(plan, dtype, "tree"),
+        "ours plain": lambda: _ours_train(plan, dtype, "plain"),
+        "trl": lambda: _trl(plan, dtype),
+    }
+    return _alternate(plan, f"train {dtype}", starts, runs, rates)
+
+
+def generation(plan: Plan, dtype: str, rates: Rates) -> Results:
+    """Seconds of generated answers: closed questions, positioning, conversations."""
+    count, new = (8, 16) if plan.quick else (100, 128)
+    some = 1 if plan.quick else 2
+    short = {"what": "closed", "max_new_tokens": 16}
+    box = {"what": "boxes", "max_new_tokens": 48}
+    talk = {"what": "conversations", "max_new_tokens": new}
+    runs = [
+        Run("16 tokens, plain loop", "plain", "plain", {"batch_size": 8, "patients": some}, some),
+        Run("16 tokens, ours", "ours", "generate", short, 4),
+        Run("16 tokens, vLLM", "vllm", "generate", short, 4),
+        Run("positioning, ours", "ours", "generate", box),
+        Run("positioning, vLLM", "vllm", "generate", box),
+        Run("conversations, ours", "ours", "generate", talk, rounds=1),
+        Run("conversations, vLLM", "vllm", "generate", {**talk, "count": count}, rounds=1),
+    ]
+    kept = plan.material / "random"
+    many = ("--generates", f"--conversations={count}")
+    starts = {
+        "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
+        "vllm": lambda: _vllm(plan, dtype, kept, "--generates"),
+        "ours": lambda: _ours_predict(plan, dtype, kept, *many),
+    }
+    return _alternate(plan, f"generation {dtype}", starts, runs, rates)
+
+
+def _alternate(
+    plan: Plan, name: str, starts: Mapping[str, Callable[[], Asked]], runs: list[Run], rates: Rates
+) -> Results:
+    print(name, flush=True)
+    wanted = [run for run in runs if plan.wants(run)]
+    names = {run.worker for run in wanted}
+    started = {worker: start for worker, start in starts.items() if worker in names}
+    until = plan.until(name)
+    return alternate(started, wanted, rounds=plan.rounds, until=until, between=rates)
+
+
+def _module(name: str, python: Path | str = sys.executable) -> list[str]:
+    return [str(python), "-m", f"benchmarks.peers.{name}"]
+
+
+def _worker(
+    plan: Plan, name: str, command: list[str], variables: Mapping[str, str] | None = None
+) -> Worker:
+    """A process with the run's number of threads, and nothing from the network."""
+    threads = str(plan.threads)
+    told = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    log = plan.scratch / "logs" / f"{name}.log"
+    return Worker(command, log=log, environment={**told, **(variables or {})})
+
+
+def _common(plan: Plan, dtype: str, kept: Path) -> Iterator[str]:
+    yield from ("--material", str(kept), "--dtype", dtype, "--threads", str(plan.threads))
+
+
+def _ours_predict(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
+    name = "-".join(["ours", kept.name, dtype, *(one.strip("-") for one in more)])
+    scratch = plan.scratch / name
+    own = ["--cache", str(plan.cache), "--scratch", str(scratch), *more]
+    return _worker(plan, name, [*_module("ours_predict"), *_common(plan, dtype, kept), *own])
+
+
+def _generate(plan: Plan, dtype: str, kept: Path) -> Worker:
+    command = [*_module("hf_generate"), *_common(plan, dtype, kept)]
+    return _worker(plan, f"generate-{dtype}", command)
+
+
+def _vllm(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
+    """vLLM as its documentation sets it up for CPUs: bound threads, and its libraries first."""
+    where = environment("vllm", plan.envs)
+    command = [*_module("vllm_engine", where.python), "--material", str(kept), "--dtype", dtype]
+    if shutil.which("g++") is None:
+        command.append("--eager")
+    first = [*where.site.glob("vllm/libs/libtcmalloc*.so*")]
+    first += where.python.parents[1].glob("lib/libiomp5.so")
+    variables = {
+        "LD_PRELOAD": ":".join(map(str, first)),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CACHE_ROOT": str(plan.envs.absolute() / "vllm-cache"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    return _worker(plan, f"vllm-{kept.name}-{dtype}", [*command, *more], variables)
+
+
+def _adapters(plan: Plan, dtype: str) -> Path:
+    return plan.scratch / f"adapters-{dtype}.safetensors"
+
+
+def _ours_train(plan: Plan, dtype: str, packing: str) -> Worker:
+    name = f"train-{packing}-{dtype}"
+    tree = packing == "tree"
+    adapters = _adapters(plan, dtype if tree else f"{packing}-{dtype}")
+    own = ["--cache", str(plan.cache), "--scratch", str(plan.scratch / name)]
+    own += ["--adapters", str(adapters), "--packing", packing]
+    command = [*_module("ours_train"), *_common(plan, dtype, plan.material / "trained"), *own]
+    return _worker(plan, name, command)
+
+
+def _trl(plan: Plan, dtype: str) -> Worker:
+    where = environment("trl", plan.envs)
+    adapters = _adapters(plan, dtype)
+    if not adapters.is_file():
+        raise Unavailable("ours did not write the adapters that both start from")
+    own = ["--scratch", str(plan.scratch / f"trl-{dtype}"), "--adapters", str(adapters)]
+    kept = plan.material / "trained"
+    command = [*_module("trl_sft", where.python), *_common(plan, dtype, kept), *own]
+    return _worker(plan, f"trl-{dtype}", command)

@@ -1,0 +1,133 @@
+"""A worker: ours and the plain loop, closed questions and generated answers, on one checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import protocol
+
+
+class Ours:
+    """Answers with our Predictor, or with the plain loop of ``benchmarks.naive``."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint; the features of all images are kept for the warm rounds."""
+        import torch
+
+        from benchmarks import flops
+        from benchmarks.peers import material
+        from spinevl.checkpoints.load import load_checkpoint
+        from spinevl.data.examples import grouped
+        from spinevl.models.held import Held
+
+        torch.set_num_threads(self.options.threads)
+        imports = protocol.memory("VmRSS")
+        start = time.perf_counter()
+        folder = self.options.material / "checkpoint"
+        self.model = load_checkpoint(folder, held=Held(auto=self.options.dtype)).model
+        cache = self.options.cache
+        self.asked = {"closed": material.closed(cache)}
+        if self.options.generates:
+            count = self.options.conversations
+            self.asked["boxes"] = material.boxes(cache)
+            self.asked["conversations"] = material.conversations(cache, count)
+        self.n_rounds = 0
+        told: dict[str, Any] = {"seconds": time.perf_counter() - start, "imports": imports}
+        if not self.options.generates and not self.options.plain:
+            predictor = self._predictor(warm=True)
+            predictor.predict(self.asked["closed"])
+            batch = predictor.collate(grouped(self.asked["closed"]))
+            images = len(batch.features)
+            warm = flops.decoder(self.model, batch) + flops.connector(self.model, images)
+            told["flop"] = {"warm": warm, "cold": warm + flops.encoder(self.model, images)}
+        return told
+
+    def _predictor(self, *, warm: bool, **options: Any) -> Any:
+        from spinevl.config.options import PredictOptions
+        from spinevl.features.store import FeatureCache
+        from spinevl.inference.predictor import Predictor
+        from spinevl.io.image_file import load_image
+
+        folder = self.options.scratch / ("warm" if warm else f"cold{self.n_rounds}")
+        return Predictor(
+            self.model,
+            lambda image: load_image(image.path),
+            options=PredictOptions(**options),
+            cache=FeatureCache(folder, max_bytes=10**11),
+        )
+
+    def choose(self, *, warm: bool) -> dict[str, Any]:
+        """The choices and probabilities of the closed questions, with empty or filled caches."""
+        self.model.llm.use_prefix_attention()
+        self.n_rounds += 1
+        predictor = self._predictor(warm=warm)
+        start = time.perf_counter()
+        found = predictor.predict(self.asked["closed"])
+        seconds = time.perf_counter() - start
+        shutil.rmtree(self.options.scratch / f"cold{self.n_rounds}", ignore_errors=True)
+        return {
+            "seconds": seconds,
+            "choices": [one.choice for one in found],
+            "probabilities": [
+                [one.probabilities[label] for label in sorted(one.probabilities)] for one in found
+            ],
+        }
+
+    def plain(self, *, batch_size: int, patients: int) -> dict[str, Any]:
+        """The plain loop: every use of an image is encoded, 16 tokens are generated."""
+        import torch
+
+        from benchmarks import naive
+
+        examples = self.asked["closed"][: patients * 18]
+        start = time.perf_counter()
+        with torch.inference_mode(), self.model.llm.autocast():
+            naive.predict(self.model, examples, batch_size=batch_size)
+        return {"seconds": time.perf_counter() - start}
+
+    def generate(self, *, what: str, max_new_tokens: int) -> dict[str, Any]:
+        """Generated answers, with empty caches."""
+        self.model.llm.use_prefix_attention()
+        self.n_rounds += 1
+        predictor = self._predictor(warm=False, mode="generate", max_new_tokens=max_new_tokens)
+        start = time.perf_counter()
+        answers = dict(predictor.answers(self.asked[what]))
+        seconds = time.perf_counter() - start
+        shutil.rmtree(self.options.scratch / f"cold{self.n_rounds}", ignore_errors=True)
+        return {"seconds": seconds, "texts": _texts(answers, len(self.asked[what]))}
+
+    def memory(self) -> dict[str, Any]:
+        """The most memory of this process."""
+        return {"peak": protocol.memory("VmHWM")}
+
+
+def _texts(answers: dict[int, Any], count: int) -> Sequence[str]:
+    return [str(answers[index].rounds[-1][1]) for index in range(count)]
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--material", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--dtype", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument("--generates", action="store_true")
+    parser.add_argument("--plain", action="store_true", help="the plain loop alone is asked for")
+    ours = Ours(parser.parse_args())
+    names = ("load", "choose", "plain", "generate", "memory")
+    protocol.serve({name: getattr(ours, name) for name in names})
+
+
+if __name__ == "__main__":
+    main()
