@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests beside each other: a core each
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests run beside each other, and their models are too small for several cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The parts of the reference data. Where the folder is there, a part that is missing is a failure.
 PARTS = (
@@ -53,6 +54,29 @@ def shared() -> Path:
     if missing:
         pytest.fail(f"the reference data in {folder} lack {', '.join(missing)}")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _phantoms_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Draw a phantom once: patients 0, 1, 2... of most cohorts are the same. Each gets copies."""
+    from spinevl.sources.phantom import store
+
+    draw = store.render_case
+    library = tmp_path_factory.mktemp("phantoms")
+    drawn: dict[str, Any] = {}
+
+    def render_case(case: Any, folder: Path, seed: int) -> Any:
+        name = f"{case} {seed}"
+        if name not in drawn:
+            one = library / str(len(drawn))
+            drawn[name] = draw(case, one, seed), one
+        phantom, pictures = drawn[name]
+        shutil.copytree(pictures, folder, dirs_exist_ok=True)
+        return phantom
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "render_case", render_case)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import spinevl
+
+from spinevl.build.trust import NOTHING
+from spinevl.build.user_modules import serve
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = ["data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=1"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The files that the page names by their first line, and a small model to stand in for its."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -44,37 +49,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     config.save_pretrained(folder / "falcon")
     tokenizer.save_pretrained(folder / "falcon")
-    return folder
-
-
-def spinevl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "spinevl", *arguments, f"cache_dir={folder}/cache"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    yield folder
+    serve(NOTHING, [])
+    for name in [one for one in sys.modules if one.partition(".")[0] == "my_parts"]:
+        del sys.modules[name]
 
 
 def test_one_yaml_and_one_file_with_a_yaml_are_enough(folder: Path) -> None:
     own = ["--config-dir", "my_conf", "encoder=patches", "llm=falcon"]
     stand_in = ["llm.path=falcon", "llm.pretrained=false", "tuning.encoder=frozen"]
     command = ["train", *own, *stand_in, *SMALL, "trainer.progress_bar=false"]
-    refused = spinevl(folder, *command, "hydra.run.dir=refused")
+    cache = f"cache_dir={folder}/cache"
+    refused = spinevl(*command, "hydra.run.dir=refused", cache, cwd=folder)
     assert refused.returncode == 1
     assert "trusted_targets=[my_parts]" in refused.stderr
     assert "Traceback" not in refused.stderr
 
     trust = "trusted_targets=[my_parts]"
-    done = spinevl(folder, *command, trust, "connector=resampler", "hydra.run.dir=out")
+    command += [trust, "connector=resampler", "hydra.run.dir=out", cache]
+    done = spinevl(*command, cwd=folder)
     assert done.returncode == 0, done.stderr
     told = json.loads((folder / "out/train.json").read_text())
     assert told["images_encoded"] == 12 * 12  # frozen: each image once
 
-    # the checkpoint knows its parts, and needs the trust but not the stand-in
+    # another process: the checkpoint knows its parts, and needs the trust but not the stand-in
     (folder / "falcon").rename(folder / "gone")
     again = ["--config-dir", "my_conf", "checkpoint=out/checkpoint", trust]
-    done = spinevl(folder, "predict", *again, "hydra.run.dir=answers")
+    command = [sys.executable, "-m", "spinevl", "predict", *again, "hydra.run.dir=answers", cache]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(json.loads((folder / "answers/answers.json").read_text())) == 2

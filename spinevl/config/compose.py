@@ -46,11 +46,14 @@ def register() -> None:
     from hydra.core.plugins import Plugins
 
     store = ConfigStore.instance()
-    Plugins.instance()  # each tells the store its configs; where we have one, ours is meant
-    for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
-        store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
-    for name, schema in SCHEMAS.items():
-        store.store(name=f"_{name}", node=schema, provider="spinevl")
+    if any(f"_{name}.yaml" not in store.repo for name in SCHEMAS):
+        Plugins.instance()  # each tells the store its configs; where we have one, ours is meant
+        for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
+            store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
+        for name, schema in SCHEMAS.items():
+            store.store(name=f"_{name}", node=schema, provider="spinevl")
+        # Hydra would copy the whole store for every config, and copies what it loads from it anyway
+        ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
     OmegaConf.register_new_resolver("spinevl.job_folder", job_folder, replace=True)
     for resolver in (learning_rate, gpus_per_node, run_name, sweep_name, verb):
         OmegaConf.register_new_resolver(f"spinevl.{resolver.__name__}", resolver, replace=True)

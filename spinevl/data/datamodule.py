@@ -49,6 +49,18 @@ class Steps:
         self.position = 0
         self._start = 0
 
+    @property
+    def _iterator(self) -> Any:
+        """Where Lightning finds the loader's processes, which it ends with the training.
+
+        The garbage collector would end them later, and wait five seconds for each.
+        """
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
     def __len__(self) -> int:
         return len(range(len(self.loader))[: self.limit])
 

@@ -24,6 +24,8 @@ SMALL = [
     "trainer.max_epochs=2",
     "trainer.dev_checks=1",
     "trainer.progress_bar=false",
+    *("encoder.widths=[8,8,16]", "encoder.dim=16"),
+    *("llm.width=32", "llm.layers=1", "llm.heads=2"),
 ]
 
 
@@ -34,14 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(folder: Path) -> Path:
-    command = [sys.executable, "-m", "spinevl", "run", *SMALL, "hydra.run.dir=job"]
-    done = subprocess.run(
-        [*command, f"cache_dir={folder}/cache"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = spinevl("run", *SMALL, "hydra.run.dir=job", f"cache_dir={folder}/cache", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "job"
 
@@ -230,7 +225,7 @@ def test_weights_and_biases_without_a_network(folder: Path) -> None:
 def test_ctrl_c_ends_a_job_and_a_sweep(folder: Path) -> None:
     for mode, name in (("hydra.run.dir=stopped", "stopped"), ("hydra.sweep.dir=swept", "swept")):
         sweep = ["-m", "seed=0,1"] if name == "swept" else []
-        long = [*SMALL[:3], "trainer.max_epochs=500", "trainer.progress_bar=false"]
+        long = [*SMALL, "trainer.max_epochs=5000"]
         job = subprocess.Popen(
             [
                 sys.executable,

@@ -10,6 +10,10 @@ import pytest
 from command import spinevl
 
 WEIGHTS = "checkpoint/model.safetensors"
+TINY = [
+    *("encoder.widths=[8,8,16]", "encoder.dim=16"),
+    *("llm.width=32", "llm.layers=1", "llm.heads=2"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
-    small = ("data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=1")
+    small = ("data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=1", *TINY)
     command = ("trainer.progress_bar=false", f"cache_dir={folder}/cache", f"hydra.run.dir={name}")
     done = spinevl("train", *small, *command, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
