@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,24 @@ class AdapterFormat:
 
     name = "peft"
 
-    def detect(self, folder: Path) -> bool:
+    def detect(self, folder: Path, config: Mapping[str, Any]) -> bool:
         """See CheckpointFormat."""
         return (folder / "adapter_config.json").is_file()
 
     def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        allowed: Allowed = OURS,
+        held: Held | None = None,
     ) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 
-    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    def parts(
+        self, folder: Path, config: Mapping[str, Any], *, allowed: Allowed = OURS
+    ) -> dict[str, Any]:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 

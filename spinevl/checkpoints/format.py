@@ -66,16 +66,26 @@ class CheckpointFormat(Protocol):
 
     name: str
 
-    def detect(self, folder: Path) -> bool:
-        """Whether ``folder`` holds a checkpoint of this format."""
+    def detect(self, folder: Path, config: Mapping[str, Any]) -> bool:
+        """Whether ``folder`` holds a checkpoint of this format.
+
+        Args:
+            folder: any.
+            config: its ``config.json``; empty where it has none.
+        """
 
     def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        allowed: Allowed = OURS,
+        held: Held | None = None,
     ) -> Checkpoint:
         """The checkpoint in ``folder``.
 
         Args:
-            folder: one that ``detect`` accepts.
+            folder, config: which ``detect`` accepts.
             allowed: the classes that may be built; the checkpoint has no say in it.
             held: how the weights are held, and in which types.
 
@@ -83,11 +93,13 @@ class CheckpointFormat(Protocol):
             UserError: a damaged checkpoint, or a format that is only written.
         """
 
-    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    def parts(
+        self, folder: Path, config: Mapping[str, Any], *, allowed: Allowed = OURS
+    ) -> dict[str, Any]:
         """The nodes of which ``read`` builds the model, all checked.
 
         Args:
-            folder, allowed: see read.
+            folder, config, allowed: see read.
 
         Raises:
             UserError: see read.
@@ -108,9 +120,14 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint. Raises UserError where the folder has none."""
+    require_config(folder)
+    return config_of(folder)
+
+
+def require_config(folder: Path) -> None:
+    """Raise UserError where a folder has no ``config.json``."""
     if not (folder / CONFIG).is_file():
         raise no_checkpoint(folder, f"no {CONFIG}" if folder.exists() else "no such folder")
-    return config_of(folder)
 
 
 def no_checkpoint(folder: Path, found: str) -> UserError:

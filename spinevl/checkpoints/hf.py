@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from spinevl.build.allowlist import OURS, Allowed
-from spinevl.checkpoints.format import Checkpoint, config_of, only_written
+from spinevl.checkpoints.format import Checkpoint, only_written
 from spinevl.checkpoints.interchange import (
     end_of_answers,
     write_config,
@@ -20,6 +21,7 @@ from spinevl.checkpoints.interchange import (
     write_tokenizer,
 )
 from spinevl.checkpoints.weights import unshared
+from spinevl.config.option_names import option_of
 from spinevl.io.tensors import WEIGHTS, write_tensors
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
@@ -27,7 +29,7 @@ from spinevl.models.held import Held
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import MEDMVL_SYSTEM
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import Problems, refused
 
 IMAGE_TOKEN = "<image>"
 
@@ -37,17 +39,24 @@ class LlavaFormat:
 
     name = "hf"
 
-    def detect(self, folder: Path) -> bool:
+    def detect(self, folder: Path, config: Mapping[str, Any]) -> bool:
         """See CheckpointFormat."""
-        return config_of(folder).get("model_type") == "llava"
+        return config.get("model_type") == "llava"
 
     def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        allowed: Allowed = OURS,
+        held: Held | None = None,
     ) -> Checkpoint:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 
-    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    def parts(
+        self, folder: Path, config: Mapping[str, Any], *, allowed: Allowed = OURS
+    ) -> dict[str, Any]:
         """See CheckpointFormat."""
         raise only_written(folder, self.name)
 
@@ -64,7 +73,7 @@ class LlavaFormat:
         """
         model = checkpoint.model
         merge_adapters(model)
-        _require_llava(model)
+        _require_llava(model, checkpoint.parts)
         end = end_of_answers(model)
         tokenizer, llm = model.llm.tokenizer, model.llm.model
         tokenizer.add_special_tokens(
@@ -181,21 +190,24 @@ def _medmvl_template(end_token: str) -> str:
     )
 
 
-def _require_llava(model: VLM) -> None:
-    """Raise UserError where a model is not what LLaVA's architecture holds."""
+def _require_llava(model: VLM, parts: Mapping[str, Any]) -> None:
+    """Raise UserError, with every reason, where LLaVA's architecture does not hold a model."""
     encoder, connector = model.encoder, model.connector
     head = model.llm.model.get_output_embeddings()
-    found = None
+    problems, where = Problems(), "format=hf (LLaVA's architecture)"
+    found = option_of("encoder", parts["encoder"])
     if len(model.vision_branches()) > 1 or encoder.modality != "image":
-        found = "an encoder of volumes"
+        found = " ".join(option_of("encoder", parts[one]) for one in parts if "encoder" in one)
+        problems.add(where, "one encoder, of images", found, "take format=medmvl")
     elif not isinstance(encoder, HFVisionEncoder) or encoder.kind not in ("clip", "siglip"):
-        found = f"the encoder {getattr(encoder, 'kind', type(encoder).__name__)}"
-    elif not isinstance(connector, MLPConnector) or len(connector.connector) != 3:
-        found = "a connector that is not mlp with two layers"
-    elif isinstance(head, nn.Linear) and head.bias is not None:
-        found = f"a {model.llm.model.config.model_type} LLM, whose output head has a bias"
-    if found:
-        raise UserError(
-            "format=hf writes LLaVA's architecture: an encoder clip or siglip, connector=mlp with "
-            f"two layers, an LLM without a bias on its head; this checkpoint has {found}"
-        )
+        problems.add(where, "encoder=clip or encoder=siglip", found, "train with one of them")
+    if not isinstance(connector, MLPConnector) or len(connector.connector) != 3:
+        found = option_of("connector", parts["connector"])
+        if isinstance(connector, MLPConnector):
+            found += f" connector.layers={len(connector.connector) // 2 + 1}"
+        problems.add(where, "connector=mlp connector.layers=2", found, "train with it")
+    if isinstance(head, nn.Linear) and head.bias is not None:
+        found = f"{option_of('llm', parts['llm'])}, which has one"
+        fix = "train with another llm, or take format=medmvl"
+        problems.add(where, "an LLM without a bias on its output head", found, fix)
+    problems.raise_any()

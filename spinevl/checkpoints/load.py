@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.adapter import AdapterFormat
-from spinevl.checkpoints.format import Checkpoint, CheckpointFormat
+from spinevl.checkpoints.format import Checkpoint, CheckpointFormat, config_of
 from spinevl.checkpoints.hf import LlavaFormat
 from spinevl.checkpoints.medmvl import MedMVLFormat
 from spinevl.checkpoints.native import NativeFormat
@@ -34,7 +35,8 @@ def load_checkpoint(
         UserError: none there, a damaged one, or one of a format that is only written.
     """
     folder = checkpoint_folder(source) if isinstance(source, str) else recovered(source)
-    return _format_of(folder).read(folder, allowed=allowed, held=held)
+    config = config_of(folder)
+    return _format_of(folder, config).read(folder, config, allowed=allowed, held=held)
 
 
 def parts_of(source: str, *, allowed: Allowed = OURS) -> dict[str, Any]:
@@ -47,9 +49,11 @@ def parts_of(source: str, *, allowed: Allowed = OURS) -> dict[str, Any]:
         UserError: see load_checkpoint.
     """
     folder = checkpoint_folder(source)
-    return _format_of(folder).parts(folder, allowed=allowed)
+    config = config_of(folder)
+    return _format_of(folder, config).parts(folder, config, allowed=allowed)
 
 
-def _format_of(folder: Path) -> CheckpointFormat:
+def _format_of(folder: Path, config: Mapping[str, Any]) -> CheckpointFormat:
     """The format of a folder; what none recognises is our own, which says what is missing."""
-    return next((one for one in FORMATS.values() if one.detect(folder)), FORMATS["native"])
+    found = (one for one in FORMATS.values() if one.detect(folder, config))
+    return next(found, FORMATS["native"])

@@ -17,7 +17,7 @@ from torch import nn
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored
 from spinevl.checkpoints.bounded import sized_by
-from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of
+from spinevl.checkpoints.format import CONFIG, Checkpoint
 from spinevl.checkpoints.interchange import (
     end_of_answers,
     write_config,
@@ -47,15 +47,20 @@ class MedMVLFormat:
 
     name = "medmvl"
 
-    def detect(self, folder: Path) -> bool:
+    def detect(self, folder: Path, config: Mapping[str, Any]) -> bool:
         """See CheckpointFormat."""
-        return config_of(folder).get("model_type") == "lvlm"
+        return config.get("model_type") == "lvlm"
 
     def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        allowed: Allowed = OURS,
+        held: Held | None = None,
     ) -> Checkpoint:
         """See CheckpointFormat."""
-        parts = self.parts(folder, allowed=allowed)
+        parts = self.parts(folder, config, allowed=allowed)
         tensors = read_tensors(folder)
         with sized_by(tensors, folder):
             model = assemble(
@@ -66,9 +71,11 @@ class MedMVLFormat:
         fill(model, stored, where=str(folder))
         return Checkpoint(model.eval(), parts, folder=folder)
 
-    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    def parts(
+        self, folder: Path, config: Mapping[str, Any], *, allowed: Allowed = OURS
+    ) -> dict[str, Any]:
         """See CheckpointFormat."""
-        return parts_from(config_of(folder), folder)
+        return parts_from(config, folder)
 
     def write(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Write ``config.json``, ``model.safetensors`` and the base directories.
@@ -83,7 +90,7 @@ class MedMVLFormat:
         """
         model = checkpoint.model
         merge_adapters(model)
-        config, end = config_from(model), end_of_answers(model)
+        config, end = config_from(model, checkpoint.parts), end_of_answers(model)
         # two of MedM-VL's prefixes may be one of ours: the first is written
         back = {ours: theirs for theirs, ours in reversed(_prefixes(model).items())}
         tensors = {_renamed(key, back): tensor for key, tensor in unshared(model).items()}

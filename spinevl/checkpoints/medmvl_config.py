@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.checkpoints.format import CONFIG
+from spinevl.config.option_names import option_of
 from spinevl.models.vlm import VLM, VisionBranch
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.image_ref import MODALITIES, Modality
 
+_FORM = "format=medmvl"  # where a refusal of an export points to
 END_TOKENS = {
     "qwen2": "<|im_end|>",
     "llama3": "<|eot_id|>",
@@ -150,23 +152,39 @@ def _source(name: Any, folder: Path) -> str:
     return name
 
 
-def config_from(model: VLM) -> dict[str, Any]:
+def config_from(model: VLM, parts: Mapping[str, Any]) -> dict[str, Any]:
     """The ``config.json`` of a model, whose base directories lie in the checkpoint.
 
+    Args:
+        model: the model.
+        parts: its nodes.
+
     Raises:
-        UserError: a part or a setting that MedM-VL does not have.
+        UserError: with every part and setting that MedM-VL does not have.
     """
     llm = model.llm
+    problems = Problems()
     if llm.conversation != "medmvl":
-        raise UserError(
-            f"format=medmvl: the model was trained with llm.conversation={llm.conversation}, and "
-            "MedM-VL would ask it in its own words; train with llm.conversation=medmvl"
-        )
+        expected = "llm.conversation=medmvl, the words in which MedM-VL asks"
+        found = f"llm.conversation={llm.conversation}"
+        problems.add(_FORM, expected, found, "train with llm.conversation=medmvl")
     sides = sides_of(model)
-    for branch in sides.values():
-        _require_standard(branch, alone=len(sides) == 1)
+    for branch, suffix in zip(sides.values(), ("", "3d"), strict=False):
+        for part, known in ((branch.encoder, ENCODERS), (branch.connector, CONNECTORS)):
+            group = "encoder" if part is branch.encoder else "connector"
+            if _name(part, known) is None:
+                expected = " or ".join(f"{group}={one}" for one in known)
+                found = option_of(group, parts[f"{group}{suffix}"])
+                problems.add(_FORM, expected, found, "train with one of them")
+    if not problems:
+        for branch in sides.values():
+            with problems.collected():
+                _require_standard(branch, alone=len(sides) == 1)
+    with problems.collected():
+        kind = _llm_type(model, parts)
+    problems.raise_any()
     fields: dict[str, Any] = {
-        "llm_type": _llm_type(model),
+        "llm_type": kind,
         "llm_name_or_path": "llm",
         "llm_max_length": llm.max_length,
         "llm_padding_side": "right",
@@ -191,11 +209,11 @@ def _branch_values(branch: VisionBranch, side: str) -> list[Any]:
     encoder: Any = branch.encoder
     layers: Any = branch.connector.connector
     return [
-        _name(encoder, ENCODERS, "encoder"),
+        _name(encoder, ENCODERS),
         f"encoder_{side}",
         encoder.select_layer,
         encoder.select_feature,
-        _name(branch.connector, CONNECTORS, "connector"),
+        _name(branch.connector, CONNECTORS),
         f"mlp{sum(hasattr(one, 'weight') for one in layers)}x_gelu",
         None,
     ]
@@ -209,41 +227,41 @@ def _require_standard(branch: VisionBranch, *, alone: bool) -> None:
     slices = hasattr(encoder, "slices")
     wrong = None
     if slices and encoder.slices != 32:
-        wrong = f"encoder.slices={encoder.slices}, not 32"
+        wrong = "encoder.slices=32", f"encoder.slices={encoder.slices}"
     elif getattr(connector, "pool", 2) != 2:
-        wrong = f"connector.pool={connector.pool}, not 2"
+        wrong = "connector.pool=2", f"connector.pool={connector.pool}"
     elif attention and connector.attn.num_heads != 8:
-        wrong = f"connector.heads={connector.attn.num_heads}, not 8"
+        wrong = "connector.heads=8", f"connector.heads={connector.attn.num_heads}"
     elif attention and connector.tokens != math.prod(encoder.grid[-2:]):
-        wrong = f"connector.tokens={connector.tokens}, not null"
-    elif slices != attention and (slices or hasattr(encoder, "vision")):
-        wrong = "attn_pooling without slices, or slices without attn_pooling"
+        wrong = "connector.tokens=null", f"connector.tokens={connector.tokens}"
+    elif slices and not attention:
+        wrong = "connector=attn_pooling behind encoder=siglip_slices", "another connector"
+    elif attention and not slices and hasattr(encoder, "vision"):
+        wrong = "encoder=siglip_slices before connector=attn_pooling", "another encoder"
     elif slices and not alone:
-        wrong = "slices beside another encoder"
+        wrong = "encoder=siglip_slices alone", "another encoder beside it"
     if wrong:
-        raise UserError(f"format=medmvl: MedM-VL would read this checkpoint otherwise: {wrong}")
+        raise refused(_FORM, wrong[0], wrong[1], "MedM-VL can do no other; train with it")
 
 
-def _llm_type(model: VLM) -> str:
+def _llm_type(model: VLM, parts: Mapping[str, Any]) -> str:
     end = model.llm.end_token or model.llm.tokenizer.eos_token
     kind = str(model.llm.model.config.model_type)
     kind = "llama3" if kind == "llama" and end == END_TOKENS["llama3"] else kind
     if END_TOKENS.get(kind) != end:
-        raise UserError(
-            f"format=medmvl: MedM-VL has no LLM of type {kind} whose answers end in {end!r}; it "
-            f"has {', '.join(f'{name} ({token})' for name, token in END_TOKENS.items())}"
-        )
+        has = ", ".join(f"{name} ({token})" for name, token in END_TOKENS.items())
+        found = f"{option_of('llm', parts['llm'])}, {kind} with the end token {end}"
+        fix = "train with an llm of these, or take format=hf or peft"
+        raise refused(_FORM, f"an LLM of a type with its end token, {has}", found, fix)
     return kind
 
 
-def _name(part: Any, known: Mapping[str, Mapping[str, Any]], what: str) -> str:
-    """MedM-VL's name of one of our parts."""
+def _name(part: Any, known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """MedM-VL's name of one of our parts; None where it has none like it."""
     kind = type(part)
     for name, node in known.items():
         same = node["_target_"] == f"{kind.__module__}.{kind.__qualname__}"
         slices = kind.__name__ == "SliceEncoder" and "kind" in node
         if (same or slices) and node.get("kind") == getattr(part, "kind", None):
             return name
-    raise UserError(
-        f"format=medmvl: MedM-VL has no {what} like {kind.__name__}; it has {', '.join(known)}"
-    )
+    return None

@@ -17,7 +17,7 @@ from spinevl.build.allowlist import OURS, Allowed
 from spinevl.build.build import build_stored, check_stored
 from spinevl.build.signature import signature_of
 from spinevl.checkpoints.bounded import sized_by
-from spinevl.checkpoints.format import CONFIG, Checkpoint, config_of, no_checkpoint, read_config
+from spinevl.checkpoints.format import CONFIG, Checkpoint, no_checkpoint, require_config
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.config.check import node_problems
 from spinevl.io.folders import whole_folder
@@ -49,16 +49,20 @@ class NativeFormat:
 
     name = "native"
 
-    def detect(self, folder: Path) -> bool:
+    def detect(self, folder: Path, config: Mapping[str, Any]) -> bool:
         """See CheckpointFormat."""
-        return "format" in config_of(folder)
+        return "format" in config
 
     def read(
-        self, folder: Path, *, allowed: Allowed = OURS, held: Held | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        allowed: Allowed = OURS,
+        held: Held | None = None,
     ) -> Checkpoint:
         """See CheckpointFormat."""
-        parts = self.parts(folder, allowed=allowed)
-        config = read_config(folder)
+        parts = self.parts(folder, config, allowed=allowed)
         stored = read_tensors(folder)
         with sized_by(stored, folder):
             model = assemble(
@@ -68,9 +72,11 @@ class NativeFormat:
         parent = config.get("parent")
         return Checkpoint(model.eval(), config["parts"], config["study"], parent, folder, allowed)
 
-    def parts(self, folder: Path, *, allowed: Allowed = OURS) -> dict[str, Any]:
+    def parts(
+        self, folder: Path, config: Mapping[str, Any], *, allowed: Allowed = OURS
+    ) -> dict[str, Any]:
         """See CheckpointFormat."""
-        config = read_config(folder)
+        require_config(folder)
         if config.get("format") != VERSION:
             raise no_checkpoint(folder, f'"format": {config.get("format")!r} in {CONFIG}')
         return _stored_parts(config, folder, allowed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -14,14 +14,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.cli.failure import say, tell
 from spinevl.cli.study import reopen
+from spinevl.cli.sweep_plan import planned_jobs
 from spinevl.jobs.owner import new_folder
 from spinevl.jobs.sweep import write_leaderboard
 from spinevl.jobs.sweep_folder import begin_sweep
 from spinevl.jobs.sweep_run import log_leaderboard
 from spinevl.schema.errors import UserError
 
+if TYPE_CHECKING:
+    from spinevl.cli.job import Job
+
 # how a default folder is told from one that was given: it is named by the second
 _BY_THE_SECOND = "${now:%Y-%m-%d_%H-%M-%S}"
+
+
+def sweep_over(job: Job) -> None:
+    """Name the task function, whose jobs are checked before a sweep begins."""
+    _jobs[:] = [job]
+
+
+_jobs: list[Job] = []
 
 
 class NewFolder(Callback):
@@ -34,8 +46,7 @@ class NewFolder(Callback):
         """Called before a single job."""
         _new.clear()
         with suppress(OSError, OmegaConfBaseException):  # Hydra meets the same error, and raises it
-            if not (folder := Path(config.hydra.run.dir)).exists():
-                _new.append(folder.resolve())
+            _note_new(Path(config.hydra.run.dir))
         _make_new(config.hydra.run)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -47,15 +58,28 @@ def _make_new(node: DictConfig) -> None:
     unresolved: Any = OmegaConf.to_container(node)
     if _BY_THE_SECOND in str(unresolved["dir"]):
         with suppress(OSError), read_write(node):  # Hydra meets the same error, and raises it
+            _note_new(Path(node.dir).parent)
             node.dir = str(new_folder(Path(node.dir)))
             _new.append(Path(node.dir).resolve())
 
 
+def _note_new(folder: Path) -> None:
+    """Note a folder and those around it as far as they are not there yet."""
+    folder = folder.resolve()
+    _new.extend(one for one in (folder, *folder.parents) if not one.exists())
+
+
 def remove_new(folder: Path) -> None:
-    """Remove the folder of a single job that leaves nothing: if it was not there before."""
-    if folder.resolve() in _new:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+    """Remove the folder of a job or a sweep that leaves nothing, and empty ones around it.
+
+    Those that were there before stay.
+    """
+    folder = folder.resolve()
+    with suppress(OSError):  # it is not empty
+        for one in (folder, *folder.parents):
+            if one not in _new:
+                break
+            one.rmdir()
 
 
 _new: list[Path] = []
@@ -76,7 +100,8 @@ class Leaderboard(Callback):
         """Called in the process of the command; see finish_leaderboard.
 
         Raises:
-            SystemExit: the folder is no place for this sweep. Hydra passes other errors over.
+            SystemExit: a job cannot run, or the folder is no place for this sweep. Hydra passes
+                other errors over.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
         swept: Any = OmegaConf.to_container(
@@ -85,9 +110,11 @@ class Leaderboard(Callback):
         command = [config.hydra.job.name, *config.hydra.overrides.task]
         command += [f"{key}={value}" for key, value in swept.items()]
         try:
-            begin_sweep(folder, command, say=say)
+            jobs = planned_jobs(config, _jobs[-1]) if _jobs else []
+            begin_sweep(folder, command, jobs, say=say)
             reopen(config.hydra, say=say)
-        except (UserError, OSError) as error:
+        except Exception as error:
+            remove_new(folder)
             tell(error, folder)
             raise SystemExit(1) from None
         _started.append(folder)

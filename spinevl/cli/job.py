@@ -7,7 +7,7 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +106,7 @@ class Job:
         decisive: dict[str, str] = {}
         wrong: Exception | None = None
         try:
-            self._check(cfg, hydra_cfg, trust)
+            self.check(cfg, hydra_cfg, say=say)
             config = plain(cfg)
             if sweep or self.verb not in _WRITES_NOTHING:
                 decisive = parts(config, out=out)
@@ -131,20 +131,35 @@ class Job:
             overrides = tuple(_overrides(hydra_cfg))
             number = hydra_cfg.job.num if sweep else 0
             with recorded(out, config, identity=own, parts=decisive, number=number,
-                          overrides=overrides) as record:  # fmt: skip
+                          overrides=overrides, verb=self.verb) as record:  # fmt: skip
                 if wrong:
                     raise wrong
                 return record(stage.main(cfg, out=out, trust=trust))
 
-    def _check(self, cfg: DictConfig, hydra_cfg: Any, trust: Trust) -> None:
+    def check(
+        self, cfg: DictConfig, hydra_cfg: Any, *, say: Callable[[str], object] | None = None
+    ) -> None:
+        """Refuse a config that the stage cannot run with; also before a sweep's first job.
+
+        Args:
+            cfg: the job's, without the node ``hydra``; loses the keys that its option lacks.
+            hydra_cfg: that node.
+            say: is told in a line which keys those are.
+
+        Raises:
+            UserError: with every problem.
+        """
+        trust = Trust.from_words(self.words)
         unresolved: Any = OmegaConf.to_container(cfg)
         trust.refuse_untold(unresolved)
         hydra_guard.check_environment(hydra_cfg.job.env_set, self.words)
         serve(trust, _user_folders(hydra_cfg))
-        self._leave_out(cfg, hydra_cfg.runtime.choices)
+        self._leave_out(cfg, hydra_cfg.runtime.choices, say or (lambda _: None))
         check(cfg, overrides=_overrides(hydra_cfg))
 
-    def _leave_out(self, cfg: DictConfig, choices: Mapping[str, str]) -> None:
+    def _leave_out(
+        self, cfg: DictConfig, choices: Mapping[str, str], say: Callable[[str], object]
+    ) -> None:
         """Take out the keys that this job's option of a swept group does not have."""
         for key, options in self.lacking.items():
             parent, _, leaf = key.rpartition(".")

@@ -92,7 +92,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     import hydra
 
     from spinevl.build.trust import Trust
-    from spinevl.cli.callbacks import finish_leaderboard, log_sweep
+    from spinevl.cli.callbacks import finish_leaderboard, log_sweep, sweep_over
     from spinevl.cli.job import Job, JobFailed
     from spinevl.cli.signals import stoppable
     from spinevl.cli.words import flags_first, own_folders, sweep_words
@@ -120,6 +120,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     own = next(iter(own_folders(arguments)), None)
     sweep = sweep_words(verb, arguments, own=own)
     job = Job(verb, tuple(arguments), sweep.lacking)
+    sweep_over(job)
     app = hydra.main(config_path=str(CONF_DIR), config_name=verb, version_base="1.3")(job)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:

@@ -7,11 +7,11 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from spinevl.cli import hydra_guard
+from spinevl.cli.sweep_plan import batches
 from spinevl.cli.words import own_folders, sweep_words
 from spinevl.config.compose import register
 from spinevl.config.conf_dir import CONF_DIR
@@ -34,7 +34,7 @@ def script(verb: str, words: Sequence[str]) -> str:
     told = sweep_words(verb, words, own=own).words
     overrides = [word for word in told if "=" in word or word.startswith("~")]
     overrides = [word for word in overrides if not word.startswith("-")]
-    cfg = _composed(verb, overrides, own)
+    cfg, at_once = _composed(verb, overrides, own)
     launcher: Any = cfg.hydra.launcher
     if launcher.get("_target_") != _LAUNCHER:
         chosen = cfg.hydra.runtime.choices["hydra/launcher"]
@@ -47,31 +47,21 @@ def script(verb: str, words: Sequence[str]) -> str:
     hydra_guard.check_node(_LAUNCHER, launcher, where="hydra.launcher")
     params: Any = OmegaConf.to_container(launcher, resolve=True)
     try:
-        return _text(params, jobs=_jobs(cfg, overrides))
+        return _text(params, jobs=at_once)
     except (AssertionError, ValueError, NameError, TypeError) as error:
         raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
 
 
-def _composed(verb: str, overrides: Sequence[str], own: Any) -> DictConfig:
-    """The config of the sweep, before it is divided into jobs."""
+def _composed(verb: str, overrides: Sequence[str], own: Any) -> tuple[DictConfig, int]:
+    """The config of a sweep before it is divided into jobs, and how many start at once."""
     register()
     path = [f"hydra.searchpath=[file://{own.resolve()}]"] if own else []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        return hydra.compose_config(verb, [*path, *overrides], RunMode.MULTIRUN)
-
-
-def _jobs(cfg: DictConfig, overrides: Sequence[str]) -> int:
-    """How many jobs are submitted at once."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    if not str(cfg.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
-        return int(cfg.hydra.sweeper.get("n_jobs") or 1)
-    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*params, *overrides])
-    own = [one for one in parsed if not one.is_hydra_override()]
-    return len(BasicSweeper.split_arguments(own, cfg.hydra.sweeper.max_batch_size)[0])
+        cfg = hydra.compose_config(verb, [*path, *overrides], RunMode.MULTIRUN)
+        first = next(iter(batches(cfg)), None)
+        return cfg, len(first) if first else int(cfg.hydra.sweeper.get("n_jobs") or 1)
 
 
 def _text(params: Mapping[str, Any], *, jobs: int) -> str:

@@ -25,6 +25,7 @@ from spinevl.config.resolvers import (
 )
 from spinevl.config.tasks import official_tasks
 from spinevl.schema.errors import UserError
+from spinevl.schema.study_layout import AUTO, StudyLayout, unknown_slices
 
 # keys of earlier versions -> where they stand now
 MOVED_KEYS = {
@@ -112,6 +113,7 @@ def check(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> None:
         found += _removed_groups(schema, overrides)
     found += _task_problems(plain, overrides)
     found += _part_problems(plain, ("data", "split"))
+    found += _slice_problems(plain)
     found += _overridden_parts(plain, overrides)
     if not found:
         found = _part_problems(plain, _PARTS)
@@ -177,6 +179,19 @@ def _part_problems(plain: Mapping[str, Any], groups: Sequence[str]) -> list[str]
             choices = "|".join(sorted(f.stem for f in (CONF_DIR / group).glob("*.yaml")))
             found.append(f"{group} is not chosen: {group}={choices}")
     return found
+
+
+def _slice_problems(plain: Mapping[str, Any]) -> list[str]:
+    """Slices to be shown that the data do not have, where the config alone says which they have."""
+    data, shown = plain.get("data"), plain.get("sag_image")
+    if plain.get("checkpoint") or not isinstance(data, Mapping) or not isinstance(shown, list):
+        return []
+    drawn = str(data.get("_target_")).endswith(".PhantomSource")
+    known = data.get("slices", AUTO if drawn else None)
+    known = StudyLayout().slices if known == AUTO else known
+    whole = isinstance(known, Sequence) and all(type(one) is int for one in [*shown, *known])
+    problem = unknown_slices(shown, known) if known is not None and whole else None
+    return [problem] if problem else []
 
 
 def _dispensable(group: str, plain: Mapping[str, Any]) -> bool:

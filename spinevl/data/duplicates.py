@@ -40,18 +40,33 @@ Description = tuple[bytes, np.ndarray | None]
 """A hash of an image's content, and the image small; None of one colour."""
 
 
-class DescribingStore(ImageStore):
-    """An ImageStore that describes what it decodes, so that nobody decodes it again for that."""
+class Descriptions(dict[ImageRef, Description]):
+    """The descriptions of the images that anybody has decoded."""
 
-    def __init__(self, decode: Callable[[ImageRef], np.ndarray]) -> None:
+    def add(self, image: ImageRef, pixels: np.ndarray) -> None:
+        """Describe an image; what is none is refused by the encoder."""
+        if pixels.ndim in (2, 3) and pixels.size:
+            self[image] = _described(pixels)
+
+
+class DescribingStore(ImageStore):
+    """An ImageStore that describes what it decodes, so that nobody decodes it again for that.
+
+    Args:
+        decode: see ImageStore.
+        known: the images that have been decoded elsewhere.
+    """
+
+    def __init__(
+        self, decode: Callable[[ImageRef], np.ndarray], known: Descriptions | None = None
+    ) -> None:
         super().__init__(decode)
-        self._described: dict[ImageRef, Description] = {}
+        self._described = Descriptions() if known is None else known
 
     def load(self, image: ImageRef) -> np.ndarray:
         """See ImageStore."""
         pixels = super().load(image)
-        if pixels.ndim in (2, 3) and pixels.size:  # what is no image is refused by the encoder
-            self._described[image] = _described(pixels)
+        self._described.add(image, pixels)
         return pixels
 
     def describe(self, image: ImageRef) -> Description:

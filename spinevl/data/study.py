@@ -22,10 +22,11 @@ from spinevl.data.records import read_records
 from spinevl.data.split import Split, Splitter
 from spinevl.data.study_spec import StudySpec, with_absolute_paths
 from spinevl.io.hashing import sha256, sha256_of_names
-from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.cohort import Cohort, DataSource, StudyRequest, Watch
+from spinevl.schema.errors import UserError, counted, refused
 from spinevl.schema.example import Example
 from spinevl.schema.patient import Patient
+from spinevl.schema.study_layout import unknown_slices
 from spinevl.schema.task import Task
 from spinevl.sources.conversations import ConversationSource
 
@@ -146,7 +147,8 @@ class PatientStudy:
     def summary(self, subset: str) -> str:
         """How many there are."""
         n_examples = len(self.examples(subset))
-        return f"{len(self.patients(subset))} patients, {n_examples} questions"
+        patients = counted(len(self.patients(subset)), "patient")
+        return f"{patients}, {counted(n_examples, 'question')}"
 
     def examples(self, subset: str) -> list[Example]:
         """The examples of all tasks, task by task."""
@@ -262,7 +264,11 @@ def shown_modality(spec: StudySpec) -> Modality | None:
 
 
 def open_study(
-    spec: StudySpec, subsets: Collection[str] | None, *, trust: Trust = NOTHING
+    spec: StudySpec,
+    subsets: Collection[str] | None,
+    *,
+    trust: Trust = NOTHING,
+    watch: Watch | None = None,
 ) -> Study:
     """Read and check all data that a job needs.
 
@@ -270,6 +276,7 @@ def open_study(
         spec: the study.
         subsets: which of ``train``, ``dev``, ``test`` will be used; None is all that are named.
         trust: what the command line trusts.
+        watch: see StudyRequest.
 
     Raises:
         UserError: with every problem found.
@@ -294,14 +301,10 @@ def open_study(
         spec = as_built(spec, names)
     templates = _templates(spec, tasks)
     shown = spec.sag_image or []
-    if unknown := [str(one) for one in shown if one not in source.layout.slices]:
-        known = ", ".join(map(str, source.layout.slices))
-        raise UserError(
-            f"sag_image has no slice {', '.join(unknown)}; choose from {known}, the slices of the "
-            "data (data.slices; with data=cervai also data.sagittal, data.axial and data.side_px)"
-        )
+    if problem := unknown_slices(shown, source.layout.slices):
+        raise UserError(problem)
     known_tasks = {**official_tasks(), **tasks}
-    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder)
+    request = StudyRequest(tasks, official_tasks(), shown, subsets, spec.cache_folder, watch)
     cohort = source.load(request)
     split = None
     if labelled and not spec.records:

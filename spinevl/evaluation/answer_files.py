@@ -12,7 +12,7 @@ from typing import Any
 from spinevl.evaluation.join import by_patient
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import field, read_json_lines, read_json_list
-from spinevl.schema.asked import compare
+from spinevl.schema.asked import add_unmatched, compare
 from spinevl.schema.box import Box
 from spinevl.schema.errors import Problems, UserError, escaped, refused
 from spinevl.schema.patient import composed
@@ -27,6 +27,7 @@ DEV_PREDICTIONS_FILE = "predictions_dev.jsonl"
 
 _AGAIN = "mend the line or predict again"
 _NONE = type(None)
+_ONLY, _DROP = "only labelled patients", "drop who has no labels"
 
 
 def read_submission(
@@ -67,11 +68,13 @@ def read_submission(
     known = set(ids)
     absent, surplus = compare(ids, found)
     if missing != "upstream":
-        for one in absent:
-            problems.add(f"{path}: patient {one}", "an answer", "none", "add the patient")
-        for one in surplus:
-            wanted = "only labelled patients"
-            problems.add(f"{path}: patient {one}", wanted, "a surplus one", "drop it")
+        add_unmatched(
+            *(problems, str(path), absent, surplus),
+            n_asked=len(known),
+            each="an answer",
+            only=_ONLY,
+            fixes=("add the patient", _DROP),
+        )
     problems.raise_any()
     return [one for identity, answers in found.items() if identity in known for one in answers]
 
@@ -267,9 +270,14 @@ def read_answered(
         answered = {one.id for one in submitted}
         return submitted + [one for one in predicted if one.id in answered or not closed]
     absent, surplus = compare(ids, (one.id for one in predicted if one.task in (closed or tasks)))
-    if (absent or surplus) and missing == "error":
-        raise UserError(
-            [f"{predictions}: patient {one}: no prediction; predict it" for one in absent]
-            + [f"{predictions}: patient {one}: has no labels; drop it" for one in surplus]
+    problems = Problems()
+    if missing == "error":
+        add_unmatched(
+            *(problems, str(predictions), absent, surplus),
+            n_asked=len(set(ids)),
+            each="a prediction",
+            only=_ONLY,
+            fixes=("predict it", _DROP),
         )
+    problems.raise_any()
     return predicted

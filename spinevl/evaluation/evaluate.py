@@ -11,7 +11,7 @@ from spinevl.evaluation.bootstrap import MIN_PATIENTS, Bootstrap, difference, in
 from spinevl.evaluation.join import Rows, join, missing_boxes
 from spinevl.evaluation.metrics import Confusion, combine, task_f1
 from spinevl.evaluation.task_scores import answers_score, boxes_score, patients_by_label
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, counted
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import AnswerScore, BaselineScore, Score
@@ -119,7 +119,8 @@ def _below(distributions: Distributions, baselines: Mapping[str, BaselineScore])
 def _about_intervals(rows: Mapping[str, Rows], closed: Mapping[str, Task], n_patients: int) -> str:
     """What the intervals are, and which labels have too few patients to rely on them."""
     if n_patients < MIN_PATIENTS:
-        return f"none, since {n_patients} patients are fewer than {MIN_PATIENTS}"
+        verb = "is" if n_patients == 1 else "are"
+        return f"none, since {counted(n_patients, 'patient')} {verb} fewer than {MIN_PATIENTS}"
     few = [
         f"{task.title} {answer} ({count})"
         for name, task in closed.items()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problems, refused
+from spinevl.schema.errors import Problems, listed, refused
 from spinevl.schema.patient import Patient
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.task import Task
@@ -110,18 +111,18 @@ def by_patient(
     for one in predictions:
         if one.task in found and one.id in found[one.task]:
             found[one.task][one.id].append(one)
-    problems = Problems()
+    lacking: dict[tuple[str, str], list[str]] = defaultdict(list)
     for task in tasks.values():
         for identity, given in found[task.name].items() if task.closed else ():
             answers = {one.object: one for one in given}
             if missing := [name or "the spine" for name in task.objects if name not in answers]:
-                problems.add(
-                    f"predictions: patient {identity} {task.name}",
-                    f"{len(task.objects)} answers",
-                    f"none for {', '.join(missing)}",
-                    "predict again",
-                )
+                lacking[task.name, ", ".join(missing)].append(identity)
             else:
                 found[task.name][identity] = [answers[name] for name in task.objects]
+    problems = Problems()
+    for (name, levels), who in lacking.items():
+        where = f"predictions: patient {listed(who, most=3)} {name}"
+        expected = f"{len(tasks[name].objects)} answers"
+        problems.add(where, expected, f"none for {levels}", "predict again")
     problems.raise_any()
     return {name: list(rows.values()) for name, rows in found.items()}

@@ -16,7 +16,7 @@ from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256, stamp
 from spinevl.io.json_file import read_json_list, read_json_object
 from spinevl.schema.dotted import leaves
-from spinevl.schema.errors import UserError, escaped
+from spinevl.schema.errors import UserError, escaped, refused
 from spinevl.schema.image_ref import MODALITIES
 
 # what only says where, or how fast; the results do not depend on it
@@ -102,6 +102,29 @@ def input_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     """
     yield from _named(config, "")
     yield from _named(as_trained(config), "checkpoint")
+
+
+def absent_inputs(config: Mapping[str, Any]) -> list[str]:
+    """A line for each file and folder that a job is told to read and that is not there."""
+    from spinevl.models.source import HUB, checkpoint_folder
+
+    lines: list[str] = []
+    for at, value in leaves(config):
+        key = at.rpartition(".")[2]
+        if not isinstance(value, str) or key not in _INPUTS or key == "path":
+            continue  # a path may be an id of the hub
+        if key == "checkpoint" and value.startswith(HUB):
+            continue
+        try:
+            path = checkpoint_folder(value) if key == "checkpoint" else expanded(value, at)
+            if not path.exists():
+                found = refused(f"{at}={value}", "a file or folder", "nothing", "check the path")
+                lines += found.problems
+        except UserError as error:
+            lines += error.problems
+        except OSError:  # told by whoever reads it
+            continue
+    return lines
 
 
 def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:

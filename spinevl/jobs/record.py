@@ -36,6 +36,7 @@ def recorded(
     parts: Mapping[str, str] | None = None,
     number: int,
     overrides: tuple[str, ...],
+    verb: str = "",
 ) -> Iterator[Callable[[float | None], float | None]]:
     """Write ``job.json`` at the start, and how the job has ended when everything else is written.
 
@@ -46,6 +47,7 @@ def recorded(
         parts: of which the identity is made.
         number: of the job in its sweep.
         overrides: that it adds to its config.
+        verb: what it does.
 
     Yields:
         A function that is given the value of the job, and returns it.
@@ -64,6 +66,7 @@ def recorded(
         identity=identity,
         parts=dict(parts or {}),
         code=code(),
+        verb=verb,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         **asdict(this_process()),
     )

@@ -36,6 +36,7 @@ class JobStatus:
         value: what its stage returned.
         results: the files and folders that it left in its folder, or elsewhere.
         sizes: of ``results`` in bytes, -1 of folders.
+        verb: what the job does; empty in files of earlier versions.
     """
 
     number: int
@@ -53,6 +54,7 @@ class JobStatus:
     value: float | None = None
     results: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    verb: str = ""
 
     def is_whole(self, folder: Path) -> bool:
         """Whether the job is done, and what it left in ``folder`` is there as it left it."""

@@ -15,12 +15,12 @@ from spinevl.io.files import write_bytes_atomic, write_text_atomic
 from spinevl.io.temporary import remove_leftovers
 from spinevl.jobs.identity import named_files
 from spinevl.jobs.status import JOB_FILE, read_status
-from spinevl.jobs.sweep_folder import BOARD, job_folders, locked
+from spinevl.jobs.sweep_folder import BOARD, job_folders, locked, read_sweep
 from spinevl.report.leaderboard.csv_files import csv_text, job_table, setting_table
 from spinevl.report.leaderboard.latex import latex
 from spinevl.report.leaderboard.markdown_page import markdown
 from spinevl.report.leaderboard.picture import plot
-from spinevl.report.leaderboard.rows import Row
+from spinevl.report.leaderboard.rows import NOT_BEGUN, Row
 from spinevl.report.leaderboard.settings import Board
 from spinevl.report.metrics_file import (
     METRICS_FILE,
@@ -58,11 +58,17 @@ def read_board(sweep: Path) -> Board:
     """
     from spinevl.jobs.sweep_answers import with_differences  # and numpy with it
 
-    board = Board.of([_row(name, folder) for name, folder in job_folders(sweep).items()])
+    told = read_sweep(sweep)
+    verb = told.command[0] if told and told.command else ""
+    rows = [_row(name, folder, verb) for name, folder in job_folders(sweep).items()]
+    for number, overrides in told.not_begun.items() if told else ():
+        rows.append(Row("", number, overrides, NOT_BEGUN, None, None, verb=verb))
+    board = Board.of(rows)
     return replace(board, settings=tuple(with_differences(board.settings, sweep)))
 
 
-def _row(name: str, folder: Path) -> Row:
+def _row(name: str, folder: Path, verb: str) -> Row:
+    """A job's row; ``verb`` is that of its sweep."""
     status = read_status(folder)
     if status is None:
         if not (folder / JOB_FILE).exists():
@@ -70,7 +76,8 @@ def _row(name: str, folder: Path) -> Row:
         return Row(name, None, (), "unreadable", f"{JOB_FILE} is not that of a job", None)
     error = None if status.error == status.status else status.error  # which says no more
     told = (status.number, status.overrides, status.status, error, status.seconds)
-    row = Row(name, *told, identity=status.identity, files=named_files(status.parts))
+    files = named_files(status.parts)
+    row = Row(name, *told, identity=status.identity, files=files, verb=status.verb or verb)
     if row.status != "done":
         return row
     if was_tried(folder):

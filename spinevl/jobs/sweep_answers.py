@@ -33,13 +33,13 @@ def with_differences(settings: Sequence[Setting], sweep: Path) -> list[Setting]:
     if not settings or settings[0].rank is None:
         return list(settings)
     best, *others = settings
-    found = {one.overrides: _pairs(one, best, sweep) for one in others if one.scored}
+    found = {_key(one): _pairs(one, best, sweep) for one in others if one.scored}
     pairs = [pair for one in found.values() if not isinstance(one, str) for pair in one]
     bootstrap = PairedBootstrap(patient for pair in pairs for patient in pair.own.ids)
     scores = functools.cache(lambda answered: bootstrap.scores(answered))
 
     def compared(one: Setting) -> Setting:
-        told = found.get(one.overrides)
+        told = found.get(_key(one))
         if told is None or isinstance(told, str):
             return replace(one, unpaired=told)
         patients = {patient for pair in told for patient in pair.own.ids}
@@ -51,6 +51,10 @@ def with_differences(settings: Sequence[Setting], sweep: Path) -> list[Setting]:
         return replace(one, paired=Paired(delta, told[0].subset, len(patients), len(told)))
 
     return [best, *map(compared, others)]
+
+
+def _key(one: Setting) -> tuple[str, tuple[str, ...]]:
+    return one.verb, one.overrides
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which sweep a folder holds: ``sweep.json`` names its command and the folders of its jobs.
+"""Which sweep a folder holds: ``sweep.json`` names its command, its jobs and their folders.
 
 The same command goes on with its jobs. After another command only the jobs of that one are rows of
 the leaderboard; a folder of the earlier sweep that it needs for the same job is taken over, one
@@ -38,14 +38,22 @@ class Sweep:
     Attributes:
         command: the verb and the words that make the sweep.
         jobs: the folder of each job that has begun, below the sweep's -> the job's number.
+        planned: the overrides of each job by its number; none where they are chosen one by one.
         host, pid, start: the process of the command, see io.process.
     """
 
     command: list[str]
     jobs: dict[str, int] = field(default_factory=dict)
+    planned: list[list[str]] = field(default_factory=list)
     host: str = ""
     pid: int = 0
     start: str = ""
+
+    @property
+    def not_begun(self) -> dict[int, tuple[str, ...]]:
+        """The number of each job that has not begun -> its overrides."""
+        begun = set(self.jobs.values())
+        return {k: tuple(words) for k, words in enumerate(self.planned) if k not in begun}
 
 
 def locked(folder: Path) -> FileLock:
@@ -62,12 +70,19 @@ def read_sweep(folder: Path) -> Sweep | None:
     return found
 
 
-def begin_sweep(folder: Path, command: Sequence[str], *, say: Callable[[str], object]) -> None:
+def begin_sweep(
+    folder: Path,
+    command: Sequence[str],
+    planned: Sequence[Sequence[str]] = (),
+    *,
+    say: Callable[[str], object],
+) -> None:
     """Begin a sweep in a folder, or go on with it.
 
     Args:
         folder: of the sweep, made where it is not there.
         command: the verb and the words that make the sweep.
+        planned: the overrides of its jobs, see Sweep.
         say: is told in a line what happens to an earlier sweep's jobs.
 
     Raises:
@@ -95,7 +110,7 @@ def begin_sweep(folder: Path, command: Sequence[str], *, say: Callable[[str], ob
                 f"{folder}: it holds {len(earlier.jobs)} jobs of another sweep "
                 f"({' '.join(earlier.command)}); the leaderboard has only the jobs of this one"
             )
-        _write(folder, Sweep(list(command), jobs, **asdict(me)))
+        _write(folder, Sweep(list(command), jobs, [*map(list, planned)], **asdict(me)))
 
 
 def join_sweep(folder: Path, job: Path, number: int) -> None:

@@ -194,9 +194,10 @@ class HFCausalLM(CausalLM):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             code = {"trust_remote_code": trust_remote_code}
             if pretrained:
+                read = {"config": config, **code}
                 with read_as_shares(torch_dtype(dtype)):
                     model = pretrained_model(
-                        AutoModelForCausalLM, path, what="llm.path", dtype=dtype, **code
+                        AutoModelForCausalLM, path, what="llm.path", dtype=dtype, **read
                     )
                 require_finite_shares(model, where=f"llm.path={path}")
             else:

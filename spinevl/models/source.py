@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from spinevl.schema.errors import UserError, refused
 
 
 @contextmanager
-def checked_source(path: str, *, what: str) -> Iterator[None]:
+def checked_source(path: str, *, what: str, into: Path | None = None) -> Iterator[None]:
     """Turn a failure to load from a Hugging Face id or directory into a UserError.
 
     What transformers and tokenizers raise for a damaged file is any error.
@@ -26,12 +27,14 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
     Args:
         path: the id or directory.
         what: the config key that names it.
+        into: see fetch.
     """
     local = Path(path).is_dir()
     if local:
         _check_descriptions(Path(path), f"{what}={path}")
     try:
-        yield
+        with nullcontext() if local else _hub_or_cache(path, what=what, into=into):
+            yield
     except (UserError, RuntimeError, MemoryError):  # told already, or not about the files
         raise
     except Exception as error:
@@ -40,12 +43,54 @@ def checked_source(path: str, *, what: str) -> Iterator[None]:
             reason = f"what transformers cannot read ({type(error).__name__}: {reason})"
         raise refused(
             f"{what}={path}",
-            "a directory with its config and safetensors weights"
-            if local
-            else "a local directory, or a Hugging Face id that can be reached",
+            "a directory with its config and safetensors weights" if local else _EXPECTED,
             reason,
-            "check the directory" if local else "check the name, or download it beforehand",
+            "check the directory" if local else _FETCH,
         ) from error
+
+
+_EXPECTED = "a local directory, or a Hugging Face id that can be reached"
+_FETCH = (
+    "check the name, or download it where there is a network: 'spinevl fetch' in place of the "
+    "verb, with the same overrides"
+)
+_PATIENCE_S = 5.0
+
+
+@contextmanager
+def _hub_or_cache(name: str, *, what: str, into: Path | None) -> Iterator[None]:
+    """Let the hub's library read what was downloaded, without its many tries, if no hub answers.
+
+    Raises:
+        UserError: no hub answers, and the repository was never downloaded.
+    """
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    if not offline and (not _ID.fullmatch(name) or _hub_answers(constants.ENDPOINT)):
+        yield
+        return
+    cache = into or Path(constants.HF_HUB_CACHE)
+    if _ID.fullmatch(name) and not (cache / f"models--{name.replace('/', '--')}").is_dir():
+        why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} does not answer"
+        raise refused(f"{what}={name}", _EXPECTED, f"neither, and no copy here ({why})", _FETCH)
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+@functools.cache
+def _hub_answers(endpoint: str) -> bool:
+    """Whether the Hugging Face hub can be reached; asked once for each process."""
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=_PATIENCE_S)
+    except Exception:  # of whichever HTTP library the hub's uses
+        return False
+    return True
 
 
 _MAX_BYTES = 2**28  # of a description; a large tokenizer.json has some 2**25
@@ -63,9 +108,13 @@ def _check_descriptions(folder: Path, where: str) -> None:
 
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(r"([\w.-]+/)?[\w.-]+")  # those of the hub's first models have no owner
 
 # the files of a checkpoint; no code, no pickles
-_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
+_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"),
+    "README.md",  # names the licence
+)
 
 
 HUB = "hf:"
@@ -105,7 +154,7 @@ def _downloaded(
     """The files of a Hugging Face repository. Raises UserError where it cannot be reached."""
     from huggingface_hub import snapshot_download
 
-    with checked_source(name, what=what):
+    with checked_source(name, what=what, into=into):
         return Path(snapshot_download(name, cache_dir=into, allow_patterns=list(files)))
 
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from spinevl.checkpoints.interchange import TRIED
+from spinevl.models.license import NOT_STATED, license_of
 from spinevl.models.source import HUB_ID
+from spinevl.report.card_question import first_question
 from spinevl.report.markdown import as_code, as_markdown, rows
+from spinevl.schema.errors import counted
 from spinevl.schema.score import Score
 from spinevl.schema.task import Task
 
@@ -20,10 +23,11 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 model = LlavaForConditionalGeneration.from_pretrained("THIS_FOLDER")
 processor = LlavaProcessor.from_pretrained("THIS_FOLDER")
-question = [{"type": "image"}, {"type": "text", "text": "How is the curvature?"}]
+question = QUESTION
 turns = [{"role": "user", "content": question}]
 text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-inputs = processor(images=Image.open("image.png").convert("RGB"), text=text, return_tensors="pt")
+images = [Image.open(name).convert("RGB") for name in IMAGES]
+inputs = processor(images=images, text=text, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=32)[0, inputs["input_ids"].shape[1] :]
 print(processor.tokenizer.decode(answer, skip_special_tokens=True))
 ```
@@ -92,14 +96,15 @@ def card(
         "## Parts",
         as_markdown(
             [
-                ["part", "kind", "tuning"],
+                ["part", "kind", "tuning", "licence"],
                 *(
-                    [name, _kind(node), str(parts["tuning"].get(name.removesuffix("3d"), ""))]
+                    [name, _kind(node), _tuning(parts, name), license_of(node)]
                     for name, node in parts.items()
                     if name != "tuning"
                 ),
             ]
         ),
+        f"A licence is what the part's own files say; `{NOT_STATED}` where they say nothing.",
         "## Training data",
         _data(study, config.get("parent")),
     ]
@@ -107,8 +112,15 @@ def card(
         told = ("steps", "parameters", "trained_parameters", "dev_score", "device")
         facts = [[name, str(training[name])] for name in told if training.get(name) is not None]
         sections += ["## Training", as_markdown([["what", "value"], *facts])]
-    sections += ["## Scores", _scores(score, tasks), "## How to load it", _USAGE[form], _TRIED]
+    asked = first_question(study, tasks)
+    usage = _USAGE[form].replace("QUESTION", asked.content).replace("IMAGES", asked.files)
+    sections += ["## Scores", _scores(score, tasks), "## How to load it", usage]
+    sections += [asked.told, _TRIED] if asked.told else [_TRIED]
     return "\n".join(front) + "\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _tuning(parts: Mapping[str, Any], name: str) -> str:
+    return str(parts["tuning"].get(name.removesuffix("3d"), ""))
 
 
 def _scalar(text: str) -> str:
@@ -142,6 +154,8 @@ def _data(study: Mapping[str, Any], parent: str | None) -> str:
 def _scores(score: Score | None, tasks: Mapping[str, Task]) -> str:
     if score is None:
         return "No `metrics.json` lay beside the checkpoint."
-    who = f"On {score.n_patients} patients" + (f" ({score.selection})" if score.selection else "")
+    who = f"On {counted(score.n_patients, 'patient')}" + (
+        f" ({score.selection})" if score.selection else ""
+    )
     head = f"{who}, beside baselines. 95 % intervals: {score.notes.get('ci95', 'not recorded')}."
     return f"{head}\n\n{as_markdown(rows(score, tasks))}"

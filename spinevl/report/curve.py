@@ -128,18 +128,20 @@ def _chart(
         title=title,
         lines=drawn,
         dots=[(x(step), y(value), f"{value:.3f}", step == kept) for step, value in scores],
-        x_ticks=[(x(step), f"{step:g}") for step in _ticks(0.0, last) if step <= last],
+        x_ticks=[(x(step), f"{step:g}") for step in _ticks(0.0, last, whole=True) if step <= last],
         y_ticks=[(y(value), f"{value:g}") for value in y_ticks],
         warmup=None if warmup is None else (x(warmup), warmup),
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from ``low`` to ``high`` or just above."""
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About five round numbers from ``low`` to ``high`` or just above; ``whole`` ones for steps."""
     from matplotlib.ticker import MaxNLocator
 
     high = high if high > low else low + 1
-    return [float(f"{one:.12g}") for one in MaxNLocator(nbins=5).tick_values(low, high)]
+    return [
+        float(f"{one:.12g}") for one in MaxNLocator(nbins=5, integer=whole).tick_values(low, high)
+    ]
 
 
 def _thinned(points: Points) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from spinevl.schema.errors import UserError
 from spinevl.schema.score import AnswerScore, Score
 from spinevl.schema.task import Task
 from spinevl.schema.task_score import TaskScore
+
+log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 TRAIN_FILE = "train.json"
@@ -35,6 +38,9 @@ def write_metrics(score: Score, tasks: Mapping[str, Task], *, out: Path) -> floa
     print(as_text(rows(score, tasks)))
     for note in notes_of_tasks(score, tasks):
         print(note)
+    if score.value is not None and score.ci95 is None and "ci95" in score.notes:
+        print(f"95 % intervals: {score.notes['ci95']}")
+    log.info("metrics: %s", out / METRICS_FILE)
     if score.value is not None:
         return score.value
     return score.tasks[next(iter(tasks))].value

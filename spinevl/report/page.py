@@ -23,7 +23,7 @@ from spinevl.report.task_details import (
     metric_of,
     panel,
 )
-from spinevl.schema.errors import escaped
+from spinevl.schema.errors import counted, escaped
 from spinevl.schema.prediction import Prediction
 from spinevl.schema.score import Score
 from spinevl.schema.task import Task
@@ -65,6 +65,7 @@ def write_study_report(
         provenance=provenance,
         fingerprint=fingerprint,
         cohort=study.cohort.name,
+        numbers={name: len(study.patients(name)) for name in study.subsets},
         curve=curve,
     )
 
@@ -81,6 +82,7 @@ def write_report(
     provenance: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     cohort: str,
+    numbers: Mapping[str, int] | None = None,
     curve: Path | None = None,
 ) -> None:
     """Write both files.
@@ -96,6 +98,7 @@ def write_report(
         provenance: ``versions`` of packages, ``git_commit`` and ``git_dirty``.
         fingerprint: what the data are, see Study.fingerprint.
         cohort: the cohort's name.
+        numbers: how many patients are ``train``, ``dev`` and ``test``, as far as the job knows.
         curve: ``metrics.csv`` of the training.
     """
     closed = [task for task in tasks.values() if task.closed]
@@ -131,7 +134,7 @@ def write_report(
             filter_levels=dict.fromkeys(level for task in closed for level in task.levels),
             charts=charts(curve) if curve is not None and curve.is_file() else [],
             config=config,
-            data=_data(fingerprint),
+            data=_data(fingerprint, numbers or {}),
             provenance=provenance,
         )
     )
@@ -139,7 +142,7 @@ def write_report(
     parts = [
         f"# {as_literal(cohort)}",
         " ".join(one for one in warnings if one in (PHANTOM, CLINICAL)),
-        f"{score.n_patients} patients; {as_literal(score.selection or '')}.",
+        f"{counted(score.n_patients, 'patient')}; {as_literal(score.selection or '')}.",
         as_markdown(rows(score, tasks)),
         *([f"Below its best baseline: {as_literal('; '.join(worse))}."] if worse else []),
         *(f"{as_literal(note)}." for note in notes),
@@ -157,8 +160,9 @@ def _warnings(score: Score, ids: Sequence[str]) -> list[str]:
     return [PHANTOM, CLINICAL, *([IDS] if given else [])]
 
 
-def _data(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+def _data(fingerprint: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[str, str]:
     """What the data are, a line each."""
+    sides = {f"{name} patients": str(number) for name, number in numbers.items()}
     names = {"n_labelled": "labelled patients", "n_test": "test patients"}
     told = {
         names.get(key, key): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -166,7 +170,7 @@ def _data(fingerprint: Mapping[str, Any]) -> dict[str, str]:
         if key not in ("inputs", "synthetic") and value != []
     }
     inputs = fingerprint.get("inputs", {})
-    return told | {f"sha256 of {name}": str(value) for name, value in inputs.items()}
+    return told | sides | {f"sha256 of {name}": str(value) for name, value in inputs.items()}
 
 
 def _printable(value: Any) -> Any:
@@ -188,6 +192,6 @@ def _environment() -> Any:
         undefined=StrictUndefined,
         finalize=_printable,
     )
-    environment.globals["shown_name"] = shown_name
+    environment.globals |= {"shown_name": shown_name, "counted": counted}
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
     return environment

@@ -78,6 +78,9 @@ def _difference(pair: Difference) -> str:
     return f"{pair.delta:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
 
 
+_MANY = 10  # answers; the same one to fewer questions may be right, where all have one truth
+
+
 def classes(score: TaskScore, task: Task) -> dict[str, Any]:
     """The confusion matrix with the shares of its rows, the scores of classes and findings."""
     table = []
@@ -101,8 +104,9 @@ def classes(score: TaskScore, task: Task) -> dict[str, Any]:
             }
         )
     given = [k for k, counts in enumerate(zip(*score.confusion, strict=True)) if any(counts)]
-    many = sum(one.support for one in score.classes) >= 10  # of a few patients it says nothing
-    constant = len(given) == 1 and many and not score.unparsed
+    truths = [one.support for one in score.classes if one.support]
+    tells = len(truths) > 1 or sum(truths) >= _MANY
+    constant = len(given) == 1 and tells and not score.unparsed
     return {
         "title": task.title,
         "columns": [short(choice) for choice in task.choices],

@@ -46,6 +46,9 @@ class Cohort:
     skipped: tuple[str, ...] = ()
 
 
+Watch = Callable[["ImageRef", "np.ndarray"], None]
+
+
 @dataclass(frozen=True)
 class StudyRequest:
     """What a data source is asked for.
@@ -56,6 +59,7 @@ class StudyRequest:
         sag_image: the sagittal slices shown.
         subsets: which of ``train``, ``dev``, ``test`` will be used.
         make_cache: makes the folder of ``cache_dir``; a source that keeps nothing needs none.
+        watch: is shown each image that is decoded to check it, possibly by several threads.
     """
 
     tasks: Mapping[str, Task]
@@ -63,6 +67,7 @@ class StudyRequest:
     sag_image: Sequence[int]
     subsets: Collection[str]
     make_cache: Callable[[], Path]
+    watch: Watch | None = None
 
     @property
     def cache_dir(self) -> Path:

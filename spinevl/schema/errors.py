@@ -41,6 +41,11 @@ def listed(names: Sequence[str], *, most: int = MOST_LINES, between: str = ", ")
     return between.join(names[:most]) + more
 
 
+def counted(number: int, what: str) -> str:
+    """``1 patient``, ``2 patients``"""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in the user's input.

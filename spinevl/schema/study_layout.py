@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from spinevl.schema.image_ref import ImageRef
 
+# a field of a pattern, and to how many digits its number is padded: {id}, {slice:03}
+_FIELD = re.compile(r"\{(\w*)(?::0(\d+)d?)?\}")
 _FIELDS = {"id": r"[^/\\]+", "slice": r"\d+", "level": r"C\d(?:-C\d)?", "number": r"\d(?:-\d)?"}
 
 Auto = Literal["auto"]
@@ -23,7 +25,7 @@ class StudyLayout:
     Attributes:
         slices: the numbers of the sagittal slices, in the order in which a box file lists them.
         sagittal: the file of a sagittal slice below the images' folder; ``{id}`` stands for the
-            patient and ``{slice}`` for the slice's number.
+            patient and ``{slice}`` for the slice's number, ``{slice:03}`` for one of three digits.
         axial: the file of a level's axial slice; ``{level}`` stands for the level (``C2-C3``) and
             ``{number}`` for the level without its C (``2-3``).
         side_px: height and width of every image; None accepts any size.
@@ -47,12 +49,8 @@ class StudyLayout:
     def __post_init__(self) -> None:
         if not self.slices or len(set(self.slices)) < len(self.slices):
             raise ValueError(f"slices={list(self.slices)}: expected different slice numbers")
-        for key, needed in (("sagittal", {"slice"}), ("axial", {"level", "number"})):
-            pattern = getattr(self, key)
-            named = set(re.findall(r"\{(\w*)\}", pattern))
-            if "id" not in named or not named & needed or named - needed - {"id"}:
-                wanted = " or ".join(f"{{{one}}}" for one in sorted(needed))
-                raise ValueError(f"data.{key}={pattern}: expected a file with {{id}} and {wanted}")
+        _check_pattern("sagittal", self.sagittal, {"slice"})
+        _check_pattern("axial", self.axial, {"level", "number"})
 
     def images(
         self, root: str, patient: str, *, slices: Sequence[int], levels: Sequence[str]
@@ -96,6 +94,38 @@ class StudyLayout:
         return None
 
 
+_WANTED = {
+    "sagittal": "{slice}, its number ({slice:03} is 006)",
+    "axial": "{level} or {number} (C2-C3 or 2-3)",
+}
+
+
+def _check_pattern(key: str, pattern: str, needed: set[str]) -> None:
+    """Raise ValueError for a pattern that names no file of each patient and slice or level."""
+    fields = list(_FIELD.finditer(pattern))
+    named = {one[1] for one in fields}
+    strange = [
+        one[0] for one in fields if one[1] not in {"id", *needed} or (one[2] and one[1] != "slice")
+    ]
+    strange += re.findall(r"\{[^{}]*\}?|\}|\*", _FIELD.sub("", pattern))
+    if strange or "id" not in named or not named & needed:
+        found = f", found {strange[0]}" if strange else ""
+        wanted = f"{{id}}, the patient, and {_WANTED[key]}, and no other field or *"
+        raise ValueError(f"data.{key}={pattern}: expected a file with {wanted}{found}")
+
+
+def unknown_slices(shown: Sequence[int], known: Sequence[int]) -> str | None:
+    """What is wrong with the sagittal slices that are to be shown; None where all are known."""
+    absent = [str(one) for one in shown if one not in known]
+    if not absent:
+        return None
+    choices = ", ".join(map(str, known))
+    return (
+        f"sag_image has no slice {', '.join(absent)}; choose from {choices}, the slices of the "
+        "data (data.slices; with data=cervai also data.sagittal, data.axial and data.side_px)"
+    )
+
+
 def _number(level: str) -> str:
     """``C2-C3`` -> ``2-3``"""
     return level.replace("C", "")
@@ -107,11 +137,15 @@ def expression(pattern: str) -> re.Pattern[str]:
 
 
 def _expression(pattern: str) -> str:
-    text = re.escape(pattern)
-    for name, form in _FIELDS.items():
-        field = re.escape(f"{{{name}}}")
-        text = text.replace(field, f"(?P<{name}>{form})", 1).replace(field, f"(?P={name})")
-    return text
+    parts, end, seen = [], 0, set()
+    for field in _FIELD.finditer(pattern):
+        name, digits = field.groups()
+        form = rf"(?:\d{{{digits}}}|[1-9]\d{{{digits},}})" if digits else _FIELDS[name]
+        parts.append(re.escape(pattern[end : field.start()]))
+        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
+        seen.add(name)
+        end = field.end()
+    return "".join(parts) + re.escape(pattern[end:])
 
 
 def _match(pattern: str, path: str) -> re.Match[str] | None:

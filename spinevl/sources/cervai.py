@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,9 +18,18 @@ import numpy as np
 from spinevl.config.keys import Positive
 from spinevl.io.files import expanded
 from spinevl.io.image_file import load_image
-from spinevl.schema.asked import compare
+from spinevl.schema.asked import add_unmatched, compare
 from spinevl.schema.cohort import Cohort, StudyRequest
-from spinevl.schema.errors import Problems, UserError, as_lines, escaped, listed, refused
+from spinevl.schema.errors import (
+    Problem,
+    Problems,
+    UserError,
+    as_lines,
+    counted,
+    escaped,
+    listed,
+    refused,
+)
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.patient import Patient, composed
 from spinevl.schema.study_layout import AUTO, Auto, StudyLayout
@@ -105,11 +116,12 @@ class CervAISource:
                 test = self._with_images(test, "test_images", request) if test else ()
         skipped: dict[str, Problems] = {}
         with problems.collected():
-            skipped = self._unusable(patients, "train_images") if request.labelled else {}
+            skipped = self._unusable(patients, "train_images", request) if request.labelled else {}
             if self.missing_images == "error":
                 problems.extend(one for found in skipped.values() for one in found)
         with problems.collected():  # never skipped: a submission answers every test patient
-            for found in self._unusable(test, "test_images").values() if test else ():
+            unusable = self._unusable(test, "test_images", request) if test else {}
+            for found in unusable.values():
                 problems.extend(found)
         problems.raise_any()
         kept = tuple(patient for patient in patients if patient.id not in skipped)
@@ -156,8 +168,10 @@ class CervAISource:
         without = sorted((one for one in there if composed(one) not in labelled), key=natural_order)
         without = [escaped(one) for one in without]
         if without:
-            what = "have images and no labels, and are left out"
-            log.warning("%s: %d patients %s: %s", root, len(without), what, listed(without))
+            has, is_ = ("has", "is") if len(without) == 1 else ("have", "are")
+            what = f"{has} images and no labels, and {is_} left out"
+            who = counted(len(without), "patient")
+            log.warning("%s: %s %s: %s", root, who, what, listed(without))
 
     def _patients(self, request: StudyRequest) -> tuple[Patient, ...]:
         problems = Problems()
@@ -193,12 +207,13 @@ class CervAISource:
             if not all_boxed:
                 warn_without_boxes(box_file, absent, n_patients=len(patients))
                 absent = []
-            for one in absent:
-                where = f"{box_file}: patient {one}"
-                problems.add(where, "boxes", "none", "add them or drop the patient")
-            for one in surplus:
-                where = f"{box_file}: patient {one}"
-                problems.add(where, f"an id of {labels}", "none", "remove it")
+            add_unmatched(
+                *(problems, str(box_file), absent, surplus),
+                n_asked=len(patients),
+                each="boxes",
+                only=f"ids of {labels}",
+                fixes=("add them or drop the patient", "remove it"),
+            )
         problems.raise_any()
         return tuple(replace(patient, boxes=boxes.get(patient.id)) for patient in patients)
 
@@ -223,11 +238,13 @@ class CervAISource:
             return known
         problems = Problems()
         absent, surplus = compare((one.id for one in asked), (one.id for one in known))
-        for one in absent:
-            problems.add(f"{self.test_truth}: patient {one}", "labels", "none", "add them")
-        for one in surplus:
-            where = f"{self.test_truth}: patient {one}"
-            problems.add(where, f"an id of {self.test_labels}", "none", "remove it")
+        add_unmatched(
+            *(problems, self.test_truth, absent, surplus),
+            n_asked=len(asked),
+            each="labels",
+            only=f"ids of {self.test_labels}",
+            fixes=("add them", "remove it"),
+        )
         problems.raise_any()
         by_id = {one.id: one for one in known}
         return tuple(by_id[one.id] for one in asked)
@@ -282,22 +299,28 @@ class CervAISource:
         problems.raise_any()
         return tuple(result)
 
-    def _unusable(self, patients: Sequence[Patient], key: str) -> dict[str, Problems]:
+    def _unusable(
+        self, patients: Sequence[Patient], key: str, request: StudyRequest
+    ) -> dict[str, Problems]:
         """Patient id -> what is wrong with the images it needs; every file is really decoded."""
         if self.missing_images == "ignore" or getattr(self, key) is None:  # which is told already
             return {}
         root = self._root(key)
         if not root.is_dir():
             raise refused(str(root), "a folder", "none", f"check data.{key}")
-        paths = [Path(image.path) for patient in patients for image in patient.images]
-        if paths and not any(path.exists() for path in paths):
-            raise _other_layout(root, paths[0])
+        problems = Problems()
+        for plane in ("sagittal", "axial"):
+            images = (one for patient in patients for one in patient.images if one.plane == plane)
+            paths = [Path(one.path) for one in images]
+            if paths and not any(path.exists() for path in paths):
+                problems.append(_other_layout(root, paths[0], f"data.{plane}"))
+        problems.raise_any()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda patient: self._image_problems(patient, root), patients)
+            found = pool.map(lambda one: self._image_problems(one, root, request), patients)
             pairs = zip(patients, found, strict=True)
             return {patient.id: problems for patient, problems in pairs if problems}
 
-    def _image_problems(self, patient: Patient, root: Path) -> Problems:
+    def _image_problems(self, patient: Patient, root: Path, request: StudyRequest) -> Problems:
         problems = Problems()
         if not patient.images:  # what is wrong with their names is told already
             return problems
@@ -310,7 +333,9 @@ class CervAISource:
             return problems
         for image in patient.images:
             with problems.collected():
-                self.decode(image)
+                pixels = self.decode(image)
+                if request.watch:
+                    request.watch(image, pixels)
         return _grouped(problems)
 
     def _root(self, key: str) -> Path:
@@ -328,6 +353,9 @@ _NAMES = (
 )
 
 
+_MOST_NAMES = 1000  # among which the one most like a name is looked for
+
+
 def _grouped(problems: Sequence[str]) -> Problems:
     """The problems of a patient's images, of those that say the same of several the first."""
     alike: dict[str, list[str]] = {}
@@ -339,15 +367,15 @@ def _grouped(problems: Sequence[str]) -> Problems:
     )
 
 
-def _other_layout(root: Path, wanted: Path) -> UserError:
-    """The error where not one image lies where the layout expects it."""
-    there = next((str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()), None)
-    return refused(
-        str(root),
-        f"images such as {wanted.relative_to(root)}",
-        "not one of them, but files such as " + there if there else "no file",
-        _NAMES,
-    )
+def _other_layout(root: Path, wanted: Path, key: str) -> str:
+    """The line where not one image lies where a pattern of the layout expects it."""
+    near = next((one for one in wanted.parents if one == root or one.is_dir()), root)
+    below = (one for folder in (near, root) for one in folder.rglob("*") if one.is_file())
+    name = str(wanted.relative_to(root))
+    names = [str(one.relative_to(root)) for one in islice(below, _MOST_NAMES)]
+    there = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    found = f"not one of them, but files such as {there[0]}" if there else "no file"
+    return str(Problem(f"{root}: {key}", f"images such as {name}", found, _NAMES))
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:

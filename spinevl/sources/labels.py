@@ -12,7 +12,7 @@ from typing import Any
 
 from spinevl.io.json_file import kind_of, read_json_list
 from spinevl.schema.box import Box
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import Problems, counted
 from spinevl.schema.patient import Label, Patient, composed
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
@@ -125,8 +125,8 @@ def warn_without_boxes(file: str | None, absent: Sequence[str], *, n_patients: i
     """Tell how many patients a box file lacks, where it may."""
     if absent:
         log.warning(
-            "%s: no boxes of %d of the %d patients, first %s; their boxes are not scored",
-            *(file, len(absent), n_patients, absent[0]),
+            "%s: no boxes of %d of the %s, first %s; their boxes are not scored",
+            *(file, len(absent), counted(n_patients, "patient"), absent[0]),
         )
 
 

@@ -16,9 +16,10 @@ from spinevl.config.tasks import build_tasks
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.evaluation.submission import check_submission
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, counted
 
 if TYPE_CHECKING:
+    from spinevl.data.duplicates import Descriptions
     from spinevl.training.spec import TrainSpec
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
@@ -35,20 +36,31 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
         tasks = build_tasks(config["task"], build=functools.partial(build, trust=trust))
         print(check_submission(config["answers"], template=template, tasks=tasks))
         return
+    from spinevl.data.duplicates import Descriptions
     from spinevl.training.memory.settle import settle
     from spinevl.training.prepare import open_for_training
     from spinevl.training.spec import TrainSpec
 
     spec = TrainSpec.from_config(config)
-    study = open_for_training(spec, None, trust=trust, tell=lambda line: print(f"ok  {line}"))
+    seen = Descriptions()
+    study = open_for_training(
+        spec, None, trust=trust, tell=lambda line: print(f"ok  {line}"), watch=seen.add
+    )
     if "train" in study.subsets:
         settle(spec, study, trust=trust, tell=lambda line: print(f"estimate  {line}"))
-    for line in check(spec, study, trust=trust):
+    for line in check(spec, study, seen, trust=trust):
         print(line)
 
 
-def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[str]:
+def check(
+    spec: TrainSpec, study: Study, seen: Descriptions, *, trust: Trust = NOTHING
+) -> Iterator[str]:
     """Hold every example and image against the model, name duplicates, estimate the time.
+
+    Args:
+        spec, study: the training, and its study, opened.
+        seen: what opening it has shown of its images.
+        trust: what the command line trusts.
 
     Yields:
         Lines that say what is fine, and warnings.
@@ -67,7 +79,7 @@ def check(spec: TrainSpec, study: Study, *, trust: Trust = NOTHING) -> Iterator[
     if "train" in counts:
         train_sampler(counts["train"], ratios=study.ratios, seed=spec.seed)
     model, _ = starting_model(spec, trust)
-    store = DescribingStore(study.decode)
+    store = DescribingStore(study.decode, seen)
     collate = Collator(model.inputs(), store)
     for subset, examples in counts.items():
         collate.check(examples)
@@ -91,7 +103,8 @@ def estimate(*, parameters: int, epochs: int, n_patients: int, n_questions: int)
     """A line that says how long a run will take: the measured rate of the tiny parts, by size."""
     scale = max(1.0, parameters / 1.6e6)
     minutes = epochs * n_patients * scale / _TINY_PATIENTS_PER_SECOND / 60
+    told = "less than a minute" if minutes < 1 else f"about {counted(round(minutes), 'minute')}"
     return (
-        f"estimate  training: {epochs} epochs of {n_questions} questions, about "
-        f"{minutes:.0f} minutes on two CPU cores; a GPU takes a fraction of it"
+        f"estimate  training: {counted(epochs, 'epoch')} of {counted(n_questions, 'question')}, "
+        f"{told} on two CPU cores; a GPU takes a fraction of it"
     )

@@ -21,7 +21,7 @@ from spinevl.evaluation.evaluate import evaluate
 from spinevl.io.json_file import read_json_list
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.asked import compare
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import UserError, counted, refused
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels, warn_without_boxes
@@ -76,7 +76,7 @@ def _baselines(
         found = f"{len(known)} who are"
         fix = "name the label file of the training patients, or leave it out"
         raise refused(f"train_labels={file}", "patients who are not scored", found, fix)
-    about = f"made of {len(train)} patients of {Path(file).name}"
+    about = f"made of {counted(len(train), 'patient')} of {Path(file).name}"
     if left_out := len(known) - len(train):
         about += f", without the {left_out} who are scored"
     log.info("baselines: %s", about)

@@ -27,6 +27,7 @@ from spinevl.models.held import DType, Held, auto_dtype
 from spinevl.models.quantized import check_quantization
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.vlm import VLM, learns
+from spinevl.schema.cohort import Watch
 from spinevl.schema.image_ref import Modality
 from spinevl.schema.model_inputs import ImageTensors
 from spinevl.training.launching import check_devices, device_of
@@ -45,6 +46,7 @@ def open_for_training(
     *,
     trust: Trust = NOTHING,
     tell: Callable[[str], None] = log.warning,
+    watch: Watch | None = None,
 ) -> Study:
     """The study, once device, logger and parts are seen to be what this machine and the data take.
 
@@ -53,6 +55,7 @@ def open_for_training(
         subsets: see open_study.
         trust: what the command line trusts.
         tell: takes a line that says what will be done another way than asked.
+        watch: see StudyRequest.
 
     Raises:
         UserError: a device that is not there, a logger that cannot start or parts that are not
@@ -70,7 +73,7 @@ def open_for_training(
     check_quantization(spec.parts["llm"], spec.tuning.llm, strategy=spec.trainer.strategy)
     if not spec.checkpoint:
         check_compatible(spec.parts, shows=shown_modality(spec.study), trust=trust)
-    return open_study(spec.study, subsets, trust=trust)
+    return open_study(spec.study, subsets, trust=trust, watch=watch)
 
 
 def held_of(spec: TrainSpec) -> Held:

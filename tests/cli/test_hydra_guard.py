@@ -179,11 +179,19 @@ SWEEP = {
 
 
 def run(here: Path, text: str, capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    """Stderr of a command whose task option, of all files, writes to Hydra's own config."""
+    """Stderr of a command whose task option, of all files, writes to Hydra's own config.
+
+    In a sweep it is an experiment: the jobs' configs are checked before Hydra's is used.
+    """
     (here / "c/task/x.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - /task@task: qd\nhydra:\n  {text}\n"
     )
-    assert main([*COMMAND, *words]) == 1
+    (here / "c/experiment").mkdir(exist_ok=True)
+    (here / "c/experiment/x.yaml").write_text(f"# @package _global_\nhydra:\n  {text}\n")
+    command = [
+        one if one != "task=[x]" or "-m" not in words else "+experiment=x" for one in COMMAND
+    ]
+    assert main([*command, *words]) == 1
     assert not (here / "RAN").exists()
     err = capfd.readouterr().err
     assert "Traceback" not in err

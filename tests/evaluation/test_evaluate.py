@@ -191,7 +191,7 @@ def test_few_patients_have_no_interval(count: int, known: bool) -> None:
     pair = score.baselines["same"].paired["partial_score"]
     for one in (score.ci95, score.tasks["sl"].ci95, pair.ci95):
         assert (one is not None) is known
-    assert known or f"{count} patients" in score.notes["ci95"]
+    assert known or f"{count} patient" in score.notes["ci95"]
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
 
 

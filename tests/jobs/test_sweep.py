@@ -206,6 +206,79 @@ def test_controls_that_differ_have_a_column_and_others_a_line(tmp_path: Path) ->
     assert "| level majority |" not in text
 
 
+def test_a_board_of_one_setting_names_its_overrides_once(tmp_path: Path) -> None:
+    for number in range(2):
+        overrides = ["experiment=demo", "optim.lr.llm=1e-4", f"seed={number}"]
+        job(tmp_path, number, overrides, metrics=scored(0.5))
+    board = read_board(tmp_path)
+    assert board.name(board.settings[0]) == "(the only setting)"
+    text = markdown(board)
+    assert text.count("experiment=demo") == 1
+    assert "All with `experiment=demo` `optim.lr.llm=1e-4`." in text
+    assert "| 1 | (the only setting) | 0.500 ± 0.000 (n=2) |" in text
+
+
+def single(folder: Path, verb: str, words: list[str], *, metrics: Any = None, **files: str) -> Path:
+    """The folder of a single job of a verb."""
+    parts = {}
+    for key, content in files.items():
+        parts |= {key: f'"{key}.json"', f"the files of {key}": content}
+    status = JobStatus(0, tuple(words), "done", seconds=1.0, verb=verb, parts=parts)
+    write_status(folder, status)
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_scores_of_other_answers_are_not_ranked_among_dev_scores(tmp_path: Path) -> None:
+    words = ["checkpoint=outputs/a/checkpoint"]
+    trained(single(tmp_path / "a", "run", [], metrics={**scored(0.3), "subset": "test"}), 0.5)
+    trained(single(tmp_path / "b", "train", ["a=1"]), 0.4)
+    single(tmp_path / "c", "evaluate", ["labels=t.json"], metrics=scored(0.9), labels="t")
+    single(tmp_path / "d", "report", words, metrics={**scored(0.8), "subset": "dev"})
+    single(tmp_path / "e", "predict", words)
+    single(tmp_path / "f", "report", [*words], metrics={**scored(0.7), "subset": "dev"})
+    board = read_board(tmp_path)
+    assert [(board.name(one), one.rank) for one in board.settings] == [
+        ("run", 1),
+        ("train a=1", 2),
+        ("evaluate labels=t.json", None),
+        ("report checkpoint=outputs/a/checkpoint", None),
+        ("predict checkpoint=outputs/a/checkpoint", None),
+    ]
+    assert [len(one.jobs) for one in board.settings] == [1, 1, 1, 2, 1]
+    text = markdown(board)
+    assert "| rank | setting | dev score | score | scored on |" in text
+    assert "| 1 | `run` | 0.500 (n=1) | 0.300 (n=1) | test |" in text
+    assert '|  | `evaluate` `labels=t.json` |  | 0.900 (n=1) | labels="labels.json" |' in text
+    assert "Only trainings are ranked" in text
+    found = {line["verb"]: line for line in csv.DictReader(
+        csv_text(*setting_table(board)).splitlines())}  # fmt: skip
+    assert (found["report"]["rank"], found["report"]["dev_score"]) == ("", "")
+
+
+@pytest.mark.parametrize(("contents", "best"), [("ss", 1), ("st", None)])
+def test_scores_on_other_labels_are_not_ranked(
+    tmp_path: Path, contents: str, best: int | None
+) -> None:
+    for number, content in enumerate(contents):
+        words = ["labels=labels.json", f"answers={number}.json"]
+        metrics = scored(0.5 + number / 10)
+        single(tmp_path / str(number), "evaluate", words, metrics=metrics, labels=content)
+    board = read_board(tmp_path)
+    assert board.settings[0].rank == best
+    assert ("Nothing is ranked" in markdown(board)) is (best is None)
+
+
+def test_too_few_patients_for_an_interval_are_told(tmp_path: Path) -> None:
+    few = {**scored(0.5), "notes": {"ci95": "none, since 4 patients are fewer than 10"}}
+    few.pop("ci95")
+    job(tmp_path, 0, ["a=1"], metrics=few)
+    assert "95 % intervals: none, since 4 patients are fewer than 10." in markdown(
+        read_board(tmp_path)
+    )
+
+
 def test_a_failed_setting_says_why_and_a_job_that_left_nothing_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "0"
     write_status(folder, JobStatus(0, ("a=1",), "failed", error="no | such\nfile"))

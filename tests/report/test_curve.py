@@ -55,6 +55,15 @@ def test_a_training_with_a_warmup(tmp_path: Path) -> None:
     assert losses.dots == []
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 24])
+def test_steps_are_whole_numbers(tmp_path: Path, last: int) -> None:
+    rows = [{"step": k, "loss": 1.0} for k in range(1, last + 1)]
+    found = by_title(table(tmp_path / "metrics.csv", rows))["Training loss"]
+    ticks = [text for _, text in found.x_ticks]
+    assert len(ticks) > 1
+    assert all(one.isdecimal() for one in ticks)
+
+
 def test_other_columns(tmp_path: Path) -> None:
     rows = [
         {"step": k, "loss": 1 / k, "lr": 1, "lr/llm": 1, "lr/encoder": 2, "grad_norm": 3}

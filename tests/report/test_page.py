@@ -245,9 +245,9 @@ def test_the_training_is_drawn_with_its_warmup(tmp_path: Path, score: Score) -> 
     (tmp_path / "train.json").write_text('{"warmup_steps": 14}')
     page = report(tmp_path, score, curve=tmp_path / "metrics.csv")
     names = [f["aria-label"] for tag, f, _ in page.elements if f.get("class") == "chart training"]
-    assert names == ["Dev score by optimiser step", "Training loss by optimiser step"]
+    assert names == ["Dev score by optimizer step", "Training loss by optimizer step"]
     texts = page.find("text")
-    assert {"optimiser step", "dev score", "training loss", "0.500"} <= set(texts)
+    assert {"optimizer step", "dev score", "training loss", "0.500"} <= set(texts)
     assert len(page.find("rect", **{"class": "phase"})) == 2
     assert re.search(r"step 14\b", " ".join(page.find("p")))
     assert page.find("h2")[-5:] == [
@@ -264,6 +264,34 @@ def test_a_model_that_always_says_the_same_is_told_of() -> None:
         scored = evaluate(PATIENTS, predictions(wrong), tasks=TASKS, baselines=[], n_resamples=2)
         assert classes(scored.tasks["zjppt"], TASKS["zjppt"])["only_answer"] == told
         assert classes(scored.tasks["qd"], TASKS["qd"])["only_answer"] is None  # two answers
+
+
+@pytest.mark.parametrize(("true", "told"), [((0, 1), True), ((0, 0), False)])
+def test_the_same_answer_to_a_few_patients_is_told_of_where_their_truths_differ(
+    true: tuple[int, int], told: bool
+) -> None:
+    task = TASKS["qd"]
+    patients = [Patient(f"p{k}", {"qd": label}) for k, label in enumerate(true)]
+    given = [Prediction(one.id, "qd", "", (6,), 0, None, task.choices[0]) for one in patients]
+    scored = evaluate(patients, given, tasks={"qd": task}, baselines=[], n_resamples=2)
+    found = classes(scored.tasks["qd"], task)["only_answer"]
+    assert found == ("normal curvature" if told else None)
+
+
+def test_too_few_patients_and_the_numbers_of_each_side_are_told(tmp_path: Path) -> None:
+    task = TASKS["qd"]
+    one = Patient("p1", {"qd": 0})
+    given = [Prediction("p1", "qd", "", (6,), 0, None, task.choices[0])]
+    scored = evaluate([one], given, tasks={"qd": task}, baselines=[], n_resamples=2)
+    page = report(
+        tmp_path, scored, predictions=[], tasks={"qd": task}, numbers={"train": 7, "dev": 1}
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert "95 % interval: none, since 1 patient is fewer than 10" in text
+    assert "<td>train patients</td><td>7</td>" in text
+    assert "<td>dev patients</td><td>1</td>" in text
+    assert "1 patients" not in text
+    assert page.find("h1")
 
 
 def test_the_markdown_says_the_same_in_short(tmp_path: Path, score: Score) -> None:

@@ -42,7 +42,23 @@ def test_another_hospitals_files_are_named_by_its_patterns() -> None:
     assert [image.level for image in images] == [None, None, *LEVELS]
 
 
-@pytest.mark.parametrize("layout", [StudyLayout(), OTHER])
+PADDED = StudyLayout(slices=(7, 12, 1234), sagittal="{id}/s{slice:03}.png")
+
+
+def test_a_slice_number_may_have_leading_zeros() -> None:
+    images = PADDED.images("/r", "x7", slices=(7, 12, 1234), levels=())
+    assert [image.path for image in images] == [
+        "/r/x7/s007.png", "/r/x7/s012.png", "/r/x7/s1234.png"
+    ]  # fmt: skip
+    layout = StudyLayout(sagittal="{id}/{slice:02d}.png")
+    assert layout.identify("/r/x7/06.png") == ImageRef(
+        "/r/x7/06.png", patient="x7", plane="sagittal", slice=6
+    )
+    for name in ("6", "006", "0", "0123"):  # which the pattern does not write
+        assert layout.identify(f"/r/x7/{name}.png") is None
+
+
+@pytest.mark.parametrize("layout", [StudyLayout(), OTHER, StudyLayout(sagittal="{id}/{slice:04}")])
 @pytest.mark.parametrize("patient", ["x7", "a_sag_b", "病人 3", "1", "a.b(c)+"])
 def test_a_files_name_says_what_it_shows(layout: StudyLayout, patient: str) -> None:
     images = layout.images("/data/{id}/2", patient, slices=layout.slices, levels=LEVELS)
@@ -85,6 +101,14 @@ def test_a_pattern_that_names_two_patients_is_not_this_layouts() -> None:
         ({"sagittal": "{id}/{plane}/{slice}.png"}, r"data\.sagittal=.*: expected a file with"),
         ({"axial": "{id}/{level}-{slice}.png"}, r"data\.axial=.*: expected a file with"),
         ({"sagittal": "{id}/{}/{slice}.png"}, r"data\.sagittal=.*: expected a file with"),
+        ({"sagittal": "{patient}/{slice}.png"}, r"\{id\}, .*\{slice:03\}.*found \{patient\}"),
+        ({"sagittal": "{id}/*/{slice}.png"}, r"\{id\}, .*\{slice\}, .*found \*"),
+        ({"sagittal": "{id}/{slice:3}.png"}, r"found \{slice:3\}"),
+        ({"sagittal": "{id}/{slice!r}.png"}, r"found \{slice!r\}"),
+        ({"sagittal": "{id}/{slice}.{png"}, r"found \{png"),
+        ({"sagittal": "{id:03}/{slice}.png"}, r"found \{id:03\}"),
+        ({"axial": "{id}/{level}}.png"}, r"found \}"),
+        ({"axial": "{id}/{level:02}.png"}, r"\{level\} or \{number\}.*found \{level:02\}"),
     ],
 )
 def test_a_pattern_that_cannot_name_files_is_refused(options: dict, message: str) -> None:

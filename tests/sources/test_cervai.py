@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -446,14 +447,58 @@ def test_test_patients_without_boxes_are_told_and_kept(
     assert "no boxes of 2 of the 3 patients, first a" in caplog.text
 
 
-def test_images_in_another_layout_are_one_line_that_names_the_keys(tmp_path: Path) -> None:
+def test_images_in_another_layout_are_a_line_for_each_pattern(tmp_path: Path) -> None:
     for one in "ab":
         folder = write_patient(tmp_path / "images", one)
         for path in [*folder.rglob("*.png")]:
             path.rename(folder / f"{path.parent.name}_{path.name}")
     with pytest.raises(UserError) as caught:
         load(tmp_path)
+    for line, plane, wanted, there in zip(
+        caught.value.problems,
+        ("sagittal", "axial"),
+        ("a/sag/6.png", "a/tra/2-3.png"),
+        ("a/sag_6.png", "a/tra_2-3.png"),
+        strict=True,
+    ):
+        assert f"data.{plane}" in line
+        assert f"such as {wanted}" in line
+        assert f"such as {there}" in line
+
+
+@pytest.mark.parametrize("missing", ["error", "skip"])
+def test_one_pattern_that_matches_nothing_is_one_line(tmp_path: Path, missing: str) -> None:
+    for one in "ab":
+        folder = write_patient(tmp_path / "images", one)
+        (folder / "sag/6.png").rename(folder / "sag/006.png")
+        (folder / "sag/6.jpg").touch()
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, missing_images=missing)
     (line,) = caught.value.problems
-    assert "a/sag/6.png" in line
-    assert "sag_6.png" in line or "tra_" in line
     assert "data.sagittal" in line
+    assert re.search(r"such as a/sag/6\.png, found .*such as a/sag/(006\.png|6\.jpg)", line)
+    for one in "ab":
+        (tmp_path / "images" / one / "sag/6.jpg").unlink()
+    cohort = load(tmp_path, missing_images=missing, sagittal="{id}/sag/{slice:03}.png")
+    assert [Path(one.images[0].path).name for one in cohort.patients] == ["006.png"] * 2
+
+
+def test_images_are_shown_to_whoever_watches_once(tmp_path: Path) -> None:
+    for one in "ab":
+        write_patient(tmp_path / "images", one)
+    (tmp_path / "labels.json").write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
+    labels, images = str(tmp_path / "labels.json"), str(tmp_path / "images")
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    request = StudyRequest(
+        *({"qd": TASKS["qd"]}, TASKS, [6], {"train"}, lambda: tmp_path),
+        watch=lambda image, pixels: seen.append((image.patient, pixels.shape)),
+    )
+    CervAISource(labels=labels, train_images=images).load(request)
+    assert sorted(seen) == [("a", (224, 224)), ("b", (224, 224))]
+
+
+def test_one_patient_is_one_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for one in "abc":
+        write_patient(tmp_path / "images", one)
+    load(tmp_path)
+    assert "images: 1 patient has images and no labels, and is left out: c" in caplog.text

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command import spinevl
 from PIL import Image
+
+from spinevl.cli.main import main
+from spinevl.io.image_file import load_image
+from spinevl.sources import cervai
 
 BLANK: dict[str, Any] = {"qd": 0, "sl": 0, "zjppt": [0] * 5, "zyzg": [0] * 11}
 TEMPLATE: list[dict[str, Any]] = [{"id": name, **BLANK} for name in ("p10", "p2", "p3")]
@@ -99,3 +106,32 @@ def test_images_that_the_encoder_does_not_take_are_named_before_a_training(tmp_p
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "p2/sag/6.png: encoder.image_size=224: an image is 224 x 200" in line
+
+
+def test_each_image_is_decoded_once_and_no_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opening the study decodes all; the first of a subset also shows what the encoder takes."""
+    monkeypatch.chdir(tmp_path)
+    people = [{"id": f"p{k}", **BLANK} for k in range(12)]
+    (tmp_path / "labels.json").write_text(json.dumps(people))
+    for number, one in enumerate(people):
+        file = tmp_path / f"images/{one['id']}/sag/6.png"
+        file.parent.mkdir(parents=True)
+        shades = np.random.default_rng(number).integers(0, 255, (224, 224), np.uint8)
+        Image.fromarray(shades).save(file)
+    shutil.copy("images/p0/sag/6.png", "images/p3/sag/6.png")
+    decoded: Counter[str] = Counter()
+
+    def counting(path: str, **options: Any) -> np.ndarray:
+        decoded[Path(path).parts[-3]] += 1
+        return load_image(path, **options)
+
+    monkeypatch.setattr(cervai, "load_image", counting)
+    words = ["data=cervai", "data.labels=labels.json", "data.train_images=images"]
+    assert main(["doctor", *words, "task=[qd]", "split=head", "split.n_train=9"]) == 0
+    out = capsys.readouterr().out
+    assert "the same image" in out
+    assert "epochs of 9 questions, less than a minute on" in out
+    assert len(people) <= sum(decoded.values()) <= len(people) + 4
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["images", "labels.json"]

@@ -69,7 +69,7 @@ def test_baselines_are_made_of_patients_who_are_not_scored(
     words = ["task=[qd]", f"answers={tmp_path}/answers.json"]
     metrics = scored(tmp_path, *words, f"train_labels={tmp_path}/train.json")
     assert metrics["controls"]["all_majority"]["qd"]["f1"] == 0  # c alone has a say
-    told = "made of 1 patients of train.json, without the 2 who are scored"
+    told = "made of 1 patient of train.json, without the 2 who are scored"
     assert metrics["notes"]["baselines"] == told
     assert told in caplog.text
     with pytest.raises(UserError, match=r"train_labels=.*labels\.json.*not scored.* 2 who are"):

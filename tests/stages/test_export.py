@@ -139,6 +139,7 @@ def test_hf_is_a_llava_that_transformers_loads_alone(
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "pipeline_tag: image-text-to-text" in text
     assert "| llm | HFCausalLM" in text
+    assert "not stated |" in text  # of the encoder and the LLM
     assert all(version in text for version in TRIED)
 
 
@@ -216,8 +217,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ("medmvl", r"trained with llm\.conversation=chat"),
-        ("hf", "an encoder clip or siglip, .* has the encoder TinyEncoder"),
+        (
+            "medmvl",
+            r"found llm\.conversation=chat.*\n.*encoder=clip or .*found encoder=tiny.*\n"
+            r".*found llm=tiny, qwen2",
+        ),
+        ("hf", r"expected encoder=clip or encoder=siglip, found encoder=tiny"),
         ("peft", "the LLM has no LoRA adapter"),
     ],
 )
@@ -250,16 +255,20 @@ def test_an_export_that_was_cut_at_its_end_is_finished(shared: Path, tmp_path: P
     ("combo", "change", "message"),
     [
         ("medmclip_spatial_qwen2", lambda m: setattr(m.connector, "pool", 4), r"connector\.pool=4"),
-        ("siglip_slices_attn_qwen2", lambda m: setattr(m.encoder, "slices", 8), r"slices=8, not"),
+        (
+            "siglip_slices_attn_qwen2",
+            lambda m: setattr(m.encoder, "slices", 8),
+            r"slices=32, .*slices=8",
+        ),
         (
             "siglip_slices_attn_qwen2",
             lambda m: setattr(m.connector.attn, "num_heads", 2),
-            r"connector\.heads=2, not 8",
+            r"connector\.heads=8, .*heads=2",
         ),
         (
             "siglip_slices_attn_qwen2",
             lambda m: setattr(m.connector, "tokens", 3),
-            r"connector\.tokens=3, not null",
+            r"connector\.tokens=null, .*tokens=3",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from spinevl.build.trust import Trust
 from spinevl.cli.main import main
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
+from spinevl.models import source
 from spinevl.stages.fetch import Repository, needed
 
 
@@ -56,6 +57,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.chdir(tmp_path)
     found = Hub(tmp_path / "remote")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", found.download)
+    monkeypatch.setattr(source, "_hub_answers", lambda endpoint: True)
     return found
 
 
@@ -66,7 +68,9 @@ def test_every_part_of_a_config_is_fetched(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.add("google/siglip2-base-patch16-256", *WEIGHTS, "pytorch_model.bin", "flax_model.msgpack")
-    hub.add("Qwen/Qwen2.5-0.5B-Instruct", *WEIGHTS, "modeling.py", "chat_template.jinja")
+    hub.add(
+        "Qwen/Qwen2.5-0.5B-Instruct", *WEIGHTS, "modeling.py", "chat_template.jinja", "README.md"
+    )
     words = ["encoder=siglip2", "llm=qwen2_5_0_5b", "models_dir=my models"]
     assert main(["fetch", *words]) == 0
     out = capsys.readouterr().out
@@ -78,7 +82,7 @@ def test_every_part_of_a_config_is_fetched(
         "Qwen/Qwen2.5-0.5B-Instruct",
     ]
     fetched = {one.name for one in folder.rglob("snapshots/*/*")}
-    assert fetched == {*WEIGHTS, "chat_template.jinja"}  # no pickle, no code
+    assert fetched == {*WEIGHTS, "chat_template.jinja", "README.md"}  # no pickle, no code
     assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").rglob("*.json"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spinevl.io.csv_text import csv_cell
-from spinevl.report.leaderboard.rows import Spread
+from spinevl.report.leaderboard.rows import NOT_BEGUN, Spread
 from spinevl.report.leaderboard.settings import Board, Setting
 
 _COUNTED = ("done", "failed", "running", "interrupted")
@@ -29,11 +29,12 @@ def setting_table(board: Board, *, tell: Callable[[str], str] = str) -> Table:
     header += ["difference_patients", "difference_repeats", "no_difference"]
     header += [name for task in board.tasks for name in (task, f"{task}_sd")]
     header += [f"controls_{name}" for name in board.controls]
-    header += ["seconds", "tokens_per_second", "jobs", *_COUNTED, "other", "error"]
+    header += ["seconds", "tokens_per_second", "jobs", *_COUNTED, "not_begun", "other", "error"]
+    header += ["verb"]
     lines = []
     for one in board.settings:
         name = " ".join(map(tell, one.overrides))
-        lines.append([one.rank, name, *_numbers(one, board)])
+        lines.append([one.rank, name, *_numbers(one, board), one.verb])
     return header, lines
 
 
@@ -53,8 +54,8 @@ def _numbers(one: Setting, board: Board) -> list[Any]:
         line += _values(one.task(task))[:2]
     line += [_values(one.control(name))[0] for name in board.controls]
     line += [one.mean(lambda row: row.seconds), one.mean(lambda row: row.tokens_per_second)]
-    line += [len(one.jobs), *(counts.get(status, 0) for status in _COUNTED)]
-    return [*line, sum(n for status, n in counts.items() if status not in _COUNTED), one.error]
+    told = [counts.get(status, 0) for status in (*_COUNTED, NOT_BEGUN)]
+    return [*line, len(one.jobs), *told, len(one.jobs) - sum(told), one.error]
 
 
 def job_table(board: Board, *, tell: Callable[[str], str] = str) -> Table:
@@ -63,7 +64,7 @@ def job_table(board: Board, *, tell: Callable[[str], str] = str) -> Table:
     header = ["job", "folder", "setting", "repeat", "overrides", "status"]
     header += ["dev_score", "score", "partial_score", "subset", "ci95_low", "ci95_high", *tasks]
     header += [f"controls_{name}" for name in controls]
-    header += ["seconds", "tokens_per_second", "identity", "error"]
+    header += ["seconds", "tokens_per_second", "identity", "error", "verb"]
     lines = []
     for row in board.rows:
         words = (" ".join(map(tell, one)) for one in (row.setting, row.repeat, row.overrides))
@@ -74,7 +75,7 @@ def job_table(board: Board, *, tell: Callable[[str], str] = str) -> Table:
         line += [ci95.low, ci95.high] if ci95 else [None, None]
         line += [row.tasks.get(task) for task in tasks]
         line += [row.controls.get(name) for name in controls]
-        lines.append([*line, row.seconds, row.tokens_per_second, row.identity, row.error])
+        lines.append([*line, row.seconds, row.tokens_per_second, row.identity, row.error, row.verb])
     return header, lines
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from spinevl.report.leaderboard.rows import Spread
-from spinevl.report.leaderboard.settings import DEFAULTS, Board, Setting
+from spinevl.report.leaderboard.settings import Board, Setting
 from spinevl.report.markdown import Markdown, as_code, as_literal, as_markdown, shown_name
 from spinevl.schema.errors import listed
 
@@ -30,17 +30,20 @@ def markdown(board: Board) -> str:
 
 def _settings(board: Board) -> list[list[str]]:
     controls = _own_controls(board)
-    alone = any(one.scored and one.scored.n == 1 for one in board.settings)
+    alone = any(one.ci95 for one in board.settings)
+    mixed = len(board.patients) > 1
     paired = any(one.paired for one in board.settings)
     head = ["rank", "setting", *(["dev score"] if board.has_dev else []), board.score_name]
+    head += ["scored on"] if mixed else []
     head += [*(["95 %"] if alone else []), *(["to the best"] if paired else [])]
     head += [*board.tasks, *map(shown_name, controls), "time", "tokens/s", "jobs"]
     lines = [head]
     for one in board.settings:
-        setting = Markdown(" ".join(map(as_code, board.varied(one))) or DEFAULTS)
+        setting = Markdown(" ".join(map(as_code, board.varied(one))) or board.unvaried)
         line = [f"{one.rank or ''}", setting]
         line += [_spread(one.value, one.partial)] if board.has_dev else []
         line.append(_spread(one.scored, one.partial))
+        line += [one.patients] if mixed else []
         line += [_interval(one)] if alone else []
         line += [_difference(one)] if paired else []
         line += [_mean(one.task(task)) for task in board.tasks]
@@ -68,8 +71,16 @@ def _notes(board: Board) -> Iterator[str]:
         f"{ranked}Scores are mean ± standard deviation over n jobs, which differ in seed and fold "
         "alone; F1s, controls, time and tokens/s are means."
     )
-    if any(one.rank is None and one.scored for one in board.settings):
+    unranked = [one for one in board.settings if one.rank is None and one.scored]
+    if any(row.ranks for one in unranked for row in one.counted):
         yield "A job with a test score alone has no rank; report's subset=dev gives it one."
+    if any(not row.ranks for one in unranked for row in one.counted):
+        yield (
+            "Only trainings are ranked: a score of other answers is not their dev score."
+            if board.has_dev
+            else "Nothing is ranked: the jobs are scored on different patients."
+        )
+    yield from _without_interval(board)
     for name, groups in board.outdated.items():
         jobs = " and ".join(
             f"job{'s' * (len(one) > 1)} {', '.join(str(row.number) for row in one)}"
@@ -86,6 +97,14 @@ def _notes(board: Board) -> Iterator[str]:
         values = [(shown_name(name), _mean(first.control(name))) for name in alike]
         told = ", ".join(f"{as_literal(name)} {value}" for name, value in values)
         yield f"Controls on the same patients, equal in all rows: {told}."
+
+
+def _without_interval(board: Board) -> Iterator[str]:
+    """Why scores of single jobs have no interval."""
+    alone = (one.counted[0] for one in board.settings if len(one.counted) == 1 and not one.ci95)
+    told = [row.score.notes.get("ci95") for row in alone if row.score and row.scored is not None]
+    if reasons := dict.fromkeys(one for one in told if one):
+        yield f"95 % intervals: {as_literal('; '.join(reasons))}."
 
 
 def _about_differences(board: Board) -> Iterator[str]:
@@ -138,9 +157,9 @@ def _interval(setting: Setting) -> str:
 
 def _jobs(board: Board) -> list[list[str]]:
     dev = ["dev score"] if board.has_dev else []
-    lines: list[list[str]] = [
-        ["job", "folder", "seed and fold", *dev, board.score_name, "status", "time", "error"]
-    ]
+    mixed = ["scored on"] if len(board.patients) > 1 else []
+    head = ["job", "folder", "seed and fold", *dev, board.score_name, *mixed]
+    lines: list[list[str]] = [[*head, "status", "time", "error"]]
     for row in board.rows:
         partial = " (partial)" if row.partial else ""
         status = as_literal(row.status)
@@ -151,6 +170,7 @@ def _jobs(board: Board) -> list[list[str]]:
                 Markdown(" ".join(map(as_code, row.repeat))),
                 *([_marked(row.value, partial)] if dev else []),
                 _marked(row.scored, partial),
+                *([row.patients] if mixed else []),
                 Markdown(f"**{status}**") if row.status in _BAD else status,
                 _time(row.seconds),
                 row.error or "",

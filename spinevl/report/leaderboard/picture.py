@@ -61,7 +61,7 @@ def _scores(axes: Any, shown: Sequence[Setting], board: Board) -> None:
         if one.value:
             axes.barh(place, one.value.mean, color=_BAR, height=0.6)
             axes.plot(values, [place] * len(values), "o", color=_DOT, markersize=4)
-        if board.has_dev and one.scored:
+        if board.has_dev and one.scored and one.value:
             axes.plot(one.scored.mean, place, "D", color=_TEST, markersize=5)
         bad = {k: n for k, n in one.statuses.items() if k != "done"}
         if told := ", ".join(f"{n} {k}" for k, n in bad.items()):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spinevl.schema.score import Score
 
 # overrides by which jobs repeat the same setting: chance in training, and who is dev
 _REPEATS = ("seed", "split.fold", "split.seed")
+_TRAININGS = ("run", "train", "")  # verbs; that of an earlier version's job is not known
+
+NOT_BEGUN = "not begun"
+"""The status of a job of a sweep whose turn has not come."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Row:
     """One job of a sweep.
 
     Attributes:
-        folder: its name in the sweep folder.
+        folder: its name in the sweep folder; none before it has begun.
         number, overrides, status, error, seconds: as in ``job.json``. Where that is absent the
             status is ``missing``, and where it cannot be read ``unreadable``.
         score: the content of its ``metrics.json``; None where it has not been scored.
@@ -46,6 +50,8 @@ class Row:
         tokens_per_second: of its training; None where it trained nothing.
         identity: of the job, see jobs.identity; None where it could not run.
         files: which files it read: ``key=path`` of its config -> what their content is known by.
+        verb: what the job does; empty where it is not known.
+        ranks: whether its score compares with those that rank the board's other jobs.
     """
 
     folder: str
@@ -60,6 +66,8 @@ class Row:
     tokens_per_second: float | None = None
     identity: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    verb: str = ""
+    ranks: bool = True
 
     @property
     def is_known(self) -> bool:
@@ -80,10 +88,26 @@ class Row:
     def value(self) -> float | None:
         """What settings are ranked by: the dev score, never that of test patients.
 
-        A job that trains nothing has the score of the answers it was given.
+        A job that trains nothing has the score of the answers it was given, unless others of the
+        board have a dev score, or the score of other patients.
         """
+        if not self.ranks:
+            return None
         on_test = self.score is not None and self.score.subset == "test"
         return self.scored if self.dev is None and not on_test else self.dev
+
+    @property
+    def patients(self) -> str:
+        """Whose answers are scored: ``dev``, ``test``, or the label file as ``labels=FILE``."""
+        if self.score is None:
+            return ""
+        labels = (name for name in self.files if name.startswith("labels="))
+        return self.score.subset or next(labels, "")
+
+    @property
+    def measure(self) -> str:
+        """The same for jobs whose answers are scored on the same patients."""
+        return self.files.get(self.patients, self.patients)
 
     @property
     def scored(self) -> float | None:
@@ -104,6 +128,18 @@ class Row:
     def controls(self) -> Mapping[str, float | None]:
         """Baseline -> its score on the same patients."""
         return {name: one.value for name, one in self.score.baselines.items()} if self.score else {}
+
+
+def ranked_together(rows: Sequence[Row]) -> list[Row]:
+    """Rows of which only those rank whose scores compare.
+
+    Beside trainings, which have dev scores, jobs that only answer or score rank nothing; and no
+    job does where all only score, and not the same patients.
+    """
+    if any(one.dev is not None for one in rows):
+        return [replace(one, ranks=one.verb in _TRAININGS) for one in rows]
+    same = len({one.measure for one in rows if one.value is not None}) <= 1
+    return [replace(one, ranks=same) for one in rows]
 
 
 def _is_repeat(override: str) -> bool:

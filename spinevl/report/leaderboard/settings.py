@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from spinevl.report.leaderboard.rows import Row, Spread
+from spinevl.report.leaderboard.rows import Row, Spread, ranked_together
 from spinevl.schema.score import Difference
 from spinevl.schema.task_score import Interval
 
 _DECIMALS = 12  # scores that differ by less are equal: means of the same numbers are rounded
 DEFAULTS = "(defaults)"
+ALONE = "(the only setting)"
 _ALWAYS = ("done", "failed", "running")
 
 
@@ -35,9 +36,10 @@ class Paired:
 
 @dataclass(frozen=True)
 class Setting:
-    """Jobs with the same overrides but for seed and fold.
+    """Jobs of one verb with the same overrides but for seed and fold.
 
     Attributes:
+        verb: what its jobs do; empty where it is not known.
         overrides: without seed and fold.
         jobs: in the order of their numbers.
         rank: from 1; None without a score to rank by.
@@ -45,6 +47,7 @@ class Setting:
         unpaired: why none is.
     """
 
+    verb: str
     overrides: tuple[str, ...]
     jobs: tuple[Row, ...]
     rank: int | None = None
@@ -98,6 +101,11 @@ class Setting:
         return found.mean if found else None
 
     @property
+    def patients(self) -> str:
+        """Whose answers are scored, see Row.patients."""
+        return ", ".join(sorted({one.patients for one in self.counted if one.patients}))
+
+    @property
     def ci95(self) -> Interval | None:
         """The interval of its score where that is of one job."""
         scores = [one.score for one in self.counted if one.score]
@@ -134,11 +142,13 @@ class Board:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Board:
         """The jobs by their settings, ranked."""
-        groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+        groups: dict[tuple[str, tuple[str, ...]], list[Row]] = defaultdict(list)
         unknown: list[Row] = []
-        for row in sorted(rows, key=lambda r: (r.number is None, r.number or 0, r.folder)):
-            (groups[row.setting] if row.is_known else unknown).append(row)
-        found = [Setting(overrides, tuple(jobs)) for overrides, jobs in groups.items()]
+        for row in sorted(
+            ranked_together(rows), key=lambda r: (r.number is None, r.number or 0, r.folder)
+        ):
+            (groups[row.verb, row.setting] if row.is_known else unknown).append(row)
+        found = [Setting(*key, tuple(jobs)) for key, jobs in groups.items()]
         # a full score and one over fewer tasks do not compare: full ones first
         found.sort(key=lambda s: (*_order(s), s.value is None and s.scored is None))
         places = [_order(one) for one in found]
@@ -150,19 +160,25 @@ class Board:
 
     @cached_property
     def common(self) -> list[str]:
-        """The overrides that all settings share; none where there is one, which they name."""
-        if len(self.settings) < 2:
+        """The overrides that all settings share."""
+        if not self.settings:
             return []
         sets = [set(one.overrides) for one in self.settings]
         return [one for one in self.settings[0].overrides if all(one in every for every in sets)]
 
     def name(self, setting: Setting) -> str:
         """What of a setting's overrides varies, in a line."""
-        return " ".join(self.varied(setting)) or DEFAULTS
+        return " ".join(self.varied(setting)) or self.unvaried
 
     def varied(self, setting: Setting) -> list[str]:
-        """The overrides of a setting that not all have."""
-        return [one for one in setting.overrides if one not in self.common]
+        """The overrides of a setting that not all have, behind its verb where verbs vary."""
+        verb = [setting.verb] if len({one.verb for one in self.settings}) > 1 else []
+        return [*verb, *(one for one in setting.overrides if one not in self.common)]
+
+    @property
+    def unvaried(self) -> str:
+        """The name of a setting in which nothing varies."""
+        return ALONE if len(self.settings) == 1 and self.common else DEFAULTS
 
     @property
     def outdated(self) -> dict[str, list[list[Row]]]:
@@ -190,6 +206,11 @@ class Board:
     def has_dev(self) -> bool:
         """Whether any job has a dev score, beside which scores of ``metrics.json`` stand."""
         return any(row.dev is not None for row in self.rows)
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose answers the scores are of, see Row.patients."""
+        return sorted({one.patients for one in self.rows if one.patients})
 
     @property
     def score_name(self) -> str:
