@@ -112,9 +112,9 @@ def _write(
     rates = {dtype: rate for dtype, one in found.items() if (rate := targets.median_rate(one))}
     versions = {"ours": ", ".join(f"{one} {version(one)}" for one in ("spinevl", "torch"))}
     for part in sections.values():
-        for run, result in part.items():
+        for result in part.values():
             if own := result.loaded.get("versions"):
-                versions[run.split(",")[0]] = ", ".join(f"{k} {v}" for k, v in own.items())
+                versions[next(iter(own))] = ", ".join(f"{k} {v}" for k, v in own.items())
     text = table.markdown(sections, rates, versions, told)
     (out / "peers.md").write_text(text)
     content = {

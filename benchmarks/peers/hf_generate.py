@@ -28,8 +28,8 @@ class Generation:
         folder = self.options.material
         self.asked = json.loads((folder / "closed.json").read_text())
         dtype = getattr(torch, self.options.dtype)
-        self.model = LlavaForConditionalGeneration.from_pretrained(folder / "hf", dtype=dtype)
-        self.model.eval()
+        llava: Any = LlavaForConditionalGeneration
+        self.model = llava.from_pretrained(folder / "hf", dtype=dtype).eval()
         self.processor = AutoProcessor.from_pretrained(folder / "hf")
         self.choose(batch_size=2, count=2)
         told = {"seconds": time.perf_counter() - start, "imports": imports}

@@ -52,20 +52,19 @@ def _settings(
 
 
 def _section(name: str, part: Section) -> list[str]:
-    if not name.startswith("train"):
-        unit = "s a patient, or in all" if name.startswith("generation") else "s a patient"
-        rows = [
-            (run, _seconds(one), _gigabytes(one), one.failed or "") for run, one in part.items()
-        ]
-        told = _table(("", unit, "peak GB", "not measured"), rows)
-        texts = {one: targets.equal_texts(part, one) for one in _GENERATED}
-        for what, equal in texts.items():
-            if equal:
-                told += [
-                    "",
-                    f"{what}: {equal[0]} of {equal[1]} answers equal vLLM's to the letter.",
-                ]
-        return told
+    if name.startswith("train"):
+        return _training(part)
+    unit = "s a patient, or in all" if name.startswith("generation") else "s a patient"
+    rows = [(run, _seconds(one), _gigabytes(one), one.failed or "") for run, one in part.items()]
+    told = _table(("", unit, "peak GB", "not measured"), rows)
+    for what in _GENERATED:
+        if equal := targets.equal_texts(part, what):
+            same, count = equal
+            told += ["", f"{what}: {same} of {count} answers equal vLLM's to the letter."]
+    return told
+
+
+def _training(part: Section) -> list[str]:
     rows = [
         (run, _rate(one.median), _epoch(part, run), _gigabytes(one), one.failed or "")
         for run, one in part.items()
