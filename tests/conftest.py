@@ -27,9 +27,10 @@ PARTS = (
 
 # Processes that share the tests begin with the files that take longest, and so end together.
 LONGEST = (
-    *("test_readme.py", "test_resume.py", "test_run.py", "test_fuzz.py", "test_own_parts.py"),
-    *("test_bad_values.py", "test_model_zoo.py", "test_doctor.py", "test_optuna_study.py"),
-    *("test_sweep.py", "test_owner.py", "test_train.py", "test_worker.py", "test_batch_job.py"),
+    *("test_run.py", "test_model_zoo.py", "test_readme.py", "test_resume.py", "test_fuzz.py"),
+    *("test_check.py", "test_estimator.py", "test_settle.py", "test_conf_files.py"),
+    *("test_own_parts.py", "test_bad_values.py", "test_train.py", "test_batch_job.py"),
+    *("test_sweep.py", "test_optuna_study.py", "test_words.py", "test_worker.py", "test_owner.py"),
 )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -313,7 +311,7 @@ def dev_score(rank: int, world: int) -> float:
     return mean_logprob(*(of_all_ranks(batches, found) if world > 1 else (batches, found)))
 
 
-def _rank(rank: int, store: str, kind: str, results: str) -> None:
+def _rank(rank: int, store: str, results: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2"}
     distributed.init_process_group(
@@ -325,19 +323,21 @@ def _rank(rank: int, store: str, kind: str, results: str) -> None:
     )
     # one image of three is a chunk of its own, so that ranks call frozen encoders unequally often
     base.FIXED_BATCH = every_branch.FIXED_BATCH = {"image": 2, "image3d": 1}
-    if kind == "dev":
-        found: Any = (dev_score(rank, 2), dev_score(0, 1))
-    else:
-        run: Callable[[str, int], list[torch.Tensor]] = with_ddp if kind == "ddp" else with_zero3
-        found = {case: run(case, rank) for case in CASES}
+    found = {
+        "dev": (dev_score(rank, 2), dev_score(0, 1)),
+        "ddp": {case: with_ddp(case, rank) for case in CASES},
+        "zero3": {case: with_zero3(case, rank) for case in CASES},
+    }
     torch.save(found, f"{results}-{rank}")
     distributed.destroy_process_group()
 
 
-def two_ranks(tmp_path: Path, kind: str) -> list[Any]:
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both ranks found, within a limit of time."""
+    folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.spawn(
-        _rank, args=(str(tmp_path / "store"), kind, str(tmp_path / "found")), nprocs=2, join=False
+        _rank, args=(str(folder / "store"), str(folder / "found")), nprocs=2, join=False
     )
     assert context is not None
     ends = time.monotonic() + LIMIT
@@ -347,15 +347,14 @@ def two_ranks(tmp_path: Path, kind: str) -> list[Any]:
     finally:
         for process in context.processes:
             process.kill()
-    return [torch.load(tmp_path / f"found-{rank}") for rank in range(2)]
+    return [torch.load(folder / f"found-{rank}") for rank in range(2)]
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["ddp", "zero3"])
 def test_ranks_that_show_other_images_train_as_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    ranks = two_ranks(tmp_path, kind)
     for module in (base, every_branch):
         monkeypatch.setattr(module, "FIXED_BATCH", {"image": 2, "image3d": 1})
     for case in CASES:
@@ -364,11 +363,11 @@ def test_ranks_that_show_other_images_train_as_one_process(
         moved = max(float((a - b).abs().max()) for a, b in zip(expected, start, strict=True))
         assert moved > 1e-3, case  # or nothing would be compared
         for found in ranks:
-            for one, other in zip(found[case], expected, strict=True):
+            for one, other in zip(found[kind][case], expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=case)
 
 
 @pytest.mark.distributed
-def test_every_rank_has_the_dev_score_of_one_process(tmp_path: Path) -> None:
-    (first, expected), (second, other) = two_ranks(tmp_path, "dev")
+def test_every_rank_has_the_dev_score_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    (first, expected), (second, other) = (found["dev"] for found in ranks)
     assert first == second == expected == other

@@ -19,7 +19,8 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 pytestmark = pytest.mark.distributed
 
 WORDS = [
-    *("data.n_train=5", "data.n_dev=2", "data.n_test=1", "task=[qd]", "encoder.dim=16"),
+    *("data.n_train=5", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
+    *("encoder.widths=[8,8,16]", "encoder.dim=16"),
     *("llm.width=32", "trainer.progress_bar=false", "trainer.batch_patients=1", "augment=shift"),
     *("trainer.max_epochs=4", "trainer.accumulate=2", "trainer.dev_checks=2", "warmup=heads"),
     *("warmup.fraction=0.5", "trainer.accelerator=cpu", "trainer.devices=2", "tuning=lora"),
