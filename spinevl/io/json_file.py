@@ -193,6 +193,11 @@ def _decoded(content: bytes, where: str, expected: str) -> str:
         raise refused(where, f"{expected} in UTF-8", found, fix) from error
 
 
+def parse_json(content: bytes) -> Any:
+    """The value of JSON that was received. Raises ValueError for what the module refuses."""
+    return _parsed(content.decode("utf-8"))
+
+
 def _parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for what the module refuses."""
     try:

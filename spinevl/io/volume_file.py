@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,6 +19,7 @@ Window = tuple[float, float]
 MAX_VOXELS = 2**29
 """The largest volume that is read: 2048 slices of 512 x 512. The header is asked before."""
 
+_MAX_HEADER_BYTES = 10_000
 _EXPECTED = "a volume [D, H, W] as .npy or NIfTI"
 
 
@@ -73,6 +75,7 @@ def _npy(path: str | Path, max_voxels: int) -> np.ndarray:
         try:
             if (version := npy.read_magic(file)) > (2, 0):
                 raise ValueError("an array of named fields")
+            _require_short_header(file, 2 if version < (2, 0) else 4)
             header = npy.read_array_header_1_0 if version < (2, 0) else npy.read_array_header_2_0
             shape, _, kind = header(file)
         except Exception as error:  # a damaged header is Python that raises anything
@@ -80,6 +83,8 @@ def _npy(path: str | Path, max_voxels: int) -> np.ndarray:
             raise _refused(path, f"no whole array ({reason})", "export it again") from error
         if kind.kind not in "iuf":
             raise _refused(path, f"an array of {kind}", "export numbers")
+        if len(shape) > 4 or any(type(one) is not int for one in shape):
+            raise _refused(path, f"shape {list(shape)}", "cut it to one volume")
         if math.prod(shape) > max_voxels or min(shape, default=0) < 0:
             found = f"shape {list(shape)}, of {max_voxels:,} voxels at most"
             raise _refused(path, found, "cut it to one volume")
@@ -89,6 +94,14 @@ def _npy(path: str | Path, max_voxels: int) -> np.ndarray:
             raise _refused(path, found, "export it again, one array a file")
         file.seek(0)
         return npy.read_array(file, allow_pickle=False)
+
+
+def _require_short_header(file: BinaryIO, size: int) -> None:
+    """Raise ValueError for a header that would take much memory, before it is read."""
+    length = int.from_bytes(file.read(size), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length:,} bytes")
+    file.seek(npy.MAGIC_LEN)
 
 
 def _refused(path: str | Path, found: str, fix: str, expected: str = _EXPECTED) -> UserError:

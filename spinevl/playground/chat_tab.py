@@ -56,20 +56,20 @@ class ChatTab:
                     max_length=limits.characters, placeholder="What do you see?",
                 )  # fmt: skip
                 with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=80)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=80)
-                    clear = gr.Button("Clear", elem_id="clear", min_width=80)
-                    download = gr.Button("Download", elem_id="download", min_width=80)
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=64)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=64)
+                    clear = gr.Button("Clear", elem_id="clear", min_width=64)
+                    download = gr.Button("Download", elem_id="download", min_width=64)
             with gr.Column(scale=1, min_width=280):
                 files = gr.File(
-                    label="For the next question", file_count="multiple", height=150,
+                    label="Images for the next question", file_count="multiple", height=150,
                     elem_id="images",
                 )  # fmt: skip
                 gr.HTML(f'<p class="spine-small">This checkpoint reads {shown}.</p>')
                 pending = gr.HTML(elem_id="pending")
                 with gr.Accordion("How it answers", open=False):
                     temperature = gr.Slider(
-                        0, 2, value=0, step=0.05, label="Temperature (0: the most probable)"
+                        0, 2, value=0, step=0.05, label="Temperature (0: no sampling)"
                     )
                     top_p = gr.Slider(0.01, 1, value=1, step=0.01, label="Top-p")
                     most = gr.Slider(

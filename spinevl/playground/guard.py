@@ -9,15 +9,21 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
+from spinevl.io.json_file import parse_json
+from spinevl.playground.page_events import PageEvents
+from spinevl.playground.unread import Unread
 from spinevl.playground.uploads import Uploads
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, escaped
+
+log = logging.getLogger(__name__)
 
 _COOKIE = "spinevl_token"
 _MAX_JSON_BYTES = 1_000_000
@@ -48,6 +54,7 @@ class Guard:
     Args:
         app: the page's.
         uploads: where files may be sent to.
+        events: what the page may post.
         hosts: the names by which browsers may call this server; None takes any. A page elsewhere
             whose name is made to point here would have its own.
         token: what a browser must know; None lets everybody in.
@@ -57,13 +64,21 @@ class Guard:
     """
 
     def __init__(
-        self, app: Any, uploads: Uploads, *, hosts: Collection[str] | None, token: str | None
+        self,
+        app: Any,
+        uploads: Uploads,
+        events: PageEvents,
+        *,
+        hosts: Collection[str] | None,
+        token: str | None,
     ) -> None:
         self.app = app
         self.uploads = uploads
+        self.events = events
         self.hosts = hosts
         self.token = token
         self.stopping = asyncio.Event()
+        self._unread = Unread(tabs=uploads.limits.visitors)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -77,17 +92,18 @@ class Guard:
         try:
             if await self._signed_in(scope, headers, send):
                 self._require_allowed(scope, headers)
-                receive = await self._checked_body(scope, headers, receive)
-                await self._until_stopped(scope, receive, _with_headers(send))
+                receive = await self._checked_body(scope, receive)
+                await self._until_stopped(scope, receive, _with_headers(self._noted(scope, send)))
         except _Refused as refused:
             await _answer(send, refused.status, refused.reason)
 
     async def _until_stopped(self, scope: Any, receive: Any, send: Any) -> None:
         """The page's answer, whose stream ends when the server is to stop."""
-        open_ = False
+        begun = open_ = False
 
         async def noted(message: Any) -> None:
-            nonlocal open_
+            nonlocal begun, open_
+            begun = True
             open_ = message["type"] == "http.response.start" or bool(message.get("more_body"))
             await send(message)
 
@@ -95,13 +111,16 @@ class Guard:
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
             await asyncio.wait({answer, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                answer.result()  # raises what it raised
         finally:
             stopping.cancel()
             answer.cancel()
         with suppress(asyncio.CancelledError):
-            await answer
+            try:
+                await answer
+            except Exception as error:
+                _tell(error, scope)
+        if not begun:
+            raise _Refused(500, "the page has no answer to this")
         if open_:
             await send({"type": "http.response.body", "body": b""})
 
@@ -110,7 +129,7 @@ class Guard:
         if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
             raise _Refused(421, "this address is not one of the playground's")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise _Refused(403, "the request comes from another page")
         if self.token is None or self._knows(_cookie(headers)):
             return True
@@ -140,15 +159,15 @@ class Guard:
         if "transfer-encoding" in headers or not re.fullmatch("[0-9]{1,15}", length):
             raise _Refused(411, "the request does not say how long it is")
         if int(length) > most:
-            raise _Refused(413, f"more than limits.upload_mb={limits.upload_mb:g}")
+            raise _Refused(413, f"more than {most:,} bytes (limits.upload_mb={limits.upload_mb:g})")
         if most != _MAX_JSON_BYTES:
             try:
                 self.uploads.require_room(int(length))
             except UserError as error:
                 raise _Refused(507, error.lines[0]) from error
 
-    async def _checked_body(self, scope: Any, headers: Mapping[str, str], receive: Any) -> Any:
-        """The body of a JSON request once it names no file but those that were uploaded here."""
+    async def _checked_body(self, scope: Any, receive: Any) -> Any:
+        """The body of a JSON request, made anew, once it names no file but uploaded ones."""
         if scope["method"] != "POST" or scope["path"].startswith("/gradio_api/upload"):
             return receive
         content = b""
@@ -159,22 +178,43 @@ class Guard:
             content += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        route = scope["path"].rstrip("/").rpartition("/")[2]
         try:
-            body = json.loads(content or b"{}")
-            named = list(_files_named(body))
-        except (ValueError, RecursionError):
-            raise _Refused(400, "the request is no JSON") from None
-        for one in named:
-            try:
-                self.uploads.received(one if isinstance(one, str) else "", None)
-            except UserError:
-                raise _Refused(403, "the request names a file that was not uploaded") from None
-        left = [{"type": "http.request", "body": content, "more_body": False}]
+            body = self.events.request(route, parse_json(content))
+        except ValueError as error:
+            raise _Refused(400, f"the page sends no such request ({error})") from None
+        try:
+            for one in _files_named(body):
+                self.uploads.received(one, None)
+        except UserError:
+            raise _Refused(403, "the request names a file that was not uploaded") from None
+        if route == "join" and not self._unread.begin(body["session_hash"]):
+            raise _Refused(429, "this tab has not read the answers that it has asked for")
+        left = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
         async def again() -> Any:
             return left.pop() if left else await receive()
 
         return again
+
+    def _noted(self, scope: Any, send: Any) -> Any:
+        """``send``, which notes what of the answers a tab has read."""
+        if not scope["path"].startswith("/gradio_api/queue/data"):
+            return send
+        tab = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+
+        async def noted(message: Any) -> None:
+            await send(message)
+            self._unread.read(tab, message.get("body", b""))
+
+        return noted
+
+
+def _tell(error: Exception, scope: Any) -> None:
+    """One line in the terminal; a tab that is not known was opened before a restart."""
+    if getattr(error, "status_code", None) != 404:
+        told = escaped(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
+        log.error("the page failed at %s", told, exc_info=log.isEnabledFor(logging.DEBUG))
 
 
 class _Refused(Exception):
@@ -182,17 +222,9 @@ class _Refused(Exception):
         self.status, self.reason = status, reason
 
 
-def _files_named(body: Any) -> Any:
-    """What a request names as files: the ``path`` of each object that has one."""
-    waiting = [body]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if "path" in one:
-                yield one["path"]
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+def _files_named(body: Mapping[str, Any]) -> list[str]:
+    """The paths of the files among an event's values."""
+    return [file["path"] for one in body.get("data", ()) if isinstance(one, list) for file in one]
 
 
 def _name(host: str) -> str:

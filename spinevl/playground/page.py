@@ -9,6 +9,7 @@ from typing import Any
 
 from spinevl.playground import pictures
 from spinevl.playground.engine import Engine
+from spinevl.playground.page_events import PageEvents
 from spinevl.playground.samples import Sample
 from spinevl.playground.uploads import Uploads
 from spinevl.playground.visitors import Visitors
@@ -27,6 +28,8 @@ def _require_gradio(uploads: Uploads) -> Any:
         UserError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000000"  # pandas sums up after so many
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.incoming)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -37,8 +40,10 @@ def _require_gradio(uploads: Uploads) -> Any:
     return gradio
 
 
-def make_app(engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, told: str) -> Any:
-    """The page as an ASGI application, not yet guarded.
+def make_app(
+    engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, told: str
+) -> tuple[Any, PageEvents]:
+    """The page as an ASGI application, not yet guarded, and what its scripts may post.
 
     Args:
         engine: answers.
@@ -51,6 +56,7 @@ def make_app(engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, t
     """
     gr = _require_gradio(visitors.uploads)
     from fastapi import FastAPI
+    from gradio.utils import LRUCache
 
     from spinevl.playground.chat_tab import ChatTab
     from spinevl.playground.study_tab import StudyTab
@@ -68,7 +74,9 @@ def make_app(engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, t
         page.unload(leave)
     page.state_session_capacity = visitors.uploads.limits.visitors
     page.queue(api_open=False, max_size=_MOST_EVENTS, default_concurrency_limit=_SIDE_BY_SIDE)
-    return gr.mount_gradio_app(
+    # what tabs have not read, see Unread
+    page._queue.pending_messages_per_session = LRUCache(visitors.uploads.limits.visitors)
+    app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
         path="/",
@@ -85,3 +93,4 @@ def make_app(engine: Engine, visitors: Visitors, samples: Sequence[Sample], *, t
         theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
         css=pictures.CSS,
     )
+    return app, PageEvents(page.config)

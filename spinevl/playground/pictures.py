@@ -29,7 +29,10 @@ _COLOURS = ("#c6dbef", "#fdd0a2", "#fd8d3c", "#a63603", "#54278f", "#1b7837")
 CSS = """
 .spine-row { display: flex; flex-wrap: wrap; gap: 12px; }
 .spine-row figure { margin: 0; flex: 1 1 200px; min-width: 120px; max-width: 340px; }
-.spine-thumbs figure { flex: 0 1 96px; min-width: 0; }
+.spine-thumbs figure { flex: 0 0 96px; min-width: 0; }
+.spine-thumbs figcaption { overflow-wrap: anywhere; line-height: 1.3; max-height: 2.6em;
+  overflow: hidden; }
+#level label { padding: 6px 9px; }
 .spine-slice { position: relative; line-height: 0; background: #000; }
 .spine-slice img { width: 100%; height: auto; image-rendering: auto; }
 .spine-slice svg { position: absolute; inset: 0; width: 100%; height: 100%; }
@@ -134,8 +137,8 @@ def map_over(path: Path, one: OcclusionMap) -> str:
     return (
         f'<figure><div class="spine-slice"><img src="{uri}" alt="{escape(name)}">'
         f'<svg viewBox="0 0 {columns} {rows}" preserveAspectRatio="none">{cells}</svg></div>'
-        f"<figcaption>{escape(name)}: {100 * one.probability:.0f}% with nothing covered, at most "
-        f"{100 * highest:.1f} points less or more</figcaption></figure>"
+        f"<figcaption>{escape(name)}: {100 * one.probability:.0f}% with nothing covered; a covered "
+        f"place changes it by at most {100 * highest:.1f} points</figcaption></figure>"
     )
 
 
@@ -152,6 +155,17 @@ def _drawn(vertebra: str, box: Box) -> str:
         f'<text x="{box.x1 + 2}" y="{box.y1 + 10}" font-size="10" fill="#ffd166">'
         f"{escape(vertebra)}</text>"
     )
+
+
+def note_on_boxes(tasks: Mapping[str, Task]) -> str:
+    """Whether the model draws boxes: where none are seen, it may have been trained on none."""
+    titles = [one.title for one in tasks.values() if not one.closed]
+    told = (
+        f"The answers draw the predicted {escape(' and '.join(titles))} in the sagittal slices."
+        if titles
+        else "No boxes are drawn: this checkpoint was not trained on <code>positioning</code>."
+    )
+    return f'<p class="spine-small">{told}</p>'
 
 
 def strip(tasks: Mapping[str, Task], answers: Sequence[Prediction], level: str = "") -> str:
@@ -214,7 +228,8 @@ def _colour(place: int) -> str:
 def thumbnails(images: Iterable[tuple[str, str]]) -> str:
     """(name, data URI) of images, side by side."""
     figures = "".join(
-        f'<figure><img src="{uri}" alt=""><figcaption>{escape(name)}</figcaption></figure>'
+        f'<figure title="{escape(name)}"><img src="{uri}" alt="">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
         for name, uri in images
     )
     return f'<div class="spine-row spine-thumbs">{figures}</div>' if figures else ""

@@ -52,11 +52,11 @@ def server(
     loopback = is_loopback(host)
     token = token_for(loopback=loopback)
     visitors = Visitors(uploads)
-    app = make_app(engine, visitors, samples, told=told)
+    app, events = make_app(engine, visitors, samples, told=told)
     hosts = {"127.0.0.1", "localhost", "[::1]"} if loopback else None
     import uvicorn
 
-    guard = Guard(app, uploads, hosts=hosts, token=token)
+    guard = Guard(app, uploads, events, hosts=hosts, token=token)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -66,7 +66,9 @@ def server(
     with _listening(host, port) as listening, visitors:
         config = uvicorn.Config(
             guard,
-            log_level="warning",
+            log_config=None,
+            log_level="error",  # it warns of each request that is none
+            ws="none",
             access_log=False,
             server_header=False,
             limit_concurrency=_CONNECTIONS,

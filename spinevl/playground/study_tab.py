@@ -20,7 +20,9 @@ from spinevl.playground.why import Why
 from spinevl.schema.prediction import Prediction
 
 _NO_SAMPLE = "none"
-_WHOLE = "whole spine"
+_NO_PATIENT = (
+    "<p>There are no images yet: choose a sample, or drop images. Then ask all questions.</p>"
+)
 
 
 @dataclass
@@ -56,15 +58,19 @@ class StudyTab:
                 )  # fmt: skip
                 gr.HTML(self._wanted())
                 with gr.Row():
-                    ask = gr.Button("Ask all questions", variant="primary", elem_id="ask-study")
+                    ask = gr.Button(
+                        "Ask all questions", variant="primary", scale=3, min_width=160,
+                        elem_id="ask-study",
+                    )  # fmt: skip
                     stop = gr.Button("Stop", elem_id="stop-study", min_width=60)
                 message = gr.HTML(elem_id="study-message")
             with gr.Column(scale=3, min_width=320):
                 with gr.Row():
                     with gr.Column(scale=max(1, len(self._sagittal)), min_width=200):
-                        sagittal = gr.HTML(elem_id="sagittal")
+                        sagittal = gr.HTML(_NO_PATIENT, elem_id="sagittal")
                     with gr.Column(scale=1, min_width=200):
                         axial = gr.HTML(elem_id="axial")
+                gr.HTML(pictures.note_on_boxes(self.engine.tasks))
                 level = gr.Radio(
                     levels, value=levels[0] if levels else None, label="Level", elem_id="level",
                     visible=bool(levels),
@@ -96,11 +102,12 @@ class StudyTab:
         told = ", ".join(names)
         example = names[0].replace("/", "_")
         return (
-            f'<p class="spine-small">A zip of one patient, or 8-bit grey PNGs{size}: {told}. '
-            f"Single files have <code>_</code> for the folder: <code>{example}</code>.</p>"
+            f'<p class="spine-small">A zip with one patient\'s images, 8-bit grey PNGs{size}: '
+            f"{told}. Or these images as single files, with <code>_</code> in place of "
+            f"<code>/</code>, such as <code>{example}</code>.</p>"
         )
 
-    def take(self, files: list[str], level: str, request: gr.Request) -> tuple[Any, ...]:
+    def take(self, files: list[str] | None, level: str, request: gr.Request) -> tuple[Any, ...]:
         """A visitor has dropped files."""
 
         def take(visitor: Visitor) -> None:
@@ -129,30 +136,33 @@ class StudyTab:
         self, change: Callable[[Visitor], None], level: str, request: gr.Request
     ) -> tuple[str, str, str, str]:
         """The page after ``change`` has changed a visitor's images."""
-        visitor = self.visitors.of(request.session_hash)
+        visitor = self._visitor(request, level)
         visitor.stop()
         try:
             change(visitor)
         except Exception as error:
-            return told(error), *self._shown(visitor, level)
-        return "", *self._shown(visitor, level)
+            return told(error), *self._shown(visitor)
+        return "", *self._shown(visitor)
 
-    def ask(self, level: str, request: gr.Request) -> Iterator[tuple[str, str, str, str]]:
+    def ask(self, level: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Ask all questions; what is going on is shown meanwhile."""
-        visitor = self.visitors.of(request.session_hash)
+        visitor = self._visitor(request, level)
         visitor.stop()
+        same: Any = gr.skip()
         try:
             patient = visitor.require_patient()
             visitor.job = job = self.engine.ask_study(patient)
             for update in job.updates():
-                if update.value is not None and visitor.patient is patient:
+                if update.value is None:
+                    yield pictures.status(waiting(update.ahead)), same, same, same
+                    continue
+                if visitor.patient is patient:
                     visitor.answers = self._with_truth(visitor, update.value)
-                status = "" if update.value else waiting(update.ahead)
-                yield pictures.status(status), *self._shown(visitor, level)
+                yield "", *self._shown(visitor)
             if job.stopped:
-                yield pictures.status("stopped"), *self._shown(visitor, level)
+                yield pictures.status("stopped"), same, same, same
         except Exception as error:
-            yield told(error), *self._shown(visitor, level)
+            yield told(error), same, same, same
 
     def _with_truth(self, visitor: Visitor, answers: Sequence[Prediction]) -> list[Prediction]:
         known = [visitor.truth] if visitor.truth else []
@@ -160,21 +170,26 @@ class StudyTab:
 
     def show_level(self, level: str, request: gr.Request) -> tuple[str, str]:
         """A visitor has clicked a level."""
-        _, axial, strip = self._shown(self.visitors.of(request.session_hash), level)
+        _, axial, strip = self._shown(self._visitor(request, level))
         return axial, strip
 
     def stop(self, request: gr.Request) -> None:
         """A visitor waits no more."""
         self.visitors.of(request.session_hash).stop()
 
-    def _shown(self, visitor: Visitor, level: str) -> tuple[str, str, str]:
-        """The sagittal slices, the axial slice of a level, and the strip."""
-        patient: dict[Slot, Any] = dict(visitor.patient)
+    def _visitor(self, request: gr.Request, level: str) -> Visitor:
+        """Who asks, and the level that is chosen: an answer that comes later is shown with it."""
+        visitor = self.visitors.of(request.session_hash)
+        visitor.level = level or ""
+        return visitor
+
+    def _shown(self, visitor: Visitor) -> tuple[str, str, str]:
+        """The sagittal slices, the axial slice of the level, and the strip."""
+        patient, level = dict(visitor.patient), visitor.level
         if not patient:
-            return "", "", ""
-        axial = [level] if level in patient else []
+            return _NO_PATIENT, "", ""
         return (
             pictures.slices(patient, self._sagittal, visitor.answers),
-            pictures.slices(patient, axial),
+            pictures.slices(patient, [level] if level in patient else []),
             pictures.strip(self.engine.tasks, visitor.answers, level),
         )

@@ -133,7 +133,7 @@ class Uploads:
         """
         given = Path(os.path.normpath(path))
         name = name or given.name
-        if not given.is_relative_to(self.incoming) or given.resolve() != given.absolute():
+        if not given.is_relative_to(self.incoming) or not _is_itself(given):
             raise refused("the upload", "a file that was uploaded here", name, "drop it again")
         return Received(given, name)
 
@@ -243,6 +243,14 @@ def _kind(file: Received) -> str:
         if file.name.lower().endswith(suffix):
             return suffix
     raise refused(file.shown, _KINDS, f"content that begins with {start!r}", "convert it")
+
+
+def _is_itself(path: Path) -> bool:
+    """Whether a file is there, and no link leads to it."""
+    try:
+        return path.is_file() and path.resolve() == path.absolute()
+    except (OSError, ValueError):  # a name that no file has
+        return False
 
 
 def _size(path: Path) -> int:

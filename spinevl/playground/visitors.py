@@ -29,6 +29,7 @@ class Visitor:
         folder: of its files.
         patient: the images of the study tab.
         truth: of a sample.
+        level: the one that is chosen there.
         answers: to the study's questions.
         new_images: of the next question.
         images: of the questions that were asked, in order.
@@ -40,6 +41,7 @@ class Visitor:
     folder: Path
     patient: Mapping[Slot, Path] = field(default_factory=dict)
     truth: Patient | None = None
+    level: str = ""
     answers: list[Prediction] = field(default_factory=list)
     new_images: list[Shown] = field(default_factory=list)
     images: list[Shown] = field(default_factory=list)

@@ -16,9 +16,10 @@ from spinevl.playground.visitors import Visitor, Visitors
 from spinevl.schema.errors import refused
 
 _MEANING = (
-    "Cells are red where covering them makes the answer less probable, and blue where it makes it "
-    "more probable. Such a map does not show that the answer is right or for which reason, nor "
-    "what several places do together: a model that is right by accident has one too."
+    "The model is asked again with one place of an image covered, for each place in turn. Places "
+    "are red where that makes the answer less probable, and blue where more probable. Such a map "
+    "does not show that the answer is right, or why, or what several places do together: a model "
+    "that is right by accident has one too."
 )
 
 
@@ -49,13 +50,13 @@ class Why:
             task = gr.Dropdown(
                 closed, value=closed[0][1] if closed else None, label="Task", elem_id="why-task"
             )
-            show = gr.Button("Show, for the level that is chosen", elem_id="show-why")
+            show = gr.Button("Show the map of this task at the level above", elem_id="show-why")
             shown = gr.HTML(elem_id="map")
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         show.click(self.show, [task, level], [shown], **private)
         return shown
 
-    def show(self, name: str, level: str | None, request: gr.Request) -> Iterator[str]:
+    def show(self, name: str | None, level: str | None, request: gr.Request) -> Iterator[str]:
         """Cover the images of one question, and show what that does."""
         visitor = self.visitors.of(request.session_hash)
         visitor.stop()
@@ -64,14 +65,16 @@ class Why:
         except Exception as error:
             yield told(error)
 
-    def _maps(self, visitor: Visitor, name: str, level: str | None) -> Iterator[str]:
-        task = self.engine.tasks[name]
+    def _maps(self, visitor: Visitor, name: str | None, level: str | None) -> Iterator[str]:
+        if (task := self.engine.tasks.get(name or "")) is None:
+            names = ", ".join(one.title for one in self.engine.tasks.values() if one.closed)
+            raise refused("Task", f"one of {names}", "none", "choose one")
         asked = "" if not task.levels else level or ""
         if asked not in task.objects:
             levels = ", ".join(task.levels)
             raise refused(task.title, f"one of its levels ({levels})", asked, "choose another")
         patient = visitor.require_patient()
-        visitor.job = job = self.engine.explain(patient, name, asked)
+        visitor.job = job = self.engine.explain(patient, task.name, asked)
         for update in job.updates():
             if update.value is None:
                 yield pictures.status(waiting(update.ahead))

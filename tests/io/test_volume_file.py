@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def with_header(tmp_path: Path, shape: tuple[int, ...], *, kind: str = "<f4") ->
         ((2, -3, -4), "-3"),
         ((2, 3, 40), "96 bytes"),
         ((2, 3), "96 bytes"),  # another array behind it: which is meant?
+        ((True, 3, 8), "True"),
+        ((24, *[1] * 69), "[24, 1, 1"),
     ],
 )
 def test_a_header_is_held_against_the_bytes_that_are_there(
@@ -123,6 +126,16 @@ def test_a_header_is_held_against_the_bytes_that_are_there(
     assert load_volume(with_header(tmp_path, (2, 3, 4)), window=None).shape == (2, 3, 4)
     with pytest.raises(UserError, match=re.escape(said)):
         load_volume(with_header(tmp_path, shape))
+
+
+def test_a_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "v.npy"
+    file.write_bytes(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"x")
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"2,147,483,648 bytes"):
+        load_volume(file)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_damaged_headers_end_in_one_line(tmp_path: Path) -> None:

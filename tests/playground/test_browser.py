@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import socket
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from http_client import served
 from PIL import Image
 
 from spinevl.config.options.playground import LimitOptions
@@ -29,7 +29,7 @@ from spinevl.playground.archive import Slot
 from spinevl.playground.engine import ChatOptions, Engine
 from spinevl.playground.patient_files import PATIENT, file_name
 from spinevl.playground.samples import Sample
-from spinevl.playground.serve import TOKEN, server
+from spinevl.playground.serve import TOKEN
 from spinevl.playground.uploads import Uploads
 from spinevl.schema.patient import Patient
 from spinevl.sources.conversations import ConversationSource
@@ -95,19 +95,9 @@ def page(spine_model: SpineModel, tmp_path_factory: pytest.TempPathFactory) -> I
         patch.setattr(socket.socket, "connect", guarded)
         with (
             Uploads(limits, parent=folder) as uploads,
-            server(engine, uploads, [sample], told="a tiny model", host="127.0.0.1", port=0) as (
-                made,
-                address,
-                run,
-            ),
+            served(engine, uploads, [sample]) as address,
         ):
-            thread = threading.Thread(target=run)
-            thread.start()
-            while not made.started:
-                time.sleep(0.02)
             yield Page(address, engine, uploads)
-            made.should_exit = True
-            thread.join()
         engine.close()
 
 

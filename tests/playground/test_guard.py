@@ -10,11 +10,25 @@ from typing import Any
 import pytest
 
 from spinevl.playground.guard import Guard
+from spinevl.playground.page_events import PageEvents
 from spinevl.playground.serve import TOKEN, is_loopback, token_for
 from spinevl.playground.uploads import Uploads
 from spinevl.schema.errors import UserError
 
 HERE = {"127.0.0.1", "localhost"}
+JOIN = "/gradio_api/queue/join"
+EVENTS = PageEvents(
+    {
+        "components": [{"id": 1, "type": "file", "props": {}}],
+        "dependencies": [{"id": 0, "inputs": [1], "backend_fn": True}],
+    }
+)
+
+
+def event(*paths: object, **more: object) -> bytes:
+    """The event of a page that sends files."""
+    files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in paths]
+    return json.dumps({"fn_index": 0, "session_hash": "a1", "data": [files], **more}).encode()
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -65,7 +79,7 @@ def ask(
 
 @pytest.fixture
 def guard(uploads: Uploads) -> Guard:
-    return Guard(echo, uploads, hosts=HERE, token=None)
+    return Guard(echo, uploads, EVENTS, hosts=HERE, token=None)
 
 
 def test_the_page_comes_with_a_policy_that_calls_nobody(guard: Guard) -> None:
@@ -99,10 +113,13 @@ def test_other_posts_are_closed(guard: Guard, path: str) -> None:
 
 
 def test_other_pages_cannot_ask(guard: Guard) -> None:
-    path, body = "/gradio_api/queue/join", b"{}"
+    path, body = JOIN, event()
     assert ask(guard, path, body, origin="http://127.0.0.1:7860")[0] == 200
+    assert ask(guard, path, body, origin="https://127.0.0.1:7860")[0] == 200  # a proxy with TLS
     assert ask(guard, path, body, origin="http://example.com")[0] == 403
     assert ask(guard, path, body, origin="null")[0] == 403
+    for other in ("", "http://[::1", "127.0.0.1:7860", "http://127.0.0.1:1", "http://127.0.0.1"):
+        assert ask(guard, path, body, origin=other)[0] == 403
     assert ask(guard, host="example.com:7860")[0] == 421  # a name that was made to point here
     assert ask(guard, host="127.0.0.1.example.com")[0] == 421
     assert ask(guard, host="localhost")[0] == 200
@@ -112,19 +129,52 @@ def test_only_uploaded_files_are_named(guard: Guard, uploads: Uploads) -> None:
     (uploads.incoming / "a").mkdir()
     there = uploads.incoming / "a" / "x.png"
     there.write_bytes(b"x")
-    path = "/gradio_api/queue/join"
-    good = json.dumps({"data": [[{"path": str(there), "orig_name": "x"}], "say path: /etc"]})
-    assert ask(guard, path, good.encode())[:2] == (200, f"echo {good}")
-    for name in ("/etc/passwd", f"{uploads.incoming}/../../x", "http://127.0.0.1/", None, ["a"]):
-        body = json.dumps({"data": [{"deep": [{"path": name}]}]}).encode()
-        assert ask(guard, path, body)[0] == 403, name
-    for body in (b"{", b"\xff", b"[" * 100_000):
-        assert ask(guard, path, body)[0] == 400
+    good = event(str(there))
+    assert ask(guard, JOIN, event(str(there), event_data={"path": "/etc/passwd"}))[:2] == (
+        200,
+        f"echo {good.decode()}",
+    )
+    inside = (there.parent, there.with_name("y.png"), f"{uploads.incoming}/../../x")
+    for name in (*map(str, inside), "/etc/passwd", "http://127.0.0.1/", "", "\0", "x" * 9000):
+        assert ask(guard, JOIN, event(name))[0] == 403, name
+        assert ask(guard, JOIN, event(f"{uploads.incoming}/{name}"))[0] == 403, name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"\xff", b"[" * 100_000, b"null", b"[]", b'{"data": []}', event(5), event([])),
+        *(event().decode().encode("utf-16"), event(fn_index=1), event(session_hash="\ud800")),
+        *(event(session_hash=None), event()[:-1] + b', "data": []}', event(fn_index=10**400)),
+    ],
+)
+def test_what_the_page_never_sends_is_refused(guard: Guard, body: bytes) -> None:
+    for path in (JOIN, "/gradio_api/cancel", "/gradio_api/reset/"):
+        status, text, _ = ask(guard, path, body)
+        assert status == 400
+        assert text.isprintable()
+
+
+def test_a_failure_of_the_page_is_one_line(
+    uploads: Uploads, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("what\nthen")
+
+    async def stops(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await fails(scope, receive, send)
+
+    assert ask(Guard(fails, uploads, EVENTS, hosts=HERE, token=None), "/config")[0] == 500
+    assert ask(Guard(stops, uploads, EVENTS, hosts=HERE, token=None), "/config")[:2] == (200, "")
+    lines = [one.getMessage() for one in caplog.records]
+    assert len(lines) == 2
+    assert all("/config" in one and "KeyError" in one and "\n" not in one for one in lines)
 
 
 def test_bodies_are_bounded(guard: Guard, uploads: Uploads) -> None:
     assert ask(guard, "/gradio_api/upload", b"x", content_length="99999999")[0] == 413
-    assert ask(guard, "/gradio_api/queue/join", b"x", content_length="1000001")[0] == 413
+    assert ask(guard, JOIN, b"x", content_length="1000001")[0] == 413
     assert ask(guard, "/gradio_api/upload", b"x", content_length="")[0] == 411
     assert ask(guard, "/gradio_api/upload", b"x", content_length="-1")[0] == 411
     chunked = {"content_length": "1", "transfer_encoding": "chunked"}  # the length means nothing
@@ -149,7 +199,7 @@ def test_streams_end_with_the_server(uploads: Uploads) -> None:
             ended.append(True)
 
     async def stopped() -> list[Any]:
-        guard, sent = Guard(endless, uploads, hosts=None, token=None), []
+        guard, sent = Guard(endless, uploads, EVENTS, hosts=None, token=None), []
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -166,7 +216,7 @@ def test_streams_end_with_the_server(uploads: Uploads) -> None:
 
 
 def test_a_token_opens_the_page_once_it_is_known(uploads: Uploads) -> None:
-    guard = Guard(echo, uploads, hosts=None, token="secret0123456789")
+    guard = Guard(echo, uploads, EVENTS, hosts=None, token="secret0123456789")
     assert ask(guard, host="10.0.0.5:7860")[0] == 401
     assert ask(guard, query="token=secret")[0] == 401
     assert ask(guard, "/config", query="token=secret0123456789")[0] == 401

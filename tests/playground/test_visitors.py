@@ -118,6 +118,12 @@ def test_the_strip_and_the_boxes(spine_model: SpineModel, tmp_path: Path) -> Non
     assert "C5" not in shown
 
 
+def test_a_checkpoint_without_boxes_says_so(spine_model: SpineModel) -> None:
+    closed = {name: one for name, one in spine_model.tasks.items() if one.closed}
+    assert "not trained on <code>positioning</code>" in pictures.note_on_boxes(closed)
+    assert "vertebra boxes" in pictures.note_on_boxes(spine_model.tasks)
+
+
 def test_samples_are_what_the_checkpoint_asks_for(tmp_path: Path) -> None:
     samples = phantom_samples(StudyLayout(), [6, "C2-C3"], tmp_path, count=2)
     assert [list(one.images) for one in samples] == [[6, "C2-C3"]] * 2

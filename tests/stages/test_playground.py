@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -36,6 +37,34 @@ def test_limits_are_checked_as_other_keys_are(
     assert all(any(key in line for line in lines) for key in ("upload_mb", "port", "waiting"))
 
 
+@pytest.mark.parametrize("words", [["-m"], ["--multirun"], ["--multi"], ["hydra.mode=MULTIRUN"]])
+def test_it_is_no_job_of_a_sweep(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for order in (["port=1,2", *words], [*words, "port=1,2"]):
+        assert main(["playground", *order]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "playground -m" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_logged_goes_to_the_terminal_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(*args: object, **kwargs: object) -> None:
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spinevl.stages.playground.main", warn)
+    assert main(["playground"]) == 0
+    assert capsys.readouterr().err == "Invalid HTTP request\n"
+    assert not any(one.is_file() for one in tmp_path.rglob("*"))
+
+
 def test_a_port_that_is_taken_is_told() -> None:
     from spinevl.playground.serve import _listening
     from spinevl.schema.errors import UserError
@@ -57,8 +86,14 @@ def test_without_gradio_it_says_what_to_install(
     from spinevl.playground.uploads import Uploads
     from spinevl.schema.errors import UserError
 
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR"):
-        monkeypatch.setenv(name, "")
+    for name in (
+        "ANALYTICS_ENABLED",
+        "ANALYTICS_MAX_EVENTS",
+        "ANALYTICS_CACHE_FREQUENCY",
+        "RUN_HISTORY",
+        "TEMP_DIR",
+    ):
+        monkeypatch.setenv(f"GRADIO_{name}", "")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     with (
