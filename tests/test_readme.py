@@ -13,12 +13,22 @@ from command import spinevl
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = ["trainer.max_epochs=1", "trainer.dev_checks=1", "trainer.progress_bar=false"]
+TINY = [
+    *("encoder.widths=[8,8,16]", "encoder.dim=16"),
+    *("llm.width=32", "llm.layers=1", "llm.heads=2"),
+]
 # What makes a command small: the page's own numbers are for a whole study.
 SMALLER = {
-    "run data=cervai": [*SMALL, "split.n_train=12"],
-    "run data=phantom": [*SMALL, "split.n_train=12", "data.n_test=4"],
-    "run -m": [*SMALL, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
-    "run experiment=phantom_full": [*SMALL, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
+    "run data=cervai": [*SMALL, *TINY, "split.n_train=12"],
+    "run data=phantom": [*SMALL, *TINY, "split.n_train=12", "data.n_test=4"],
+    "run -m": [*SMALL, *TINY, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
+    "run experiment=phantom_full": [
+        *SMALL,
+        *TINY,
+        "data.n_train=12",
+        "data.n_dev=4",
+        "data.n_test=4",
+    ],
     "build data=cervai": ["split.n_train=12"],
     "run encoder=siglip": [
         *SMALL,
@@ -26,7 +36,7 @@ SMALLER = {
         *("encoder.path=siglip", "encoder.pretrained=false"),
         *("llm.path=qwen", "llm.pretrained=false"),
     ],
-    "run experiment=demo": [*SMALL, "data.n_train=4", "data.n_dev=2", "data.n_test=2"],
+    "run experiment=demo": [*SMALL, *TINY, "data.n_train=4", "data.n_dev=2", "data.n_test=2"],
     # several GPUs: here they are composed alone, and trained in tests/distributed
     "run trainer=ddp": ["--cfg", "job"],
     "train trainer=deepspeed_zero3": ["--cfg", "job"],
@@ -48,7 +58,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the page names: a small phantom study in the CervAI layout."""
     folder = tmp_path_factory.mktemp("readme")
     numbers = ["data.n_train=12", "data.n_dev=4", "data.n_test=4"]
-    run(folder, "run", *numbers, *SMALL, "hydra.run.dir=outputs/demo")
+    run(folder, "run", *numbers, *SMALL, *TINY, "hydra.run.dir=outputs/demo")
     (cohort,) = (folder / "cache/phantom").iterdir()
     for name, file in (
         ("labels.json", "train.json"),

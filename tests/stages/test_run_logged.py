@@ -13,7 +13,8 @@ from spinevl.cli.main import main
 SMALL = [
     *("data.n_train=8", "data.n_dev=4", "data.n_test=4", "task=[qd,zjppt]", "sag_image=[5,6]"),
     *("trainer.max_epochs=2", "trainer.progress_bar=false", "trainer.batch_patients=4"),
-    *("encoder.dim=16", "llm.width=32", "'logger=[wandb,tensorboard,csv]'".strip("'")),
+    *("encoder.widths=[8,8,16]", "encoder.dim=16", "llm.width=32"),
+    "logger=[wandb,tensorboard,csv]",
 ]
 
 

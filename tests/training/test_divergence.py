@@ -27,7 +27,7 @@ from spinevl.training.stage import Stage
 TINY = [
     *("data.n_train=4", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
     *("trainer.max_epochs=3", "trainer.batch_patients=1", "trainer.progress_bar=false"),
-    *("encoder.dim=16", "llm.width=32"),
+    *("encoder.widths=[8,8,16]", "encoder.dim=16", "llm.width=32"),
 ]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,7 @@ TRAINED = [
     "trainer.max_epochs=1",
     "trainer.progress_bar=false",
     "augment.shift_px=1",
-    "encoder.dim=16",
-    "llm.width=32",
+    *("encoder.widths=[8,8,16]", "encoder.dim=16", "llm.width=32"),
 ]
 TINY = ["data.n_train=4", "data.n_dev=2", "data.n_test=1", *TRAINED]
 WEIGHTS = "checkpoint/model.safetensors"
@@ -81,21 +78,13 @@ def test_every_mistake_of_a_spec_is_named(tmp_path: Path) -> None:
 
 
 def test_a_fit_from_the_file_alone_gives_the_same_weights(tmp_path: Path) -> None:
+    """test_worker.py has the same of another process."""
     one = spec(tmp_path)
     one.write(tmp_path / "spec.json")
     (tmp_path / "object").mkdir()
     (tmp_path / "file").mkdir()
     score = fit(one, tmp_path / "object")
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from spinevl.training.fit import fit\n"
-        "from spinevl.training.spec import TrainSpec\n"
-        "print(fit(TrainSpec.read(Path(sys.argv[1])), Path(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "spec.json"), str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == str(score)
+    assert fit(TrainSpec.read(tmp_path / "spec.json"), tmp_path / "file") == score
     assert (tmp_path / "file" / WEIGHTS).read_bytes() == (
         tmp_path / "object" / WEIGHTS
     ).read_bytes()

@@ -26,7 +26,7 @@ from spinevl.training.spec import SPEC_FILE, TrainSpec
 TINY = [
     *("data.n_train=4", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
     *("trainer.max_epochs=1", "trainer.progress_bar=false"),
-    *("encoder.dim=16", "llm.width=32"),
+    *("encoder.widths=[8,8,16]", "encoder.dim=16", "llm.width=32"),
 ]
 OWN = """
 from spinevl.models.encoder.tiny import TinyEncoder
