@@ -36,7 +36,7 @@ def answer(
     however many devices.
 
     Args:
-        spec: the checkpoint, and how it answers.
+        spec: the checkpoint, and how it answers, settled.
         asked: the examples of each request.
         study: theirs.
         out: the job's folder.

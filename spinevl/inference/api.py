@@ -18,9 +18,9 @@ from spinevl.config.options import PredictOptions
 from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
+from spinevl.inference.precision import held_in, ready, settled
 from spinevl.inference.predictor import Predictor
 from spinevl.io.files import expanded
-from spinevl.models.held import Held, auto_dtype
 from spinevl.models.source import checkpoint_folder
 from spinevl.schema.box import Box
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest
@@ -151,6 +151,7 @@ def load(
     checkpoint: str | Path,
     *,
     mode: str = "choice",
+    precision: str = "auto",
     batch_patients: int = 16,
     trusted_targets: Sequence[str] = (),
     device: str | None = None,
@@ -160,6 +161,8 @@ def load(
     Args:
         checkpoint: the ``checkpoint/`` folder that train or run wrote.
         mode: ``choice`` or ``generate``.
+        precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one; what is measured
+            for it is kept in ``SPINEVL_CACHE_DIR``, by default ``~/.cache/spinevl``.
         batch_patients: patients read at once.
         trusted_targets: your own packages that the checkpoint's parts may come from.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
@@ -172,7 +175,8 @@ def load(
     if type(batch_patients) is not int or batch_patients < 1:
         found = repr(batch_patients)
         raise refused("load: batch_patients", "an integer, 1 or more", found, "leave it out")
-    options = from_plain(PredictOptions, {"mode": mode, "batch_size": batch_patients}, at="load")
+    told = {"mode": mode, "precision": precision, "batch_size": batch_patients}
+    options = from_plain(PredictOptions, told, at="load")
     listed = isinstance(trusted_targets, (list, tuple, set, frozenset))
     if not listed or not all(isinstance(one, str) for one in trusted_targets):
         wanted, found = "a list of names of packages", repr(trusted_targets)
@@ -180,15 +184,17 @@ def load(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     if not isinstance(chosen, (str, torch.device)):
         raise refused("load: device", "cpu, cuda, ...", repr(chosen), "leave it out")
-    loaded = load_checkpoint(
-        folder, allowed=Allowed(tuple(trusted_targets)), held=Held(auto_dtype(chosen))
-    )
     try:
-        loaded.model.to(chosen)
+        torch.empty(0, device=chosen)
     # torch's, for a device it does not know or have
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise refused(f"device={chosen}", "a device of this machine", reason, "try cpu") from error
+    kept = StudySpec(cache_dir=os.environ.get("SPINEVL_CACHE_DIR") or StudySpec.cache_dir)
+    options = settled(options, checkpoint=folder, device=chosen, cache_folder=kept.cache_folder)
+    held = held_in(options.precision, chosen)
+    loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)), held=held)
+    ready(loaded.model, options.precision).to(chosen)
     return SpineModel(loaded, options)
 
 

@@ -48,4 +48,4 @@ def open_checkpoint(
         study.require_window(stored)
     else:
         study.require_sides(stored)
-    return spec, study
+    return spec.settled(), study

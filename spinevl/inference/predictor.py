@@ -23,8 +23,8 @@ from spinevl.features.store import FeatureCache
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
+from spinevl.inference.precision import held_in, ready, settled
 from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
-from spinevl.models.held import Held, auto_dtype
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -78,6 +78,7 @@ class Predictor:
             model.inputs(),
             ImageStore(decode),
             packing=self.options.packing,
+            scoring=self.options.scoring,
         )
         self.conversation = self.collate.conversation
 
@@ -312,8 +313,11 @@ def load_predictor(
         allowed: the classes that may be built.
     """
     device = device or predict_device()
-    loaded = load_checkpoint(checkpoint, allowed=allowed, held=Held(auto_dtype(device)))
-    loaded.model.to(device)
+    folder = study.spec.cache_folder
+    options = settled(options, checkpoint=checkpoint, device=device, cache_folder=folder)
+    held = held_in(options.precision, device)
+    loaded = load_checkpoint(checkpoint, allowed=allowed, held=held)
+    ready(loaded.model, options.precision).to(device)
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)

@@ -13,6 +13,7 @@ from spinevl.data.examples import swapped
 from spinevl.data.study import ConversationStudy, PatientStudy, Study
 from spinevl.data.study_spec import StudySpec
 from spinevl.inference.devices import device_count
+from spinevl.inference.precision import settled
 from spinevl.inference.progress import Progress, answer_keys
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
@@ -70,6 +71,21 @@ class PredictSpec:
 
     def __post_init__(self) -> None:
         device_count(self.options.devices, self.device)
+
+    def settled(self) -> PredictSpec:
+        """The same with all decided that its options leave open."""
+        options = settled(
+            self.options,
+            checkpoint=Path(self.checkpoint),
+            device=self.device,
+            cache_folder=self.study.cache_folder,
+        )
+        return replace(self, options=options)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What ``settled`` decided, as a job notes it."""
+        return {"predict.precision": str(self.options.precision)}
 
     def progress(
         self, request: Request, examples: Sequence[Example], study: Study, *, out: Path

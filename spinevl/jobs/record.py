@@ -18,7 +18,7 @@ from spinevl.io.machine import reason
 from spinevl.io.process import this_process
 from spinevl.io.temporary import remove
 from spinevl.jobs.provenance import code
-from spinevl.jobs.status import JOB_FILE, JobStatus, size_of, write_status
+from spinevl.jobs.status import JOB_FILE, JobStatus, read_status, size_of, write_status
 from spinevl.report.metrics_file import KEPT_FOLDER, STATES_FOLDER
 
 # a job is complete without them, so that they may be removed
@@ -74,7 +74,10 @@ def recorded(
 
     def end(how: str, error: str | None = None) -> None:
         seconds = round(time.monotonic() - begun, 1)
-        write_status(out, replace(status, status=how, error=error, seconds=seconds))
+        noted = read_status(out)
+        settled = noted.settled if noted else {}
+        ended = replace(status, status=how, error=error, seconds=seconds, settled=settled)
+        write_status(out, ended)
 
     try:
         yield record

@@ -6,10 +6,12 @@ It is written when a job starts and once more when it ends, after everything els
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from spinevl.config.check import from_plain
+from spinevl.data.built_records import MANIFEST
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
 from spinevl.io.process import Process, is_alive
@@ -34,6 +36,7 @@ class JobStatus:
         started: date and time.
         host, pid, start: its process, see io.process.
         value: what its stage returned.
+        settled: dotted key -> what ``auto`` came to on this machine.
         results: the files and folders that it left in its folder, or elsewhere.
         sizes: of ``results`` in bytes, -1 of folders.
         verb: what the job does; empty in files of earlier versions.
@@ -52,6 +55,7 @@ class JobStatus:
     pid: int = 0
     start: str = ""
     value: float | None = None
+    settled: dict[str, str] = field(default_factory=dict)
     results: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     verb: str = ""
@@ -79,6 +83,15 @@ def write_status(out: Path, status: JobStatus) -> None:
     """Write ``job.json`` into a job's folder."""
     text = json.dumps(asdict(status), indent=2, ensure_ascii=False)
     write_text_atomic(out / JOB_FILE, f"{text}\n")
+
+
+def note_settled(out: Path, settled: Mapping[str, str]) -> None:
+    """Add what ``auto`` came to on this machine to the job's account, and to its manifest."""
+    for file in (out / JOB_FILE, out / MANIFEST):
+        if file.is_file():
+            content = read_json_object(file)
+            whole = {**content, "settled": {**content.get("settled", {}), **settled}}
+            write_text_atomic(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_status(folder: Path) -> JobStatus | None:

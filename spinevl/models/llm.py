@@ -63,7 +63,7 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        _require_usable(model)
+        self.token_wise = _tried(model)
         prefix_attention.install(model)
         self.model = model
         self.quantize: Quantize | None = None
@@ -97,16 +97,35 @@ class CausalLM(nn.Module):
         return self.model.get_input_embeddings()(input_ids)
 
     def hidden(
-        self, embeddings: torch.Tensor, masks: BlockMasks, position_ids: torch.Tensor
+        self,
+        embeddings: torch.Tensor,
+        masks: BlockMasks,
+        position_ids: torch.Tensor,
+        read: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """embeddings [B, L, dim], attention masks, positions [B, L] -> [B, L, dim]."""
+        """Embeddings [B, L, dim], attention masks, positions [B, L] -> [B, L, dim].
+
+        Where only some tokens' hidden states are read, by their flat index [R], only those need be
+        right.
+        """
         with self.autocast():
-            return prefix_attention.hidden_states(self.model, embeddings, masks, position_ids)
+            return prefix_attention.hidden_states(
+                self.model, embeddings, masks, position_ids, read=read, token_wise=self.token_wise
+            )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim] -> [T, vocabulary]."""
         with self.autocast():
             return self.model.get_output_embeddings()(hidden)
+
+    def logits_of(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """hidden [T, dim], token ids [T, W] -> their logits, float32 [T, W]."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear or head.weight.shape != (head.out_features, hidden.shape[1]):
+            return self.logits(hidden).float().gather(1, ids)  # adapted, or held in shares
+        # the head's products in float32: those in half precision would be rounded to its 8 bits
+        logits = torch.einsum("td,twd->tw", hidden.float(), head.weight[ids].float())
+        return logits if head.bias is None else logits + head.bias[ids].float()
 
     def save_description(self, folder: Path) -> None:
         """Write config and tokenizer, so that a checkpoint needs no other directory."""
@@ -129,8 +148,15 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
         )
 
 
-def _require_usable(model: Any) -> None:
-    """Try a small copy of the model; raise UserError where packing or its head would be wrong."""
+def _tried(model: Any) -> tuple[str, ...]:
+    """Try a small copy of the model.
+
+    Returns:
+        What of its last layer may be computed for predicting tokens alone.
+
+    Raises:
+        UserError: packed sequences or its head would be wrong.
+    """
     kind = model.config.model_type
     with torch.device("cpu"):  # whatever device a model is built on
         small = small_copy(model)
@@ -147,6 +173,7 @@ def _require_usable(model: Any) -> None:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
+    return prefix_attention.tried_token_wise(small)
 
 
 @torch.no_grad()

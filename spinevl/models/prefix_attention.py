@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from spinevl.models.last_layer import computed_at, token_wise_parts
 from spinevl.schema.batch import AttentionBlocks
 
 NAME = "spinevl_prefix_attention"
@@ -103,16 +104,30 @@ def install(model: Any) -> None:
 
 
 def hidden_states(
-    model: Any, embeddings: torch.Tensor, block_masks: BlockMasks, position_ids: torch.Tensor
+    model: Any,
+    embeddings: torch.Tensor,
+    block_masks: BlockMasks,
+    position_ids: torch.Tensor,
+    *,
+    read: torch.Tensor | None = None,
+    token_wise: Sequence[str] = (),
 ) -> torch.Tensor:
-    """The forward pass: embeddings [B, L, dim], positions [B, L] -> hidden states [B, L, dim]."""
-    output = model.base_model(
-        inputs_embeds=embeddings,
-        attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
-        position_ids=position_ids,
-        use_cache=False,
-        block_masks=block_masks,
-    )
+    """The forward pass: embeddings [B, L, dim], positions [B, L] -> hidden states [B, L, dim].
+
+    Args:
+        model: the decoder.
+        embeddings, block_masks, position_ids: of a batch.
+        read: [R] flat index (b * L + i) of the tokens whose hidden states are used, if not all.
+        token_wise: what of the last layer is computed for those alone, see ``last_layer``.
+    """
+    with computed_at(model, read, token_wise, position_ids.shape):
+        output = model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
+            position_ids=position_ids,
+            use_cache=False,
+            block_masks=block_masks,
+        )
     return output.last_hidden_state
 
 
@@ -165,3 +180,26 @@ def keeps_sequences_apart(model: Any) -> bool:
         (packed[branch] - one).abs().max() <= 1e-4 * one.abs().max()
         for branch, one in zip(branches, alone, strict=True)
     )
+
+
+@torch.no_grad()
+def tried_token_wise(model: Any) -> tuple[str, ...]:
+    """What of a decoder's last layer may be computed for the tokens that are read alone.
+
+    Args:
+        model: a small decoder in evaluation mode, in float32 on the CPU, with prefix attention.
+
+    Returns:
+        The names of ``token_wise_parts``; none where the hidden states of some tokens would differ.
+    """
+    names = token_wise_parts(model)
+    places, read = torch.arange(6)[None], torch.tensor([2, 5])
+    block = AttentionBlocks(places, places, torch.ones(1, 6, 6, dtype=torch.bool).tril())
+    embeddings = model.get_input_embeddings()(places)
+    masks = BlockMasks.of([block], places[0], dtype=embeddings.dtype)
+    whole = hidden_states(model, embeddings, masks, places)[0, read]
+    try:
+        some = hidden_states(model, embeddings, masks, places, read=read, token_wise=names)[0, read]
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return ()  # a part that takes or returns something else
+    return names if (whole - some).abs().max() <= 1e-5 * whole.abs().max() else ()

@@ -115,11 +115,17 @@ class VLM(nn.Module):
         # 2. masks: a token attends to its own sequence only, block by block      n [Q, K]
         masks = BlockMasks.of(batch.attention, batch.attention_order, dtype=embeddings.dtype)
         # 3. forward pass; a shared prefix is computed once                       [B, L, D]
-        hidden = self.llm.hidden(embeddings, masks, batch.position_ids)
+        hidden = self.llm.hidden(embeddings, masks, batch.position_ids, batch.predicting)
         # 4. logits only where a token is predicted, once for all options         [R, V]
-        logits = self.llm.logits(hidden.flatten(0, 1).index_select(0, batch.predicting))
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        return logprobs[batch.target_row, batch.target_id]
+        hidden = hidden.flatten(0, 1).index_select(0, batch.predicting)
+        if batch.allowed is None:
+            logprobs = torch.log_softmax(self.llm.logits(hidden).float(), dim=-1)
+            return logprobs[batch.target_row, batch.target_id]
+        #    or of the tokens that the options allow, and of no others            [R, W]
+        logits = self.llm.logits_of(hidden, batch.allowed.clamp(min=0))
+        logits = logits.masked_fill(batch.allowed < 0, -torch.inf)
+        chosen = batch.allowed[batch.target_row] == batch.target_id[:, None]
+        return torch.log_softmax(logits, dim=-1)[batch.target_row][chosen]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""

@@ -46,6 +46,8 @@ class Batch:
         volume_features: [V, N, dim] the same of the volumes.
         shiftable: [U] bool, whether an image may be shifted (False where boxes are asked of it).
         predicting: [R] flat index (b * L + i) of each token that predicts anything.
+        allowed: [R, W] the tokens that each of them chooses from, padded with -1; None is the whole
+            vocabulary.
         target_row: [T] which of them predicts a target.
         target_id: [T] the token to predict.
         target_sequence: [T] which sequence it belongs to.
@@ -95,6 +97,7 @@ class Batch:
     sequence_tokens: int
     image_numbers: tuple[int, ...] = ()
     number: int = 0
+    allowed: torch.Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``."""

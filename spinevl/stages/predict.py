@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.plain import plain
 from spinevl.data.study import ConversationStudy
+from spinevl.jobs.status import note_settled
 
 
 def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
@@ -24,6 +25,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> None:
     config: Any = plain(cfg)
     subset = config["subset"]
     spec, study = open_checkpoint(config, (subset,), trust=trust)
+    note_settled(out, spec.told)
     if isinstance(study, ConversationStudy):
         answer_conversations(spec, subset, study, out=out, trust=trust)
     else:

@@ -13,6 +13,7 @@ from spinevl.config.plain import plain
 from spinevl.data.study import PatientStudy, require_patients
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
+from spinevl.jobs.status import note_settled
 from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import refused
 
@@ -31,6 +32,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     config = read_config(out)
     opened = {"dev": ("train", "dev"), "test": ("train", "dev", "test")}.get(config["subset"])
     spec, opened_study = open_checkpoint(config, opened, trust=trust)
+    note_settled(out, spec.told)
     study = require_patients(opened_study)
     subset = _subset(study, config["subset"])
     log.info("%s: %s", study.cohort.name, study.summary(subset))

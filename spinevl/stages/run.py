@@ -20,6 +20,7 @@ from spinevl.data.study import PatientStudy, require_patients
 from spinevl.io.files import write_text_atomic
 from spinevl.jobs.folder import read_config, write_config
 from spinevl.jobs.provenance import provenance
+from spinevl.jobs.status import note_settled
 from spinevl.report.metrics_file import CURVE_FILE, write_metrics
 from spinevl.schema.errors import UserError
 from spinevl.training.loggers import logged
@@ -59,7 +60,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     scored = "test" if study.cohort.test_has_truth else "dev"
     given = Request("test" if "test" in study.subsets else scored)  # also where it has no truth
     asked = dict.fromkeys([*to_score(study, scored), given])
-    found = answer_patients(predict, list(asked), study, out=out, trust=trust)
+    found = answer_patients(_settled(predict, out), list(asked), study, out=out, trust=trust)
     predictions, score = found[Request(scored)], score_patients(study, scored, found)
     write_outputs(study, given.subset, found[given], out=out, dev=found.get(Request("dev")))
     value = write_metrics(score, study.tasks, out=out)
@@ -113,3 +114,10 @@ def _predict_spec(spec: TrainSpec, folder: Path, predict: Mapping[str, Any]) -> 
         feature_cache=spec.feature_cache,
         device=device_of(spec.trainer.accelerator),
     )
+
+
+def _settled(predict: PredictSpec, out: Path) -> PredictSpec:
+    """With what the trained model decides, which the job notes."""
+    settled = predict.settled()
+    note_settled(out, settled.told)
+    return settled

@@ -122,6 +122,7 @@ def training_data(
         packing=options.packing,
         loss=options.loss,
         learn=True,
+        scoring=spec.scoring,
         heads=heads,
     )
     if few := spec.debug.overfit_batches * spec.batch_patients * world_size():

@@ -20,6 +20,7 @@ from spinevl.config.options import (
     Mode,
     OptimOptions,
     Resume,
+    Scoring,
     TrainerOptions,
     TuningOptions,
     WarmupOptions,
@@ -47,6 +48,7 @@ class TrainSpec:
         seed: of the training.
         debug: what of it is only tried.
         resume: whether it goes on from a state.
+        scoring: how dev's options are scored: in ``run`` as its predictions are.
     """
 
     study: StudySpec
@@ -64,6 +66,7 @@ class TrainSpec:
     seed: int = key(help="of the training", min=0, max=2**32 - 1)
     debug: DebugOptions = key(factory=DebugOptions, help="what of it is only tried")
     resume: Resume = key(Resume.auto, help="whether it goes on from a state")
+    scoring: Scoring = key(Scoring.trie, help="how dev's options are scored")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSpec:
@@ -73,6 +76,7 @@ class TrainSpec:
             "study": asdict(StudySpec.from_config(config)),
             "parts": {name: config[name] for name in PARTS if config.get(name)},
             "config": config,
+            "scoring": (config.get("predict") or {}).get("scoring", Scoring.trie),
         }
         return from_plain(cls, {one.name: whole[one.name] for one in fields(cls)})
 
@@ -135,7 +139,8 @@ class TrainSpec:
         names = ("checkpoint", "tuning", "warmup", "augment", "imbalance", "optim", "seed", "debug")
         whole = asdict(self)
         kept = {name: whole[name] for name in names}
-        return json.loads(json.dumps({**study, **self.parts, **kept, "trainer": trainer}))
+        kept |= {"trainer": trainer, "predict": {"scoring": self.scoring}}
+        return json.loads(json.dumps({**study, **self.parts, **kept}))
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -4,8 +4,10 @@ from spinevl.config.options.debug import DebugOptions, Profiler
 from spinevl.config.options.inference import (
     FeatureCacheOptions,
     History,
+    Precision,
     PredictMode,
     PredictOptions,
+    Scoring,
 )
 from spinevl.config.options.logger import (
     LoggerOptions,
@@ -60,6 +62,7 @@ __all__ = [
     "Mode",
     "OptimOptions",
     "Packing",
+    "Precision",
     "PredictMode",
     "PredictOptions",
     "Profiler",
@@ -67,6 +70,7 @@ __all__ = [
     "Resume",
     "SagType",
     "Schedule",
+    "Scoring",
     "Subset",
     "TensorBoardOptions",
     "TestAnswers",

@@ -16,6 +16,21 @@ class PredictMode(StrEnum):
     generate = "generate"
 
 
+class Scoring(StrEnum):
+    """What the probability of an option is: of its choices among the options, or of its text."""
+
+    trie = "trie"
+    full = "full"
+
+
+class Precision(StrEnum):
+    """The number type that a checkpoint computes in; auto takes the faster one."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class History(StrEnum):
     """Whose earlier answers a conversation goes on from: the file's, or the model's own."""
 
@@ -29,6 +44,16 @@ class PredictOptions:
 
     mode: PredictMode = key(
         PredictMode.choice, help="choice: option probabilities; generate: greedy text, parsed"
+    )
+    scoring: Scoring = key(
+        Scoring.trie,
+        help="trie: an option's probability is that of decoding held to the options; full: that of "
+        "its whole text",
+    )
+    precision: Precision = key(
+        Precision.auto,
+        help="float32, bfloat16, or auto: bfloat16 where this device is at least 1.3 times as fast "
+        "with it; MedM-VL's checkpoints answer in float32",
     )
     batch_size: int = key(16, help="patients at a time; answers do not depend on it", min=1)
     devices: int | str | None = key(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from spinevl.config.options import LossMean, Packing
+from spinevl.config.options import LossMean, Packing, Scoring
 from spinevl.data.auxiliary_targets import head_targets
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.image_input import BatchImages, ImageInput, length
 from spinevl.data.packing.layout import AuxiliaryTarget, Sequenced, lay_out
+from spinevl.data.packing.option_trie import branchings
 from spinevl.schema.batch import Batch
 from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError, refused
@@ -32,6 +34,8 @@ class Collator:
         loss: whether an answer, or each of its tokens, has the example's weight in the loss.
         learn: lay out the true answers to learn; otherwise every option of a closed question, to
             score them, and the answers of conversations as they are.
+        scoring: how options are scored: ``trie`` leaves out all that follows the last choice among
+            them; batches with other answers are scored in full.
         heads: name of an auxiliary head -> number of classes; their targets go along with what is
             learned.
 
@@ -47,6 +51,7 @@ class Collator:
         packing: Packing = Packing.tree,
         loss: LossMean = LossMean.answer,
         learn: bool = False,
+        scoring: Scoring = Scoring.trie,
         heads: Mapping[str, int] | None = None,
     ) -> None:
         self.conversation = Conversation(
@@ -57,6 +62,7 @@ class Collator:
         self.packing = Packing(packing)
         self.loss = LossMean(loss)
         self.learn = learn
+        self.scoring = Scoring(scoring)
         self.heads = {name: number for number, name in enumerate(heads or {})}
         self.numbers: Mapping[ImageRef, int] = {}
 
@@ -76,15 +82,12 @@ class Collator:
         """Groups of (dataset index, example) -> one Batch."""
         images = BatchImages(self.inputs)
         pairs = [pair for group in groups for pair in group]
+        options = not self.learn and all(example.kind == "option" for _, example in pairs)
+        sequenced = self._choices if options and self.scoring is Scoring.trie else self._whole
         sequences = [
-            Sequenced(
-                question,
-                label,
-                *images.expand(self.conversation.dialogue(rounds), example.images),
-                example.weight,
-            )
+            one
             for question, (_, example) in enumerate(pairs)
-            for label, rounds in self._answered(example)
+            for one in sequenced(question, example, images)
         ]
         # answers that name a place would be wrong for a shifted image
         fixed = {one for _, example in pairs if example.kind != "option" for one in example.images}
@@ -98,6 +101,33 @@ class Collator:
             auxiliary=[target for _, one in pairs for target in self._auxiliary(one, images)],
             numbers=self.numbers,
         )
+
+    def _whole(self, question: int, example: Example, images: BatchImages) -> list[Sequenced]:
+        """Each sequence of an example."""
+        return [
+            Sequenced(
+                question,
+                label,
+                *images.expand(self.conversation.dialogue(rounds), example.images),
+                example.weight,
+            )
+            for label, rounds in self._answered(example)
+        ]
+
+    def _choices(self, question: int, example: Example, images: BatchImages) -> list[Sequenced]:
+        """Each option of an example up to its last choice."""
+        options = self._whole(question, example, images)
+        return [
+            replace(
+                one,
+                symbols=one.symbols[: max([2, *(at.place + 1 for at in choices)])],
+                learned=tuple((at.place, at.place + 1) for at in choices),
+                allowed=tuple(at.allowed for at in choices),
+            )
+            for one, choices in zip(
+                options, branchings([one.symbols for one in options]), strict=True
+            )
+        ]
 
     def length(self, example: Example) -> int:
         """Tokens of the longest sequence of an example, visual tokens included."""

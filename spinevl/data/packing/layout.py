@@ -20,7 +20,8 @@ from spinevl.schema.image_ref import ImageRef
 class Sequenced:
     """One sequence: which question and choice it stands for, its symbols and learned spans.
 
-    Its weight is that of its answer in the loss; a conversation's answers share it.
+    Its weight is that of its answer in the loss; a conversation's answers share it. Where tokens
+    are chosen from ``allowed`` ones alone, they stand here for each learned token in order.
     """
 
     question: int
@@ -28,6 +29,7 @@ class Sequenced:
     symbols: tuple[int, ...]
     learned: tuple[tuple[int, int], ...]
     weight: float
+    allowed: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def lay_out(
     nothing = (torch.zeros(0), None)
     pixel_values, features = encoded.get("image", nothing)
     volumes, volume_features = encoded.get("image3d", nothing)
-    predicting, target_row = np.unique(np.concatenate(sources), return_inverse=True)
+    predicting, target_row, allowed = _predictions(np.concatenate(sources), sequences)
     blocks, order = attention_blocks(rows, length=width)
     return Batch(
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
@@ -98,6 +100,7 @@ def lay_out(
         volume_features=volume_features,
         shiftable=torch.tensor([image not in fixed for image in images.of("image")]),
         predicting=torch.from_numpy(predicting),
+        allowed=allowed,
         target_row=torch.from_numpy(target_row),
         target_id=torch.from_numpy(np.concatenate(ids)),
         target_sequence=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
@@ -115,6 +118,29 @@ def lay_out(
         sequence_tokens=sum(len(one.symbols) - 1 for one in sequences),
         image_numbers=tuple(numbers.get(image, 0) for image in images.of("image")),
     )
+
+
+def _predictions(
+    sources: np.ndarray, sequences: Sequence[Sequenced]
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    """The places that predict, which of them predicts each target, and what each may choose.
+
+    Args:
+        sources: the place that predicts each target, in the order of the sequences.
+        sequences: all of them choose from allowed tokens, or none does.
+    """
+    choices = [tokens for one in sequences if one.allowed is not None for tokens in one.allowed]
+    if all(one.allowed is None for one in sequences):
+        return *np.unique(sources, return_inverse=True), None
+    # a place may stand before the options of two questions
+    rows: dict[tuple[int, tuple[int, ...]], int] = {}
+    pairs = zip(sources.tolist(), choices, strict=True)
+    target_row = np.array([rows.setdefault(pair, len(rows)) for pair in pairs], dtype=np.int64)
+    widest = max((len(tokens) for _, tokens in rows), default=1)
+    allowed = torch.full((len(rows), widest), -1)
+    for number, (_, tokens) in enumerate(rows):
+        allowed[number, : len(tokens)] = torch.tensor(tokens)
+    return np.array([place for place, _ in rows], dtype=np.int64), target_row, allowed
 
 
 def _rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:

@@ -73,7 +73,7 @@ def test_to_learn_every_question_has_its_true_answer_and_weight() -> None:
 
 
 def test_to_score_every_option_of_a_closed_question_is_laid_out() -> None:
-    collate = collator(learn=True, heads=HEADS).to_score()
+    collate = collator(learn=True, heads=HEADS, scoring="full").to_score()
     batch = collate([[(4, replace(CLOSED, rounds=((CLOSED.rounds[0][0], None),), label=None))]])
     assert batch.sequence_label == (0, 1, 2)
     assert batch.sequence_question.tolist() == [0, 0, 0]
@@ -121,7 +121,8 @@ def test_the_length_is_the_longest_options() -> None:
     for one in (CLOSED, BOX, TALK):
         waiting = replace(one, rounds=(*one.rounds[:-1], (one.rounds[-1][0], None)))
         longest = max(
-            collator(packing="off")([[(0, one)]]).input_ids.shape[1] + 1,  # the end token's place
+            collator(packing="off", scoring="full")([[(0, one)]]).input_ids.shape[1]
+            + 1,  # the end token's place
             collate.length(waiting) if one.kind != "option" else 0,
         )
         assert collate.length(one) == longest
