@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -20,6 +21,9 @@ from spinevl.schema.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_SMALLEST = 2**18
+"""Weights of a matrix of the MLP; a smaller LLM does not spend its time in matrix products."""
+
 
 def settled(
     options: PredictOptions,
@@ -31,8 +35,8 @@ def settled(
     """The options with ``precision: auto`` decided.
 
     It is bfloat16 where the device has instructions for it and is at least ``WORTH`` times as fast
-    with an MLP of the size of the checkpoint's LLM. MedM-VL's checkpoints answer in float32, as
-    they do in MedM-VL.
+    with an MLP of the size of the checkpoint's LLM. Small LLMs and MedM-VL's checkpoints answer in
+    float32, the latter as they do in MedM-VL.
 
     Args:
         options: how answers are read off the model.
@@ -48,7 +52,7 @@ def settled(
     if native and computes_in_bfloat16(device):
         sizes = read_json_object(config)
         width, inner = sizes.get("hidden_size"), sizes.get("intermediate_size")
-        if _is_size(width) and _is_size(inner):
+        if _is_size(width) and _is_size(inner) and width * inner >= _SMALLEST:
             try:
                 folder = cache_folder()
             except UserError:  # told where a job needs it
@@ -64,7 +68,7 @@ def settled(
     return replace(options, precision=found)
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value <= 2**16
 
 

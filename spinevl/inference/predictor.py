@@ -18,6 +18,7 @@ from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.packing.image_input import BatchImages
+from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.data.study import Study
 from spinevl.features.store import FeatureCache
 from spinevl.inference.devices import predict_device
@@ -224,6 +225,9 @@ class Predictor:
             repetition_penalty=self.options.repetition_penalty,
             each_step=self.each_step,
         )
+        if None in answers and len(waiting) > 1:
+            # a NaN may reach all that are read together: alone, the right one is named
+            return [text for one in waiting for text in self._texts([one])]
         return [
             self._decoded(example, tokens)
             for (example, _), tokens in zip(waiting, answers, strict=True)
@@ -281,7 +285,9 @@ class Predictor:
                 )
             prompts.append(np.array(symbols))
         return {
-            "prompts": [(prompt, images.rows(prompt)) for prompt in prompts],
+            "prompts": lay_out_prompts(
+                [(prompt, images.rows(prompt)) for prompt in prompts], packing=self.options.packing
+            ),
             "visual_rows": visual_rows_of(self.model, images),
         }
 

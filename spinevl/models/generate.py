@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from spinevl.models.answer_cache import AnswerCache
+from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
+from spinevl.schema.prompt_batch import PromptBatch
 
 NOT_FINITE = -1
 """In place of a token whose logits were not finite."""
@@ -50,7 +52,7 @@ class Sampling:
 def greedy(
     model: VLM,
     *,
-    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    prompts: PromptBatch,
     visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
@@ -90,7 +92,7 @@ def greedy(
 def generate(
     model: VLM,
     *,
-    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    prompts: PromptBatch,
     visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
@@ -98,61 +100,54 @@ def generate(
 ) -> Iterator[torch.Tensor]:
     """The tokens of answers, step by step, until all have ended.
 
+    What prompts share is read once, and its keys are held once for all answers that follow it; an
+    answer that has ended takes no part in later steps.
+
     Args:
         model: in evaluation mode.
-        prompts: two arrays [L] each: symbols (token ids where 0 or more), and the row of the
-            visual token at each position, -1 where a token id stands.
+        prompts: as they are laid out.
         visual_rows: [R, llm.dim], the visual tokens of all images.
         end_id: ends an answer.
         max_new_tokens: the longest answer.
         sampling: how a token is chosen.
 
     Yields:
-        The next token of each answer [B]: ``end_id`` once it has ended, NOT_FINITE where logits
+        The next token of each answer [N]: ``end_id`` once it has ended, NOT_FINITE where logits
         were not finite, which ends it too.
     """
-    embeddings, mask = _left_padded(model, prompts, visual_rows)
-    position = mask.cumsum(1).clamp(min=1) - 1
-    cache = None
-    done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    prompts = prompts.to(next(model.parameters()).device)
+    states, answers = _read(model, prompts, visual_rows)
+    going_on = torch.arange(len(prompts.lengths), device=states.device)
     produced: list[torch.Tensor] = []
-    for _ in range(max_new_tokens):
-        with model.llm.autocast():
-            output = model.llm.model.base_model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        cache = output.past_key_values
-        logits = model.llm.logits(output.last_hidden_state[:, -1])
+    for number in range(max_new_tokens):
+        logits = model.llm.logits(states)
         finite = logits.isfinite().all(-1)
-        chosen = sampling.next_token(logits.where(finite[:, None], 0.0), produced)
-        token = torch.where(done, end_id, chosen)
-        produced.append(token)
-        yield torch.where(done | finite, token, NOT_FINITE)
-        done |= (token == end_id) | ~finite
-        if bool(done.all()):
-            break
-        embeddings = model.llm.embed(token[:, None])
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        position = position[:, -1:] + 1
+        said = [tokens[going_on] for tokens in produced]
+        chosen = sampling.next_token(logits.where(finite[:, None], 0.0), said)
+        told = torch.full_like(prompts.lengths, end_id)
+        told[going_on] = torch.where(finite, chosen, NOT_FINITE)
+        produced.append(told)
+        yield told
+        left = finite & (chosen != end_id)
+        going_on, chosen = going_on[left], chosen[left]
+        if not len(going_on):
+            return
+        answers.begin(going_on.tolist())
+        places = prompts.lengths[going_on] + number
+        states = model.llm.hidden(
+            model.llm.embed(chosen)[None], None, places[None], answers=answers
+        )
+        states = states[0]
 
 
-def _left_padded(
-    model: VLM, prompts: Sequence[tuple[np.ndarray, np.ndarray]], visual_rows: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings [B, L, llm.dim] and mask [B, L]; every row ends in the last column."""
-    device = next(model.parameters()).device
-    length = max(len(symbols) for symbols, _ in prompts)
-    ids = torch.zeros(len(prompts), length, dtype=torch.long)
-    visual_index = torch.full_like(ids, -1)
-    mask = torch.zeros_like(ids)
-    for number, (symbols, rows) in enumerate(prompts):
-        start = length - len(symbols)
-        ids[number, start:] = torch.from_numpy(symbols).clamp(min=0)
-        visual_index[number, start:] = torch.from_numpy(rows)
-        mask[number, start:] = 1
-    embeddings = splice(model.llm.embed(ids.to(device)), visual_rows, visual_index.to(device))
-    return embeddings, mask.to(device)
+def _read(
+    model: VLM, prompts: PromptBatch, visual_rows: torch.Tensor
+) -> tuple[torch.Tensor, AnswerCache]:
+    """The hidden state of each prompt's last token [N, dim], and what its answer attends to."""
+    embeddings = splice(model.llm.embed(prompts.input_ids), visual_rows, prompts.visual_index)
+    kind = embeddings.dtype
+    masks = BlockMasks.of(prompts.attention, prompts.attention_order, dtype=kind)
+    answers = AnswerCache(prompts.contexts, prompts=len(prompts.lengths), dtype=kind)
+    places, last = prompts.position_ids, prompts.last
+    hidden = model.llm.hidden(embeddings, masks, places, read=last, answers=answers)
+    return hidden.flatten(0, 1).index_select(0, last), answers

@@ -25,6 +25,7 @@ WORTH = 1.3
 _FILE = "bfloat16.json"
 _TOKENS = 1024
 _ROUNDS = 5
+_SECONDS = 0.5
 
 
 def computes_in_bfloat16(device: str | torch.device) -> bool:
@@ -83,7 +84,9 @@ def _measured(device: torch.device, width: int, inner: int) -> float:
     seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     blocks = {kind: _Block(width, inner).to(device, kind) for kind in seconds}
     tokens = torch.randn(_TOKENS, width, device=device)
-    for number in range(_ROUNDS + 1):  # the first warms up
+    begun = _now(device)
+    number = 0  # the first round warms up
+    while number <= _ROUNDS or _now(device) - begun < _SECONDS:
         for kind, block in blocks.items():
             given = tokens.to(kind)
             start = _now(device)
@@ -91,6 +94,7 @@ def _measured(device: torch.device, width: int, inner: int) -> float:
             spent = _now(device) - start
             if number:
                 seconds[kind] = min(seconds[kind], spent)
+        number += 1
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 

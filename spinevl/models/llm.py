@@ -15,6 +15,7 @@ from torch import nn
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
 from spinevl.models import prefix_attention
+from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.quantized import Quantize
@@ -99,18 +100,28 @@ class CausalLM(nn.Module):
     def hidden(
         self,
         embeddings: torch.Tensor,
-        masks: BlockMasks,
+        masks: BlockMasks | None,
         position_ids: torch.Tensor,
         read: torch.Tensor | None = None,
+        answers: AnswerCache | None = None,
     ) -> torch.Tensor:
-        """Embeddings [B, L, dim], attention masks, positions [B, L] -> [B, L, dim].
+        """Embeddings [B, L, dim], positions [B, L] -> hidden states [B, L, dim].
 
-        Where only some tokens' hidden states are read, by their flat index [R], only those need be
-        right.
+        Args:
+            embeddings, position_ids: of packed rows, or of a token of each answer [1, R].
+            masks: what the tokens of rows attend to; None for those of answers.
+            read: [R] flat index of the tokens whose hidden states are read; others may be wrong.
+            answers: takes in the rows' keys, or has what a token of each answer attends to.
         """
         with self.autocast():
             return prefix_attention.hidden_states(
-                self.model, embeddings, masks, position_ids, read=read, token_wise=self.token_wise
+                self.model,
+                embeddings,
+                masks,
+                position_ids,
+                read=read,
+                token_wise=self.token_wise,
+                answers=answers,
             )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -162,6 +173,7 @@ def _tried(model: Any) -> tuple[str, ...]:
         small = small_copy(model)
         packs = small is not None and prefix_attention.keeps_sequences_apart(small)
         plain = packs and _has_plain_head(small)
+        token_wise = prefix_attention.tried_token_wise(small) if packs else ()
     if not packs:
         raise UserError(
             f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
@@ -173,7 +185,7 @@ def _tried(model: Any) -> tuple[str, ...]:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
-    return prefix_attention.tried_token_wise(small)
+    return token_wise
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.last_layer import computed_at, token_wise_parts
 from spinevl.schema.batch import AttentionBlocks
 
@@ -56,16 +57,22 @@ def prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     block_masks: BlockMasks | None = None,
+    answers: AnswerCache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
 
-    Without ``block_masks`` (generation) this is transformers' own scaled dot-product attention.
+    Without ``block_masks`` these are tokens of ``answers``. Without either this is transformers'
+    own scaled dot-product attention.
     """
+    if block_masks is None and answers is not None:
+        return answers.attend(module, query, key, value, scaling), None
     if block_masks is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+    if answers is not None:
+        answers.keep(module, *(one.transpose(1, 2).flatten(0, 1) for one in (key, value)))
     batch, heads, length, _ = query.shape
     grouped = key.shape[1] != heads
     if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
@@ -106,17 +113,20 @@ def install(model: Any) -> None:
 def hidden_states(
     model: Any,
     embeddings: torch.Tensor,
-    block_masks: BlockMasks,
+    block_masks: BlockMasks | None,
     position_ids: torch.Tensor,
     *,
     read: torch.Tensor | None = None,
     token_wise: Sequence[str] = (),
+    answers: AnswerCache | None = None,
 ) -> torch.Tensor:
     """The forward pass: embeddings [B, L, dim], positions [B, L] -> hidden states [B, L, dim].
 
     Args:
         model: the decoder.
-        embeddings, block_masks, position_ids: of a batch.
+        embeddings, position_ids: of a batch.
+        block_masks: what its tokens attend to; None where they are tokens of ``answers``.
+        answers: takes in the keys of the batch's tokens.
         read: [R] flat index (b * L + i) of the tokens whose hidden states are used, if not all.
         token_wise: what of the last layer is computed for those alone, see ``last_layer``.
     """
@@ -127,6 +137,7 @@ def hidden_states(
             position_ids=position_ids,
             use_cache=False,
             block_masks=block_masks,
+            answers=answers,
         )
     return output.last_hidden_state
 

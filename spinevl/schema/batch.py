@@ -24,6 +24,10 @@ class AttentionBlocks:
     key: torch.Tensor
     allowed: torch.Tensor
 
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> AttentionBlocks:
+        """The same with ``change`` made to each tensor."""
+        return AttentionBlocks(change(self.query), change(self.key), change(self.allowed))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -141,8 +145,5 @@ class Batch:
         """The same batch with ``change`` made to each of its tensors."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}
-        blocks = tuple(
-            AttentionBlocks(change(one.query), change(one.key), change(one.allowed))
-            for one in self.attention
-        )
+        blocks = tuple(one.each(change) for one in self.attention)
         return replace(self, attention=blocks, **changed)  # type: ignore[arg-type]

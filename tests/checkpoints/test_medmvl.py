@@ -23,6 +23,7 @@ from spinevl.checkpoints.load import load_checkpoint
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.image_input import BatchImages
+from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.inference.encode import visual_rows_of
 from spinevl.io.volume_file import load_volume
 from spinevl.models.generate import greedy
@@ -126,7 +127,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         symbols, rows, _ = _expanded(collate, prompt, images)
         (answer,) = greedy(
             model,
-            prompts=[(symbols, rows)],
+            prompts=lay_out_prompts([(symbols, rows)]),
             visual_rows=visual.flatten(0, 1),
             end_id=conversation.end_id,
             max_new_tokens=16,
@@ -153,7 +154,7 @@ def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
             prompts.append(np.array(of_batch.expand(conversation.dialogue(prompt), images)[0]))
         answers = greedy(
             model,
-            prompts=[(prompt, of_batch.rows(prompt)) for prompt in prompts],
+            prompts=lay_out_prompts([(prompt, of_batch.rows(prompt)) for prompt in prompts]),
             visual_rows=visual_rows_of(model, of_batch),
             end_id=conversation.end_id,
             max_new_tokens=16,

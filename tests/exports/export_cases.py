@@ -20,6 +20,7 @@ from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import FORMATS, load_checkpoint
 from spinevl.checkpoints.medmvl_config import END_TOKENS
 from spinevl.data.packing.conversation import Conversation
+from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.models.assemble import assemble
 from spinevl.models.generate import greedy
 from spinevl.models.vlm import VLM
@@ -179,7 +180,7 @@ def _expected(model: VLM, image: np.ndarray) -> tuple[dict[str, Any], dict[str, 
     rows = np.where(np.array(expanded) < 0, np.cumsum(np.array(expanded) < 0) - 1, -1)
     answer = greedy(
         model,
-        prompts=[(np.array(expanded), rows)],
+        prompts=lay_out_prompts([(np.array(expanded), rows)]),
         visual_rows=visual,
         end_id=end,
         max_new_tokens=NEW_TOKENS,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from small_llm import write_small_llm
+
+from spinevl.config.options import Packing
+from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.generate import Sampling, greedy
-from spinevl.models.llm import TinyLLM
+from spinevl.models.llm import HFCausalLM, TinyLLM
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
 
@@ -66,7 +72,7 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
     end_id = int(vlm.llm.tokenizer.eos_token_id)
     answers = greedy(
         vlm,
-        prompts=[expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)],
+        prompts=lay_out_prompts([expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)]),
         visual_rows=visual.flatten(0, 1),
         end_id=end_id,
         max_new_tokens=9,
@@ -81,16 +87,61 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
     assert len(said) == 3  # three different answers, so that a mix-up would show
 
 
-def test_a_prompt_whose_logits_are_not_finite_has_no_answer_and_the_others_have_theirs() -> None:
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "phi3", "gemma"])
+@pytest.mark.parametrize("packing", list(Packing))
+def test_answers_that_share_a_prefix_are_those_of_transformers(
+    kind: str, packing: Packing, tmp_path: Path
+) -> None:
+    """Grouped heads; prompts that begin alike, one that another begins with, and a twin."""
+    llm = HFCausalLM(path=write_small_llm(tmp_path, kind), conversation="medmvl", end_token="A")
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
+    connector = MLPConnector(in_dim=16, out_dim=32, in_tokens=4, in_grid=(2, 2))
+    vlm = VLM(encoder, connector, llm).eval()
+    rng = np.random.default_rng(0)
+    visual = torch.from_numpy(rng.normal(size=(3, 4, 32))).float()
+    trunk = rng.integers(5, 60, 30).tolist()
+    branch = [*trunk, -1, *rng.integers(5, 60, 150).tolist()]  # longer than a block
+    prompts = [[*trunk, -1], branch, *([*branch, *rng.integers(5, 60, n)] for n in (1, 2, 40))]
+    prompts += [prompts[2], [7], [*rng.integers(5, 60, 20), -1, -2]]
+    shown = [[0]] * 6 + [[], [1, 2]]
+    laid_out = lay_out_prompts(
+        [expanded(*pair) for pair in zip(prompts, shown, strict=True)], packing=packing
+    )
+    expected = [
+        alone(vlm, prompt, visual[own] if own else visual[:1], 40)
+        for prompt, own in zip(prompts, shown, strict=True)
+    ]
+
+    def ends(token: int) -> int:
+        return len({row.index(token) if token in row else -1 for row in expected})
+
+    # ends some answers soon, some late and some never
+    end_id = max(sorted({token for row in expected for token in row}), key=ends)
+    answers = greedy(
+        vlm,
+        prompts=laid_out,
+        visual_rows=visual.flatten(0, 1),
+        end_id=end_id,
+        max_new_tokens=40,
+    )
+    cut = [row[: row.index(end_id)] if end_id in row else row for row in expected]
+    assert answers == cut
+    assert len({len(row) for row in cut}) > 2
+
+
+def test_a_prompt_whose_logits_are_not_finite_has_no_answer() -> None:
     vlm = model()
     end_id = int(vlm.llm.tokenizer.eos_token_id)
-    prompts = [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)]
     rows = torch.randn(12, 32)
-    options = {"prompts": prompts, "end_id": end_id, "max_new_tokens": 5}
-    whole = greedy(vlm, visual_rows=rows, **options)  # type: ignore[arg-type]
     rows[9, 3] = torch.nan  # of image 2, which the first prompt shows
-    told = greedy(vlm, visual_rows=rows, **options)  # type: ignore[arg-type]
-    assert told == [None, *whole[1:]]
+    for prompt, own in zip(PROMPTS, IMAGES, strict=True):
+        laid_out = lay_out_prompts([expanded(prompt, own)])
+        (answer,) = greedy(vlm, prompts=laid_out, visual_rows=rows, end_id=end_id, max_new_tokens=5)
+        assert (answer is None) is (2 in own)
 
 
 def test_sampling_draws_from_the_nucleus_and_from_nothing_else() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spinevl.config.options import LossMean, Packing
+from spinevl.config.options import LossMean, Packing, Scoring
 from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import grouped, patient_examples
 from spinevl.data.images import ImageStore
@@ -81,7 +81,8 @@ def decode(image: ImageRef) -> np.ndarray:
 
 
 def collator(model: VLM, *, packing: Packing, learn: bool = False) -> Collator:
-    return Collator(model.inputs(), ImageStore(decode), packing=packing, learn=learn)
+    store = ImageStore(decode)
+    return Collator(model.inputs(), store, packing=packing, learn=learn, scoring=Scoring.full)
 
 
 @pytest.mark.parametrize("packing", ["tree", "plain", "off"])

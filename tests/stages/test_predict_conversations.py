@@ -305,7 +305,7 @@ def test_an_image_in_a_given_answer_keeps_its_place(
     real = predictor.greedy
 
     def greedy(model: Any, *, prompts: Any, visual_rows: Any, **options: Any) -> Any:
-        ((_, rows),) = prompts
+        rows = prompts.visual_index
         shown.append((len(visual_rows), rows[rows >= 0].tolist()))
         return real(model, prompts=prompts, visual_rows=visual_rows, **options)
 

@@ -53,7 +53,7 @@ class PredictOptions:
     precision: Precision = key(
         Precision.auto,
         help="float32, bfloat16, or auto: bfloat16 where this device is at least 1.3 times as fast "
-        "with it; MedM-VL's checkpoints answer in float32",
+        "with it; small LLMs and MedM-VL's checkpoints answer in float32",
     )
     batch_size: int = key(16, help="patients at a time; answers do not depend on it", min=1)
     devices: int | str | None = key(

@@ -37,11 +37,7 @@ def attention_blocks(
         The blocks in groups of like size, and [B * L]: where each token's output stands in the
         groups' concatenated outputs (0 for padding, whose output nobody reads).
     """
-    blocks = [
-        (query + number * length, key + number * length, allowed)
-        for number, row in enumerate(rows)
-        for query, key, allowed in _cut(row)
-    ]
+    blocks = _of_rows(rows, length)
     order = np.zeros(len(rows) * length, dtype=np.int64)
     groups = []
     done = 0
@@ -52,6 +48,44 @@ def attention_blocks(
         done += group.query.numel()
         groups.append(group)
     return tuple(groups), torch.from_numpy(order)
+
+
+def contexts(
+    rows: Sequence[PackedRow], last: Sequence[int], *, length: int
+) -> tuple[AttentionBlocks, ...]:
+    """What follows some prompts attends to: their own tokens, and those of no other prompt.
+
+    Args:
+        rows: prefix trees in preorder.
+        last: flat index of the last token of each prompt.
+        length: L, to which the rows are padded.
+
+    Returns:
+        Blocks whose queries are the numbers of the prompts; prompts in one small subtree share one,
+        so that the keys of a shared prefix are there once for all of them.
+    """
+    ending: dict[int, list[int]] = {}
+    for number, place in enumerate(last):
+        ending.setdefault(int(place), []).append(number)
+    blocks = []
+    for query, key, allowed in _of_rows(rows, length):
+        ends = [
+            (row, number) for row, at in enumerate(query.tolist()) for number in ending.get(at, ())
+        ]
+        if ends:
+            chosen, numbers = (np.array(one) for one in zip(*ends, strict=True))
+            seen = allowed[chosen].any(axis=0)
+            blocks.append((numbers, key[seen], allowed[chosen][:, seen]))
+    return tuple(_padded(members) for members in _grouped(blocks))
+
+
+def _of_rows(rows: Sequence[PackedRow], length: int) -> list[_Block]:
+    """The blocks of all rows, with flat indices."""
+    return [
+        (query + number * length, key + number * length, allowed)
+        for number, row in enumerate(rows)
+        for query, key, allowed in _cut(row)
+    ]
 
 
 def _cut(row: PackedRow) -> Iterator[_Block]:

@@ -64,7 +64,7 @@ def lay_out(
         auxiliary: targets of the auxiliary classification heads.
         numbers: of the images in the training.
     """
-    rows = _rows(sequences, packing)
+    rows = packed_rows(sequences, packing)
     width = max(len(row.symbols) for row in rows)
     symbols = np.zeros((len(rows), width), dtype=np.int64)
     depth = np.zeros_like(symbols)
@@ -143,7 +143,8 @@ def _predictions(
     return np.array([place for place, _ in rows], dtype=np.int64), target_row, allowed
 
 
-def _rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:
+def packed_rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:
+    """The rows of a batch: one tree of all sequences, one forest, or a row for each."""
     if packing is Packing.tree:
         return [pack([one.symbols for one in sequences], [one.learned for one in sequences])]
     rows = [pack([one.symbols], [one.learned]) for one in sequences]

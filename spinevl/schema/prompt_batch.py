@@ -1,0 +1,54 @@
+"""The tensors of some prompts that wait for their answers: packed prefix trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spinevl.schema.batch import AttentionBlocks
+
+if TYPE_CHECKING:  # build and evaluate import this package without torch
+    import torch
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N prompts in B rows of L tokens, where each shared prefix stands once.
+
+    Attributes:
+        input_ids: [B, L] token ids; 0 where a visual token or padding stands.
+        visual_index: [B, L] row of the visual tokens, -1 for text and padding.
+        position_ids: [B, L] depth in the tree.
+        attention: which tokens each token attends to, in blocks.
+        attention_order: [B * L] where each token's output stands in the blocks' outputs.
+        last: [N] flat index (b * L + i) of each prompt's last token.
+        lengths: [N] tokens of each prompt.
+        contexts: what the answers attend to, in blocks: the queries are numbers of prompts, the
+            keys flat indices of tokens. Each prompt is in one of them.
+    """
+
+    input_ids: torch.Tensor
+    visual_index: torch.Tensor
+    position_ids: torch.Tensor
+    attention: tuple[AttentionBlocks, ...]
+    attention_order: torch.Tensor
+    last: torch.Tensor
+    lengths: torch.Tensor
+    contexts: tuple[AttentionBlocks, ...]
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same on a device."""
+
+        def moved(blocks: tuple[AttentionBlocks, ...]) -> tuple[AttentionBlocks, ...]:
+            return tuple(one.each(lambda tensor: tensor.to(device)) for one in blocks)
+
+        return PromptBatch(
+            self.input_ids.to(device),
+            self.visual_index.to(device),
+            self.position_ids.to(device),
+            moved(self.attention),
+            self.attention_order.to(device),
+            self.last.to(device),
+            self.lengths.to(device),
+            moved(self.contexts),
+        )
