@@ -11,8 +11,9 @@ from spinevl.build.worker_words import worker_words
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.distributed.launch import launch
+from spinevl.inference.answer import Answer
 from spinevl.inference.devices import device_count
-from spinevl.inference.predictor import Answer, load_predictor
+from spinevl.inference.predictor import load_predictor
 from spinevl.inference.progress import Progress
 from spinevl.inference.spec import FOLDER, PredictSpec, Request
 from spinevl.io.temporary import remove

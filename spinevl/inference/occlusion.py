@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spinevl.config.options import PredictOptions
+from spinevl.inference.answer import Answer
 from spinevl.inference.options import normalised
-from spinevl.inference.predictor import Answer, Predictor, predictions
+from spinevl.inference.predictor import Predictor, predictions
 from spinevl.models.vlm import VLM
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef

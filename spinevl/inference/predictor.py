@@ -4,50 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
-from spinevl.config.options import FeatureCacheOptions, History, PredictMode, PredictOptions
+from spinevl.config.options import FeatureCacheOptions, PredictMode, PredictOptions
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
-from spinevl.data.packing.image_input import BatchImages
-from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.data.study import Study
 from spinevl.features.store import FeatureCache
+from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.devices import predict_device
-from spinevl.inference.encode import feature_cache_in, keep_features, visual_rows_of
+from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.inference.precision import held_in, ready, settled
-from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
+from spinevl.inference.writer import Writer
+from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
-from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problems, UserError, refused
-from spinevl.schema.example import Example, Rounds
+from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
-
-_LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
-_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model answers to one example.
-
-    Attributes:
-        rounds: (question, answer) of every round, the last one's answer the model's.
-        logprobs: label -> log-probability of its option; None where the answer was generated.
-    """
-
-    rounds: Rounds
-    logprobs: Mapping[int, float] | None = None
 
 
 class Predictor:
@@ -72,7 +54,6 @@ class Predictor:
         each_step: Callable[[], object] = bool,
     ) -> None:
         self.model = model
-        self.each_step = each_step
         self.options = options or PredictOptions()
         self.cache = cache
         self.collate = Collator(
@@ -81,7 +62,7 @@ class Predictor:
             packing=self.options.packing,
             scoring=self.options.scoring,
         )
-        self.conversation = self.collate.conversation
+        self.writer = Writer(model, self.collate, self.options, each_step)
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction a question of patients, in order; separate slices are merged."""
@@ -127,13 +108,16 @@ class Predictor:
         groups: list[Group] = [
             [(numbers[k], one) for k, one in group] for group in grouped(left.values())
         ]
-        size = max(1, min(self.options.batch_size, -(-len(groups) // of)))
+        most = self.options.batch_size
+        if left and all(one.kind == "text" for one in left.values()):
+            most *= self.writer.times(left.values())
+        size = max(1, min(most, -(-len(groups) // of)))
         return [groups[start : start + size] for start in range(0, len(groups), size)]
 
     @torch.inference_mode()
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
         for batch in batches:
-            for scored, answer in ((True, self.score), (False, self.generate)):
+            for scored, answer in ((True, self.score), (False, self.writer.answers)):
                 part = [[pair for pair in g if self._scored(pair[1]) is scored] for g in batch]
                 if part := [group for group in part if group]:
                     yield from answer(part)
@@ -147,28 +131,30 @@ class Predictor:
         rounds = (*before, (question, None))
         return example if self._scored(example) else replace(example, rounds=rounds)
 
-    def _longest(self, example: Example) -> int:
-        return self.options.max_new_tokens or _LONGEST[example.kind]
-
     def _check(self, examples: Sequence[Example]) -> None:
         """Refuse what could not be answered, all before the first answer."""
-        if self.conversation.template == "pretrain":
+        if self.collate.conversation.template == "pretrain":
             raise UserError(
                 "checkpoint: trained with llm.conversation=pretrain, it ignores questions; train "
                 "it further with llm.conversation=medmvl or chat"
             )
         self.collate.check([one for one in examples if self._scored(one)])
-        waiting = [one for one in examples if not self._scored(one)]
-        for room in sorted({self._longest(one) for one in waiting}):
-            self.collate.check([one for one in waiting if self._longest(one) == room], room=room)
-        problems = Problems()
-        for one in waiting if self.options.history == History.own else ():
-            if any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer):
-                problems.append(
-                    f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
-                    "use predict.history=given"
-                )
-        problems.raise_any()
+        self.writer.check([one for one in examples if not self._scored(one)])
+
+    def stream(self, example: Example, sampling: Sampling) -> Iterator[str]:
+        """The answer to the last question of a conversation, as far as it is known.
+
+        Yields:
+            The whole text so far, after each token, and in the end the answer. With
+            ``Sampling()`` that is the one of ``answers``.
+
+        Raises:
+            UserError: a conversation that does not fit the model, before anything is yielded, or
+                logits that are not finite.
+        """
+        asked = self._asked(example)
+        self._check([asked])
+        yield from self.writer.stream(asked, sampling)
 
     @torch.inference_mode()
     def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
@@ -187,116 +173,10 @@ class Predictor:
         examples = dict(pair for group in groups for pair in group)
         for index, options in option_logprobs(batch, logprobs).items():
             if not all(map(math.isfinite, options.values())):
-                raise _not_finite(examples[index], "log-probabilities")
+                raise not_finite(examples[index], "log-probabilities")
             rounds = examples[index].rounds
             text = examples[index].options[max(options, key=options.__getitem__)]
             yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
-
-    @torch.inference_mode()
-    def generate(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
-        """Greedy answers, round after round, to what waits for one."""
-        pairs = [pair for group in groups for pair in group]
-        said: list[list[tuple[str, str | None]]] = [[] for _ in pairs]
-        for turn in range(max(len(example.rounds) for _, example in pairs)):
-            asked = []
-            for number, (_, example) in enumerate(pairs):
-                if turn >= len(example.rounds):
-                    continue
-                question, answer = example.rounds[turn]
-                if answer is None or self.options.history == History.own:
-                    asked.append((number, (*said[number], (question, None))))
-                else:
-                    said[number].append((question, answer))
-            texts = self._texts([(pairs[number][1], rounds) for number, rounds in asked])
-            for (number, rounds), text in zip(asked, texts, strict=True):
-                said[number].append((rounds[-1][0], text))
-        for (index, _), answered in zip(pairs, said, strict=True):
-            yield index, Answer(tuple(answered))
-
-    def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
-        """The answers to the last question of some conversations, after what was said."""
-        if not waiting:
-            return []
-        answers = greedy(
-            self.model,
-            **self._prompts(waiting),
-            end_id=self.conversation.answer_end(),
-            max_new_tokens=max(self._longest(example) for example, _ in waiting),
-            repetition_penalty=self.options.repetition_penalty,
-            each_step=self.each_step,
-        )
-        if None in answers and len(waiting) > 1:
-            # a NaN may reach all that are read together: alone, the right one is named
-            return [text for one in waiting for text in self._texts([one])]
-        return [
-            self._decoded(example, tokens)
-            for (example, _), tokens in zip(waiting, answers, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def stream(self, example: Example, sampling: Sampling) -> Iterator[str]:
-        """The answer to the last question of a conversation, as far as it is known.
-
-        Yields:
-            The whole text so far, after each token, and in the end the answer. With
-            ``Sampling()`` that is the one of ``answers``.
-
-        Raises:
-            UserError: a conversation that does not fit the model, before anything is yielded, or
-                logits that are not finite.
-        """
-        asked = self._asked(example)
-        self._check([asked])
-        steps = generate(
-            self.model,
-            **self._prompts([(asked, asked.rounds)]),
-            end_id=self.conversation.answer_end(),
-            max_new_tokens=self._longest(asked),
-            sampling=sampling,
-        )
-        tokens: list[int] = []
-        shown = ""
-        for step in steps:
-            if (token := int(step[0])) == self.conversation.answer_end():
-                break
-            if token == NOT_FINITE:
-                raise _not_finite(example, "logits")
-            tokens.append(token)
-            text = self._decoded(asked, tokens)
-            shown = shown if text.endswith(_HALF) else text
-            yield shown
-        yield self._decoded(asked, tokens)
-
-    def _prompts(self, waiting: Sequence[tuple[Example, Rounds]]) -> dict[str, Any]:
-        """Some conversations, each up to its next answer, as ``generate`` takes them."""
-        images = BatchImages(self.collate.inputs)
-        prompts = []
-        for example, rounds in waiting:
-            if self.options.history == History.own:
-                # what a model says is text, whatever it looks like
-                rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
-            symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
-            room = self._longest(example)
-            if len(symbols) + room > self.collate.max_length:
-                raise UserError(
-                    f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
-                    f"more than the {self.collate.max_length} that the LLM takes; lower "
-                    "predict.max_new_tokens or shorten the conversation"
-                )
-            prompts.append(np.array(symbols))
-        return {
-            "prompts": lay_out_prompts(
-                [(prompt, images.rows(prompt)) for prompt in prompts], packing=self.options.packing
-            ),
-            "visual_rows": visual_rows_of(self.model, images),
-        }
-
-    def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
-        if tokens is None:
-            raise _not_finite(example, "logits")
-        free = example.kind == "text"  # a strict answer is not made to fit by leaving tokens out
-        text = self.model.llm.tokenizer.decode(tokens, skip_special_tokens=free)
-        return text.strip(" \n") if free else text
 
 
 def load_predictor(
@@ -328,16 +208,6 @@ def load_predictor(
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)
     return Predictor(loaded.model, study.decode, options=options, cache=cache)
-
-
-def _not_finite(example: Example, numbers: str) -> UserError:
-    """The error for a model that computes no answer to an example."""
-    return refused(
-        example.where,
-        f"finite {numbers} of its answer",
-        "NaN or infinity",
-        "check its images; if all fail, the checkpoint's weights are too large to compute with",
-    )
 
 
 def predictions(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Prediction]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevl.config.options import Packing, PredictOptions
-from spinevl.inference.predictor import Answer
+from spinevl.inference.answer import Answer
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import stamp
 from spinevl.io.json_file import resume_json_lines

@@ -13,9 +13,10 @@ import numpy as np
 
 from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.config.options.playground import LimitOptions
+from spinevl.inference.answer import Answer
 from spinevl.inference.api import SpineModel
 from spinevl.inference.occlusion import OcclusionMap, occlusion_maps
-from spinevl.inference.predictor import Answer, Predictor, predictions
+from spinevl.inference.predictor import Predictor, predictions
 from spinevl.io.image_file import load_image, load_rgb
 from spinevl.io.volume_file import Window, load_volume
 from spinevl.models.generate import Sampling

@@ -13,7 +13,10 @@ import torch
 
 from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.features.store import FeatureCache
-from spinevl.inference.predictor import Answer, Predictor, predictions
+from spinevl.inference import writer
+from spinevl.inference.answer import Answer
+from spinevl.inference.predictor import Predictor, predictions
+from spinevl.inference.writer import Writer
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import TinyLLM
@@ -139,6 +142,22 @@ def test_processes_share_all_examples_and_none_is_asked_twice(
             assert one.logprobs == pytest.approx(whole[index].logprobs, rel=1e-6)
 
 
+def test_conversations_are_answered_together_as_far_as_their_keys_fit(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [replace(talk(("<image>?", None)), key=Key(str(k), "")) for k in range(70)]
+    asking = predictor(model)
+    batches = asking._batches(dict(enumerate(many)), 1)
+    assert list(map(len, batches)) == [64, 6]
+    assert list(map(len, asking._batches(dict(enumerate(many)), 7))) == [10] * 7
+    token = 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
+    room = asking.collate.length(many[0]) + 4
+    monkeypatch.setattr(writer, "_KEYS_BYTES", 32 * token * room)
+    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [32, 32, 6]
+    monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
+    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [16] * 4 + [6]
+
+
 def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:
     asked = [one for one in EXAMPLES if one.kind != "text"]
     found = predictor(model).predict(asked)
@@ -185,7 +204,7 @@ def test_the_models_own_answers_replace_the_files(
     texts: Iterator[str] = iter(["mine <image>", "later"])
     asked = []
 
-    def decoded(self: Predictor, example: Example, tokens: Any) -> str:
+    def decoded(self: Writer, example: Example, tokens: Any) -> str:
         return next(texts)
 
     def dialogue(rounds: Any) -> Any:
@@ -193,10 +212,10 @@ def test_the_models_own_answers_replace_the_files(
         return real(rounds)
 
     asking = predictor(model, history=History.own)
-    real = asking.conversation.dialogue
-    monkeypatch.setattr(Predictor, "_decoded", decoded)
+    real = asking.collate.conversation.dialogue
+    monkeypatch.setattr(Writer, "_decoded", decoded)
     answers = asking.answers([example])
-    monkeypatch.setattr(asking.conversation, "dialogue", dialogue)
+    monkeypatch.setattr(asking.collate.conversation, "dialogue", dialogue)
     ((_, answer),) = answers
     assert answer.rounds == (("<image>\nCurve?", "mine <image>"), ("Sure?", "later"))
     # an image that a model writes is text, and shows none

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spinevl.config.options import Packing, PredictMode, PredictOptions
-from spinevl.inference.predictor import Answer
+from spinevl.inference.answer import Answer
 from spinevl.inference.progress import Progress, answer_keys
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef

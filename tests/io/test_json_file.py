@@ -17,7 +17,7 @@ from spinevl.data.records import read_records
 from spinevl.data.split import _read_ids
 from spinevl.evaluation.answer_files import read_predictions, read_submission
 from spinevl.features.store import _read as read_features
-from spinevl.inference.predictor import Answer
+from spinevl.inference.answer import Answer
 from spinevl.inference.progress import Progress
 from spinevl.io import json_file
 from spinevl.io.json_file import read_json, read_json_object

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from spinevl.config.compose import compose
-from spinevl.inference import predictor
+from spinevl.inference import predictor, writer
 from spinevl.schema.errors import UserError
 from spinevl.stages import build, doctor, predict, train
 
@@ -302,14 +302,14 @@ def test_an_image_in_a_given_answer_keeps_its_place(
     (folder / "shown.json").write_text(json.dumps([record]))
     (folder / "shown").mkdir()
     shown = []
-    real = predictor.greedy
+    real = writer.greedy
 
     def greedy(model: Any, *, prompts: Any, visual_rows: Any, **options: Any) -> Any:
         rows = prompts.visual_index
         shown.append((len(visual_rows), rows[rows >= 0].tolist()))
         return real(model, prompts=prompts, visual_rows=visual_rows, **options)
 
-    monkeypatch.setattr(predictor, "greedy", greedy)
+    monkeypatch.setattr(writer, "greedy", greedy)
     options = [f"data.test={folder}/shown.json", f"checkpoint={checkpoint}"]
     predict.main(config("predict", folder, *options), out=folder / "shown")
     assert shown == [(12, list(range(12)))]  # four tokens of each of three images, in order

@@ -1,0 +1,178 @@
+"""Let a model write: greedy answers round after round, or one answer as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from spinevl.config.options import History, PredictOptions
+from spinevl.data.packing.collate import Collator, Group
+from spinevl.data.packing.image_input import BatchImages
+from spinevl.data.packing.prompts import lay_out_prompts
+from spinevl.inference.answer import Answer, not_finite
+from spinevl.inference.encode import visual_rows_of
+from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
+from spinevl.models.vlm import VLM
+from spinevl.schema.conversation import PLACEHOLDER
+from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.example import Example, Rounds
+
+_MOST_TIMES = 4
+_KEYS_BYTES = 2**31
+_LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
+
+
+class Writer:
+    """Writes answers with one model.
+
+    Args:
+        model: in evaluation mode.
+        collate: lays out what it reads.
+        options: how answers are read off the model.
+        each_step: called at each token; what it raises ends the answers.
+    """
+
+    def __init__(
+        self,
+        model: VLM,
+        collate: Collator,
+        options: PredictOptions,
+        each_step: Callable[[], object],
+    ) -> None:
+        self.model = model
+        self.collate = collate
+        self.conversation = collate.conversation
+        self.options = options
+        self.each_step = each_step
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Refuse what could not be written, all before the first answer."""
+        for room in sorted({self._longest(one) for one in examples}):
+            self.collate.check([one for one in examples if self._longest(one) == room], room=room)
+        problems = Problems()
+        for one in examples if self.options.history == History.own else ():
+            if any(PLACEHOLDER.search(answer) for _, answer in one.rounds if answer):
+                problems.append(
+                    f"{one.where}: an answer shows an image, and predict.history=own replaces it; "
+                    "use predict.history=given"
+                )
+        problems.raise_any()
+
+    def times(self, examples: Iterable[Example]) -> int:
+        """How many times as many conversations as patients are answered together.
+
+        A step reads every weight, for one token or for many. So there may be ``_MOST_TIMES`` as
+        many, unless their keys and values would take more than ``_KEYS_BYTES``.
+        """
+        config = self.model.llm.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        size = next(self.model.llm.parameters()).element_size()
+        a_token = 2 * config.num_hidden_layers * heads * width * size
+        longest = max(self.collate.length(one) + self._longest(one) for one in examples)
+        together = _KEYS_BYTES // (a_token * longest * self.options.batch_size)
+        return max(1, min(_MOST_TIMES, together))
+
+    @torch.inference_mode()
+    def answers(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
+        """Greedy answers, round after round, to what waits for one."""
+        pairs = [pair for group in groups for pair in group]
+        said: list[list[tuple[str, str | None]]] = [[] for _ in pairs]
+        for turn in range(max(len(example.rounds) for _, example in pairs)):
+            asked = []
+            for number, (_, example) in enumerate(pairs):
+                if turn >= len(example.rounds):
+                    continue
+                question, answer = example.rounds[turn]
+                if answer is None or self.options.history == History.own:
+                    asked.append((number, (*said[number], (question, None))))
+                else:
+                    said[number].append((question, answer))
+            texts = self._texts([(pairs[number][1], rounds) for number, rounds in asked])
+            for (number, rounds), text in zip(asked, texts, strict=True):
+                said[number].append((rounds[-1][0], text))
+        for (index, _), answered in zip(pairs, said, strict=True):
+            yield index, Answer(tuple(answered))
+
+    def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
+        """The answers to the last question of some conversations, after what was said."""
+        if not waiting:
+            return []
+        answers = greedy(
+            self.model,
+            **self._prompts(waiting),
+            end_id=self.conversation.answer_end(),
+            max_new_tokens=max(self._longest(example) for example, _ in waiting),
+            repetition_penalty=self.options.repetition_penalty,
+            each_step=self.each_step,
+        )
+        if None in answers and len(waiting) > 1:
+            # a NaN may reach all that are read together: alone, the right one is named
+            return [text for one in waiting for text in self._texts([one])]
+        return [
+            self._decoded(example, tokens)
+            for (example, _), tokens in zip(waiting, answers, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def stream(self, asked: Example, sampling: Sampling) -> Iterator[str]:
+        """See Predictor.stream."""
+        steps = generate(
+            self.model,
+            **self._prompts([(asked, asked.rounds)]),
+            end_id=self.conversation.answer_end(),
+            max_new_tokens=self._longest(asked),
+            sampling=sampling,
+        )
+        tokens: list[int] = []
+        shown = ""
+        for step in steps:
+            if (token := int(step[0])) == self.conversation.answer_end():
+                break
+            if token == NOT_FINITE:
+                raise not_finite(asked, "logits")
+            tokens.append(token)
+            text = self._decoded(asked, tokens)
+            shown = shown if text.endswith(_HALF) else text
+            yield shown
+        yield self._decoded(asked, tokens)
+
+    def _prompts(self, waiting: Sequence[tuple[Example, Rounds]]) -> dict[str, Any]:
+        """Some conversations, each up to its next answer, as ``generate`` takes them."""
+        images = BatchImages(self.collate.inputs)
+        prompts = []
+        for example, rounds in waiting:
+            if self.options.history == History.own:
+                # what a model says is text, whatever it looks like
+                rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
+            symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
+            room = self._longest(example)
+            if len(symbols) + room > self.collate.max_length:
+                raise UserError(
+                    f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
+                    f"more than the {self.collate.max_length} that the LLM takes; lower "
+                    "predict.max_new_tokens or shorten the conversation"
+                )
+            prompts.append(np.array(symbols))
+        return {
+            "prompts": lay_out_prompts(
+                [(prompt, images.rows(prompt)) for prompt in prompts], packing=self.options.packing
+            ),
+            "visual_rows": visual_rows_of(self.model, images),
+        }
+
+    def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
+        if tokens is None:
+            raise not_finite(example, "logits")
+        free = example.kind == "text"  # a strict answer is not made to fit by leaving tokens out
+        text = self.model.llm.tokenizer.decode(tokens, skip_special_tokens=free)
+        return text.strip(" \n") if free else text
+
+    def _longest(self, example: Example) -> int:
+        return self.options.max_new_tokens or _LONGEST[example.kind]
