@@ -6,8 +6,9 @@ import json
 import logging
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 WORTH = 1.3
 """How many times faster bfloat16 must be to be chosen."""
 
+_SMALLEST = 2**18
+"""Weights of a matrix of the MLP; a smaller LLM does not spend its time in matrix products."""
+
 _FILE = "bfloat16.json"
 _TOKENS = 1024
 _ROUNDS = 5
@@ -35,6 +39,36 @@ def computes_in_bfloat16(device: str | torch.device) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def bfloat16_pays(
+    device: str | torch.device,
+    width: object,
+    inner: object,
+    *,
+    cache_folder: Callable[[], Path],
+) -> float | None:
+    """How many times faster an LLM is in bfloat16, where that is ``WORTH`` it; else None.
+
+    Args:
+        device: where it is to run; it needs instructions for bfloat16.
+        width, inner: of the LLM's MLP, as its config says; small ones are not ``WORTH`` it.
+        cache_folder: gives the folder that keeps what was measured.
+    """
+    if not (_is_size(width) and _is_size(inner) and width * inner >= _SMALLEST):
+        return None
+    if not computes_in_bfloat16(device):
+        return None
+    try:
+        folder = cache_folder()
+    except UserError:  # told where a job needs it
+        folder = None
+    times = bfloat16_speedup(device, width=width, inner=inner, folder=folder)
+    return times if times >= WORTH else None
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= 2**16
 
 
 def bfloat16_speedup(

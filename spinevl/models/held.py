@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from spinevl.models.half_speed import computes_in_bfloat16
 from spinevl.schema.errors import refused
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -79,9 +80,7 @@ FLOAT32 = Held(asked=dict.fromkeys(("llm", "encoder", "encoder3d"), "float32"))
 
 def auto_dtype(device: str | torch.device) -> DType:
     """What ``dtype: auto`` means on a device: bfloat16 on a GPU that computes with it."""
-    # a GPU that only emulates bfloat16 is slower with it
-    half = str(device).startswith("cuda") and torch.cuda.is_available()
-    half = half and torch.cuda.is_bf16_supported(including_emulation=False)
+    half = str(device).startswith("cuda") and computes_in_bfloat16(device)
     return "bfloat16" if half else "float32"
 
 

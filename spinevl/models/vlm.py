@@ -125,7 +125,8 @@ class VLM(nn.Module):
         logits = self.llm.logits_of(hidden, batch.allowed.clamp(min=0))
         logits = logits.masked_fill(batch.allowed < 0, -torch.inf)
         chosen = batch.allowed[batch.target_row] == batch.target_id[:, None]
-        return torch.log_softmax(logits, dim=-1)[batch.target_row][chosen]
+        logprobs = torch.log_softmax(logits, dim=-1)[batch.target_row]
+        return logprobs.gather(1, chosen.int().argmax(1, keepdim=True))[:, 0]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The log-probability of every target token of a batch, float32 [T]."""

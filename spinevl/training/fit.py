@@ -9,6 +9,7 @@ from spinevl.data.study import Study
 from spinevl.report.metrics_file import read_dev_score
 from spinevl.training.launching import is_launched, launch_training
 from spinevl.training.memory.settle import settle
+from spinevl.training.precision import settle_precision
 from spinevl.training.prepare import open_for_training
 from spinevl.training.spec import SPEC_FILE, TrainSpec
 from spinevl.training.worker import train
@@ -31,6 +32,7 @@ def fit(
     """
     if study is None:
         study = open_for_training(spec, ("train", "dev"), trust=trust)
+    spec = settle_precision(spec, trust=trust)
     spec = settle(spec, study, trust=trust, out=out)
     spec.write(out / SPEC_FILE)
     if not is_launched(spec.trainer):

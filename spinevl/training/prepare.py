@@ -23,7 +23,8 @@ from spinevl.features.store import Features
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.models.assemble import assemble, check_compatible, tuned
 from spinevl.models.auxiliary_heads import AuxiliaryHeads
-from spinevl.models.held import DType, Held, auto_dtype
+from spinevl.models.half_speed import computes_in_bfloat16
+from spinevl.models.held import DType, Held
 from spinevl.models.quantized import check_quantization
 from spinevl.models.recompute import recompute_layers
 from spinevl.models.vlm import VLM, learns
@@ -81,7 +82,8 @@ def held_of(spec: TrainSpec) -> Held:
     options = spec.trainer
     precision = precision_of(options.precision, options.accelerator)
     half = precision == "bf16-mixed"  # whoever asks for another precision is not given this one
-    auto = auto_dtype(device_of(options.accelerator)) if half else "float32"
+    able = half and computes_in_bfloat16(device_of(options.accelerator))
+    auto: DType = "bfloat16" if able else "float32"
     told = {name: node.get("dtype", "auto") for name, node in spec.parts.items()}
     settled = {name: dtype for name, dtype in told.items() if dtype != "auto"}
     every: DType | None = "bfloat16" if half and is_zero(options) else None

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from spinevl.config.options import Precision, PredictOptions
-from spinevl.inference import precision
 from spinevl.inference.precision import held_in, ready, settled
+from spinevl.models import half_speed
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import TinyLLM
@@ -37,8 +37,8 @@ def decided(
         asked.append(sizes)
         return times
 
-    monkeypatch.setattr(precision, "bfloat16_speedup", speedup)
-    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: able)
+    monkeypatch.setattr(half_speed, "bfloat16_speedup", speedup)
+    monkeypatch.setattr(half_speed, "computes_in_bfloat16", lambda device: able)
     options = settled(
         PredictOptions(), checkpoint=folder, device="cpu", cache_folder=lambda: folder / "cache"
     )
@@ -75,7 +75,7 @@ def test_medmvl_and_what_has_no_sizes_answer_in_float32(
 def test_what_is_told_is_not_found_out(
     told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "bfloat16_speedup", None)
+    monkeypatch.setattr(half_speed, "bfloat16_speedup", None)
     options = PredictOptions(precision=Precision(told))
     assert options == settled(options, checkpoint=tmp_path, device="cpu", cache_folder=Path)
 
@@ -92,8 +92,8 @@ def test_no_cache_folder_is_no_reason_to_fail(
     def broken() -> Path:
         raise UserError("cache_dir: cannot be made")
 
-    monkeypatch.setattr(precision, "bfloat16_speedup", speedup)
-    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: True)
+    monkeypatch.setattr(half_speed, "bfloat16_speedup", speedup)
+    monkeypatch.setattr(half_speed, "computes_in_bfloat16", lambda device: True)
     folder = checkpoint(tmp_path / "c")
     options = settled(PredictOptions(), checkpoint=folder, device="cpu", cache_folder=broken)
     assert (options.precision, found) == ("bfloat16", [None])

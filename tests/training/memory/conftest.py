@@ -9,29 +9,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, Qwen2Config
 
-from spinevl.config.compose import compose
-from spinevl.config.plain import plain
 from spinevl.data.study import Study, open_study
 from spinevl.training.spec import TrainSpec
 
 Make = Callable[..., TrainSpec]
-
-
-@pytest.fixture(scope="session")
-def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Overrides -> a training on six phantoms, on the CPU."""
-    cache = tmp_path_factory.mktemp("memory")
-    words = [
-        *("data.n_train=6", "data.n_dev=2", "data.n_test=1", "task=[qd]"),
-        *("trainer.max_epochs=1", "trainer.progress_bar=false", "trainer.accelerator=cpu"),
-        f"cache_dir={cache}",
-    ]
-
-    def make(*more: str) -> TrainSpec:
-        tiny = () if "llm=hf" in more else ("encoder.dim=16", "llm.width=32")
-        return TrainSpec.from_config(plain(compose("train", [*words, *tiny, *more])))
-
-    return make
 
 
 @pytest.fixture(scope="session")

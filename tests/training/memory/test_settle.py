@@ -117,7 +117,7 @@ def test_what_cannot_be_is_not_offered(
     assert "llm.dtype=bfloat16" not in words("tuning.llm=full", "encoder.dtype=bfloat16")
     assert not halves & set(words("tuning.llm=full", "encoder.dtype=bfloat16"))
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "auto_dtype", lambda _: "bfloat16")
+        patch.setattr(prepare, "computes_in_bfloat16", lambda _: True)
         assert not halves & set(words("trainer.precision=bf16-mixed"))
         assert halves <= set(words("trainer.precision=32-true"))
     zero = words("trainer=deepspeed_zero2", "trainer.devices=2", device="cuda")
