@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import resource
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
-from spinevl.distributed.ranks import world_size
 from spinevl.io.files import write_text_atomic
 from spinevl.io.finite import is_finite
 from spinevl.schema.batch import Batch
+from spinevl.training.clock import Clock
 from spinevl.training.dev_score import of_all_ranks
 from spinevl.training.divergence import diverged, require_finite, require_finite_parts
 
@@ -247,58 +246,3 @@ class MetricsFile(pl.Callback):
                 csv.DictWriter(file, self._fields).writerow(self._row)
             self._written = self._row["step"]
         self._due = False
-
-
-class Clock(pl.Callback):
-    """Counts questions and tokens, and times the training steps alone."""
-
-    def __init__(self) -> None:
-        self.questions = self.tokens = self.places = self.sequence_tokens = 0
-        self.seconds = 0.0
-        self._begun = 0.0
-
-    def on_train_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Start the clock."""
-        self._begun = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop it, and count."""
-        self.seconds += time.perf_counter() - self._begun
-        self.questions += len(batch.questions)
-        self.tokens += batch.tokens
-        self.places += batch.input_ids.numel()
-        self.sequence_tokens += batch.sequence_tokens
-        report = self.report()
-        told = {name: report[name] for name in ("tokens_per_second", "padding_share")}
-        pl_module.log_dict({**told, "memory_bytes": float(peak_memory())})
-
-    def state_dict(self) -> dict[str, Any]:
-        """See Lightning."""
-        names = ("questions", "tokens", "places", "sequence_tokens", "seconds")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See Lightning."""
-        vars(self).update(state_dict)
-
-    def report(self) -> dict[str, float]:
-        """What ``train.json`` says of speed: that of this process times their number."""
-        seconds = max(self.seconds, 1e-9) / world_size()
-        return {
-            "samples_per_second": self.questions / seconds,
-            "tokens_per_second": self.tokens / seconds,
-            "padding_share": 1 - self.tokens / max(self.places, 1),
-            "shared_share": 1 - self.tokens / max(self.sequence_tokens, 1),
-            "step_seconds_total": self.seconds,
-        }
-
-
-def peak_memory() -> int:
-    """Peak memory in bytes: of the GPU where one is used, of the process otherwise."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

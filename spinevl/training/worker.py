@@ -42,12 +42,11 @@ from spinevl.schema.errors import UserError
 from spinevl.training.average import AverageWeights
 from spinevl.training.callbacks import (
     BestCheckpoint,
-    Clock,
     DevEpochs,
     MetricsFile,
     dev_epochs,
-    peak_memory,
 )
+from spinevl.training.clock import Clock, peak_memory
 from spinevl.training.dev_score import dev_score
 from spinevl.training.early_stop import EarlyStop
 from spinevl.training.kept_checkpoints import KeptCheckpoints

@@ -56,6 +56,10 @@ def test_other_layouts_run_by_name(folder: Path, option: str, steps: int) -> Non
     result = train(folder, option.replace("=", "-"), option)
     assert result["steps"] == steps
     assert (result["padding_share"] > 0) == (option == "trainer.packing=off")
+    assert (result["token_reuse_ratio"] > 1.2) == (option == "trainer.accumulate=3")
+    spent = result["step_seconds"]
+    assert 0 < sum(spent.values()) - spent["data"] <= result["step_seconds_total"]
+    assert all(spent[part] > 0 for part in ("decoder", "head", "backward", "optimizer"))
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from torch import nn
 
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
-from spinevl.training.callbacks import BestCheckpoint, Clock, MetricsFile, dev_epochs
+from spinevl.training.callbacks import BestCheckpoint, MetricsFile, dev_epochs
+from spinevl.training.clock import Clock
 from spinevl.training.fit import fit
 from spinevl.training.spec import TrainSpec
 from spinevl.training.trainer import EpochBar
