@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import numpy as np
@@ -29,10 +30,18 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
     for part in (kind.__qualname__, device, str(autocast), encoder.identity(), *sources, *versions):
         digest.update(part.encode() + b"\0")
-    for name, tensor in sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        weights = sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items())
+        for one in pool.map(_digest, weights):
+            digest.update(one)
     return digest.hexdigest()[:32]
+
+
+def _digest(weight: tuple[str, torch.Tensor]) -> bytes:
+    name, tensor = weight
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def source_modules(kind: type[Encoder]) -> list[str]:
