@@ -36,7 +36,7 @@ def load_checkpoint(
     """
     folder = checkpoint_folder(source) if isinstance(source, str) else recovered(source)
     config = config_of(folder)
-    return format_of(folder, config).read(folder, config, allowed=allowed, held=held)
+    return _format_of(folder, config).read(folder, config, allowed=allowed, held=held)
 
 
 def parts_of(source: str, *, allowed: Allowed = OURS) -> dict[str, Any]:
@@ -50,10 +50,15 @@ def parts_of(source: str, *, allowed: Allowed = OURS) -> dict[str, Any]:
     """
     folder = checkpoint_folder(source)
     config = config_of(folder)
-    return format_of(folder, config).parts(folder, config, allowed=allowed)
+    return _format_of(folder, config).parts(folder, config, allowed=allowed)
 
 
-def format_of(folder: Path, config: Mapping[str, Any]) -> CheckpointFormat:
+def _format_of(folder: Path, config: Mapping[str, Any]) -> CheckpointFormat:
     """The format of a folder; what none recognises is our own, which says what is missing."""
     found = (one for one in FORMATS.values() if one.detect(folder, config))
     return next(found, FORMATS["native"])
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a checkpoint is of our own format, and not of a program whose numbers are matched."""
+    return _format_of(folder, config_of(folder)).name == "native"

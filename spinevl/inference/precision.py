@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from spinevl.checkpoints.load import format_of
+from spinevl.checkpoints.load import is_native
 from spinevl.config.options import Precision, PredictOptions
 from spinevl.io.json_file import read_json_object
 from spinevl.models.half_speed import bfloat16_pays
@@ -42,7 +42,7 @@ def settled(
         return options
     found = Precision.float32
     config = checkpoint / "llm" / "config.json"
-    if format_of(checkpoint).name == "native" and config.is_file():
+    if is_native(checkpoint) and config.is_file():
         told = read_json_object(config)
         sizes = (told.get("hidden_size"), told.get("intermediate_size"))
         if times := bfloat16_pays(device, *sizes, cache_folder=cache_folder):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from spinevl.build.trust import NOTHING, Trust
-from spinevl.checkpoints.load import format_of
+from spinevl.checkpoints.load import is_native
 from spinevl.config.options import AUTO
 from spinevl.models.half_speed import bfloat16_pays
 from spinevl.models.source import checkpoint_folder
@@ -36,7 +36,7 @@ def settle_precision(
     device = device_of(options.accelerator)
     if options.precision != AUTO or device != "cpu" or is_zero(options):
         return spec
-    if spec.checkpoint and format_of(checkpoint_folder(spec.checkpoint)).name != "native":
+    if spec.checkpoint and not is_native(checkpoint_folder(spec.checkpoint)):
         return spec
     try:
         config = blank_model(spec, trust=trust).llm.model.config
