@@ -40,7 +40,7 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
 def _digest(weight: tuple[str, torch.Tensor]) -> bytes:
     name, tensor = weight
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
 
 

@@ -133,7 +133,7 @@ class Clock(pl.Callback):
             "shared_share": 1 - self.tokens / max(self.sequence_tokens, 1),
             "token_reuse_ratio": self.sequence_tokens / max(self.tokens, 1),
             "step_seconds_total": self.seconds,
-            "step_seconds": {name: round(spent, 3) for name, spent in self.parts.items()},
+            "step_seconds": {name: round(spent, 6) for name, spent in self.parts.items()},
         }
 
 

@@ -181,7 +181,7 @@ def test_what_a_training_cannot_use_is_refused_alike_in_every_verb(
         "optim.betas=[0,0.999]",
         "tuning.lora.targets=[q_proj]",
         "tuning.lora.targets=mlp",
-        "sag_image=[1,12]",
+        "sag_image=[5,7]",
         "trainer.num_workers=256",
     ],
 )

@@ -104,7 +104,8 @@ def test_data_of_the_same_kind_inherit_the_layout_that_the_checkpoint_was_traine
 ) -> None:
     caplog.set_level("INFO")
     words = ["data=cervai", "data.labels=x", "data.train_images=y", "data.side_px=160"]
-    trained = spec("train", *words, "data.slices=[8,9]", "data.sagittal='s/{id}_{slice}.png'").data
+    words += ["data.slices=[8,9]", "sag_image=[8]", "data.sagittal='s/{id}_{slice}.png'"]
+    trained = spec("train", *words).data
     assert trained
     study = {"data": trained}
     asked = spec("predict", "data=cervai", "data.test_images=z").filled(study).data
