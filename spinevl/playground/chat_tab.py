@@ -56,10 +56,10 @@ class ChatTab:
                     max_length=limits.characters, placeholder="What do you see?",
                 )  # fmt: skip
                 with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=64)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=64)
-                    clear = gr.Button("Clear", elem_id="clear", min_width=64)
-                    download = gr.Button("Download", elem_id="download", min_width=64)
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=120)
+                    clear = gr.Button("Clear", elem_id="clear", min_width=120)
+                    download = gr.Button("Download", elem_id="download", min_width=120)
             with gr.Column(scale=1, min_width=280):
                 files = gr.File(
                     label="Images for the next question", file_count="multiple", height=150,

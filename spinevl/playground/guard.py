@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _COOKIE = "spinevl_token"
 _MAX_JSON_BYTES = 1_000_000
 _MULTIPART_BYTES = 1_000_000  # the frame of an upload
+_BODY_SECONDS = 60.0  # until the next piece of what is posted
 _GET = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static)/[\w./@-]+"
     r"|/gradio_api/(info|startup-events|app_id|queue/data|upload_progress|heartbeat/\w+)/?"
@@ -92,6 +93,8 @@ class Guard:
         try:
             if await self._signed_in(scope, headers, send):
                 self._require_allowed(scope, headers)
+                if scope["method"] == "POST":
+                    receive = _in_time(receive)
                 receive = await self._checked_body(scope, receive)
                 await self._until_stopped(scope, receive, _with_headers(self._noted(scope, send)))
         except _Refused as refused:
@@ -210,9 +213,22 @@ class Guard:
         return noted
 
 
+def _in_time(receive: Any) -> Any:
+    """``receive``, for which a browser that sends nothing more is gone."""
+
+    async def received() -> Any:
+        try:
+            return await asyncio.wait_for(receive(), _BODY_SECONDS)
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+
+    return received
+
+
 def _tell(error: Exception, scope: Any) -> None:
-    """One line in the terminal; a tab that is not known was opened before a restart."""
-    if getattr(error, "status_code", None) != 404:
+    """One line in the terminal, but for an upload that was cut and a tab from before a restart."""
+    unknown = getattr(error.__cause__ or error, "status_code", None) == 404
+    if not unknown and type(error).__name__ != "ClientDisconnect":
         told = escaped(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
         log.error("the page failed at %s", told, exc_info=log.isEnabledFor(logging.DEBUG))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from html import escape
@@ -33,6 +34,7 @@ def _require_gradio(uploads: Uploads) -> Any:
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.incoming)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each damaged form
     try:
         import gradio
     except ModuleNotFoundError as error:

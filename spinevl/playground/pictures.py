@@ -30,8 +30,8 @@ CSS = """
 .spine-row { display: flex; flex-wrap: wrap; gap: 12px; }
 .spine-row figure { margin: 0; flex: 1 1 200px; min-width: 120px; max-width: 340px; }
 .spine-thumbs figure { flex: 0 0 96px; min-width: 0; }
-.spine-thumbs figcaption { overflow-wrap: anywhere; line-height: 1.3; max-height: 2.6em;
-  overflow: hidden; }
+.spine-thumbs figcaption { overflow-wrap: anywhere; overflow: hidden; display: -webkit-box;
+  -webkit-line-clamp: 2; -webkit-box-orient: vertical; }
 #level label { padding: 6px 9px; }
 .spine-slice { position: relative; line-height: 0; background: #000; }
 .spine-slice img { width: 100%; height: auto; image-rendering: auto; }
@@ -176,9 +176,7 @@ def strip(tasks: Mapping[str, Task], answers: Sequence[Prediction], level: str =
         if not own:
             continue
         if not task.closed:
-            found = [f"{one.object} {one.box.as_list() if one.box else 'none'}" for one in own]
-            told = "; ".join(dict.fromkeys(found))
-            parts.append(f'<h4 class="spine-task">{escape(task.title)}</h4><p>{escape(told)}</p>')
+            parts.append(f'<h4 class="spine-task">{escape(task.title)}</h4>{_box_rows(own)}')
             continue
         legend = "".join(
             f'<span><i style="background:{_colour(place)}"></i>{escape(choice)}</span>'
@@ -191,6 +189,20 @@ def strip(tasks: Mapping[str, Task], answers: Sequence[Prediction], level: str =
             f'<table class="spine-strip" data-task="{escape(task.name)}">{rows}</table>'
         )
     return "".join(parts)
+
+
+def _box_rows(answers: Sequence[Prediction]) -> str:
+    """A row for each vertebra: its box in each slice, or the answer that holds none."""
+    rows: dict[str, list[str]] = {}
+    for one in answers:
+        slices = ", ".join(map(str, one.slices))
+        box = one.box.as_list() if one.box else f"no box in the answer {one.text!r}"
+        rows.setdefault(one.object, []).append(f"slice {slices}: {box}")
+    told = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape("; ".join(found))}</td></tr>'
+        for name, found in rows.items()
+    )
+    return f'<table class="spine-strip">{told}</table>'
 
 
 def _row(task: Task, one: Prediction, *, chosen: bool) -> str:

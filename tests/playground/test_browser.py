@@ -168,7 +168,7 @@ def drop(tab: Any, where: str, name: str, content: bytes) -> None:
 def read_strip(tab: Any) -> dict[tuple[str, str], str]:
     """(task, level) -> the probabilities as a screen reader tells them."""
     tab.wait_for_selector("#strip .spine-bar")
-    rows = tab.query_selector_all("#strip tr")
+    rows = tab.query_selector_all("#strip tr[data-level]")
     return {
         (
             row.evaluate("one => one.closest('table').dataset.task"),

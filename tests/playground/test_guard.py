@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spinevl.playground import guard as guard_module
 from spinevl.playground.guard import Guard
 from spinevl.playground.page_events import PageEvents
 from spinevl.playground.serve import TOKEN, is_loopback, token_for
@@ -161,12 +162,18 @@ def test_a_failure_of_the_page_is_one_line(
     async def fails(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("what\nthen")
 
+    async def unknown(scope: Any, receive: Any, send: Any) -> None:
+        gone = ValueError()
+        gone.status_code = 404  # type: ignore[attr-defined]
+        raise RuntimeError("the answer has begun") from gone
+
     async def stops(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await fails(scope, receive, send)
 
     assert ask(Guard(fails, uploads, EVENTS, hosts=HERE, token=None), "/config")[0] == 500
     assert ask(Guard(stops, uploads, EVENTS, hosts=HERE, token=None), "/config")[:2] == (200, "")
+    assert ask(Guard(unknown, uploads, EVENTS, hosts=HERE, token=None), "/config")[0] == 500
     lines = [one.getMessage() for one in caplog.records]
     assert len(lines) == 2
     assert all("/config" in one and "KeyError" in one and "\n" not in one for one in lines)
@@ -184,6 +191,28 @@ def test_bodies_are_bounded(guard: Guard, uploads: Uploads) -> None:
     status, text, _ = ask(guard, "/gradio_api/upload", b"x")
     assert status == 507
     assert "limits.total_mb" in text
+
+
+def test_who_sends_nothing_more_is_gone(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "_BODY_SECONDS", 0.05)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"9")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": JOIN,
+        "query_string": b"",
+        "headers": headers,
+    }
+    asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_streams_end_with_the_server(uploads: Uploads) -> None:

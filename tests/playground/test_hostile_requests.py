@@ -132,8 +132,8 @@ def test_uploads_that_are_no_form(client: Client) -> None:
         *(part('form-data; name="files"; filename=".."'), part(file, "cut"), part(file) * 3),
         part(file, "x\r\n") * 2000,
     ]
-    for query in ("", "?upload_id=abc", "?upload_id=../x"):
-        for kind in ("text/plain", "multipart/form-data", "multipart/form-data; boundary=B"):
+    for query in ("", "?upload_id=abc"):
+        for kind in ("multipart/form-data", "multipart/form-data; boundary=B"):
             for body in bodies:
                 answer = client.http.post(
                     UPLOAD + query, content=body, headers={"content-type": kind}

@@ -105,12 +105,13 @@ def test_the_strip_and_the_boxes(spine_model: SpineModel, tmp_path: Path) -> Non
     answers = [
         Prediction("p", "zjppt", "C2-C3", (6,), 1, {0: 0.25, 1: 0.625, 2: 0.125, 3: 0}, "B"),
         Prediction("p", "positioning", "C4", (6,), None, None, "", Box(5, 6, 25, 36)),
-        Prediction("p", "positioning", "C5", (6,), None, None, "none"),
+        Prediction("p", "positioning", "C5", (6,), None, None, "<b>"),
     ]
     made = pictures.strip(spine_model.tasks, answers, "C2-C3")
     assert 'data-level="C2-C3" class=chosen' in made
     assert "A.normal 25.0%, B.bulging 62.5%, C.protrusion 12.5%, D.extrusion 0.0%" in made
-    assert "C4 [5, 6, 25, 36]; C5 none" in made
+    assert '"row">C4</th><td>slice 6: [5, 6, 25, 36]</td>' in made
+    assert '"row">C5</th><td>slice 6: no box in the answer &#x27;&lt;b&gt;&#x27;</td>' in made
     Image.new("L", (64, 64)).save(tmp_path / "6.png")
     shown = pictures.slices({6: tmp_path / "6.png"}, [6], answers)
     assert 'viewBox="0 0 64 64"' in shown
