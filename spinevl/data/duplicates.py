@@ -43,10 +43,20 @@ Description = tuple[bytes, np.ndarray | None]
 class Descriptions(dict[ImageRef, Description]):
     """The descriptions of the images that anybody has decoded."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._like: dict[ImageRef, np.ndarray] = {}
+        self._first: dict[tuple[int, ...], np.ndarray] = {}
+
     def add(self, image: ImageRef, pixels: np.ndarray) -> None:
         """Describe an image; what is none is refused by the encoder."""
         if pixels.ndim in (2, 3) and pixels.size:
             self[image] = _described(pixels)
+            self._like[image] = self._first.setdefault(pixels.shape, pixels)
+
+    def like(self, image: ImageRef) -> np.ndarray:
+        """The first pixels of the shape that a known image has."""
+        return self._like[image]
 
 
 class DescribingStore(ImageStore):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from spinevl.config.tasks import build_tasks
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.evaluation.submission import check_submission
-from spinevl.schema.errors import UserError, counted
+from spinevl.schema.errors import Problems, UserError, counted
 
 if TYPE_CHECKING:
     from spinevl.data.duplicates import Descriptions
+    from spinevl.data.packing.image_input import ImageInputs
+    from spinevl.schema.image_ref import ImageRef
     from spinevl.training.spec import TrainSpec
 
 # Measured by `spinevl run experiment=demo` on two cores: patients a second and pass, tiny parts.
@@ -70,7 +72,6 @@ def check(
     """
     from spinevl.data.duplicates import DescribingStore, duplicate_lines
     from spinevl.data.packing.collate import Collator
-    from spinevl.data.packing.image_input import check_images
     from spinevl.data.sampling import train_sampler
     from spinevl.training.prepare import starting_model
 
@@ -83,8 +84,8 @@ def check(
     collate = Collator(model.inputs(), store)
     for subset, examples in counts.items():
         collate.check(examples)
-        images = {image for one in examples for image in one.images}
-        check_images(images, collate.inputs, decoded=study.images_checked)
+        images = dict.fromkeys(image for one in examples for image in one.images)
+        _check_images(images, collate.inputs, seen)
         yield f"ok  {subset}: {study.summary(subset)}, {len(images)} images"
     yield from duplicate_lines(counts, store.describe)
     total = sum(p.numel() for p in model.parameters())
@@ -97,6 +98,23 @@ def check(
         n_patients=len(grouped(train)),
         n_questions=len(train),
     )
+
+
+def _check_images(images: Collection[ImageRef], inputs: ImageInputs, seen: Descriptions) -> None:
+    """Decode the images that nobody has decoded, and hold the shapes of all against the encoder.
+
+    Raises:
+        UserError: with every image that cannot be decoded or that the encoder does not take.
+    """
+    from spinevl.data.packing.image_input import check_images
+
+    known = [image for image in images if image in seen]
+    problems = Problems()
+    for image in known:
+        with problems.collected():
+            inputs[image.modality].check(image, seen.like(image))
+    problems.raise_any()
+    check_images([image for image in images if image not in seen], inputs)
 
 
 def estimate(*, parameters: int, epochs: int, n_patients: int, n_questions: int) -> str:

@@ -76,7 +76,7 @@ def _notes(board: Board) -> Iterator[str]:
         yield "A job with a test score alone has no rank; report's subset=dev gives it one."
     if any(not row.ranks for one in unranked for row in one.counted):
         yield (
-            "Only trainings are ranked: a score of other answers is not their dev score."
+            "Only trainings are ranked, by their dev scores; those of other jobs stand beside them."
             if board.has_dev
             else "Nothing is ranked: the jobs are scored on different patients."
         )
