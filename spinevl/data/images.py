@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,15 @@ class ImageStore:
         self.max_bytes = max_bytes
         self._images: OrderedDict[ImageRef, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """For a loader process, which decodes what it needs."""
-        return {**vars(self), "_images": OrderedDict(), "_bytes": 0}
+        own = {name: value for name, value in vars(self).items() if name != "_lock"}
+        return {**own, "_images": OrderedDict(), "_bytes": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     def load(self, image: ImageRef) -> np.ndarray:
         """The pixels of an image, cropped where it is a part of its file; not kept."""
@@ -41,14 +47,16 @@ class ImageStore:
 
     def __getitem__(self, image: ImageRef) -> np.ndarray:
         """The pixels of an image. Raises UserError where it can't be decoded."""
-        pixels = self._images.get(image)
-        if pixels is not None:
-            self._images.move_to_end(image)
-            return pixels
-        pixels = self.load(image)
-        self._images[image] = pixels
-        self._bytes += pixels.nbytes
-        while self._bytes > self.max_bytes and len(self._images) > 1:
-            _, dropped = self._images.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        with self._lock:
+            if (known := self._images.get(image)) is not None:
+                self._images.move_to_end(image)
+                return known
+        pixels = self.load(image)  # several threads decode at a time
+        with self._lock:
+            if image not in self._images:
+                self._images[image] = pixels
+                self._bytes += pixels.nbytes
+            while self._bytes > self.max_bytes and len(self._images) > 1:
+                _, dropped = self._images.popitem(last=False)
+                self._bytes -= dropped.nbytes
         return pixels

@@ -14,6 +14,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,10 @@ class FeatureCache:
         Raises:
             UserError: the folder cannot be written, or features are not finite.
         """
-        keys = {image: image_key(load(image)) for image in dict.fromkeys(images)}
+        shown = list(dict.fromkeys(images))
+        with ThreadPoolExecutor() as pool:  # decoders and hashes let go of the interpreter's lock
+            own = pool.submit(encoder_key, encoder, autocast=autocast)
+            keys = dict(zip(shown, pool.map(lambda one: image_key(load(one)), shown), strict=True))
         first_of = {key: image for image, key in reversed(keys.items())}
         size = 4 * encoder.tokens * encoder.dim * len(first_of)
         if size > self.max_bytes:
@@ -103,7 +107,7 @@ class FeatureCache:
                 self.max_bytes / 1e9,
             )
             return None
-        home = self.folder / encoder_key(encoder, autocast=autocast)
+        home = self.folder / own.result()
         try:
             encode = partial(encoded_in_parts, encoder, load=load, autocast=autocast)
             shape = (encoder.tokens, encoder.dim)

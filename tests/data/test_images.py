@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -55,3 +56,18 @@ def test_the_least_recently_used_images_go_first() -> None:
 def test_an_image_larger_than_the_bound_is_still_given() -> None:
     store = ImageStore(Decoder(), max_bytes=1)
     assert store[ImageRef("a")] is PIXELS
+
+
+def test_threads_share_a_store_that_is_too_small() -> None:
+    decoded = []
+
+    def decode(image: ImageRef) -> np.ndarray:
+        decoded.append(image.path)
+        return np.full((8, 8), int(image.path), np.uint8)
+
+    store = ImageStore(decode, max_bytes=64 * 5)
+    wanted = [ImageRef(str(k % 11)) for k in range(2000)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(store.__getitem__, wanted))
+    assert [int(one[0, 0]) for one in found] == [k % 11 for k in range(2000)]
+    assert store._bytes == sum(one.nbytes for one in store._images.values()) <= 64 * 5
