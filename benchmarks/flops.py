@@ -45,13 +45,21 @@ def encoder(model: VLM, images: int) -> float:
 
 
 def decoder(model: VLM, batch: Batch) -> float:
-    """Reading a batch: linear layers for each token once, attention where a token may see."""
+    """Reading a batch: linear layers for each token once, attention where a token may see.
+
+    Parts of the last layer are needed at predicting tokens alone, and of the head the words that
+    are chosen from.
+    """
     config = model.llm.model.config
-    tokens = batch.tokens * linear(model.llm.model, skip=("lm_head",))
+    predicting = len(batch.predicting)
+    last = model.llm.model.base_model.layers[-1]
+    read = sum(linear(last.get_submodule(name)) for name in model.llm.token_wise)
+    every = linear(model.llm.model, skip=("lm_head",)) - read
+    words = config.vocab_size if batch.allowed is None else batch.allowed.shape[1]
     pairs = sum(int(one.allowed.sum()) for one in batch.attention)
     attention = 4 * pairs * config.hidden_size * config.num_hidden_layers
-    predicted = len(batch.predicting)
-    return tokens + attention + 2 * predicted * config.hidden_size * config.vocab_size
+    head = 2 * config.hidden_size * words
+    return batch.tokens * every + predicting * (read + head) + attention
 
 
 def connector(model: VLM, images: int) -> float:

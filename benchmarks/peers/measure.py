@@ -72,12 +72,19 @@ def predict(plan: Plan, dtype: str, rates: Rates) -> Results:
         Run("ours, cold", "ours", "choose", {"warm": False}, 4),
         Run("ours, warm features", "ours", "choose", {"warm": True}, 4),
     ]
+    if dtype == "float32":
+        runs += [
+            Run("ours, scoring=full, cold", "ours full", "choose", {"warm": False}, 4),
+            Run("ours, default settings, cold", "ours default", "choose", {"warm": False}, 4),
+        ]
     kept = plan.material / "trained"
     starts = {
         "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
         "generate": lambda: _generate(plan, dtype, kept),
         "vllm": lambda: _vllm(plan, dtype, kept),
         "ours": lambda: _ours_predict(plan, dtype, kept),
+        "ours full": lambda: _ours_predict(plan, dtype, kept, "--scoring=full"),
+        "ours default": lambda: _ours_predict(plan, "auto", kept),
     }
     return _alternate(plan, f"predict {dtype}", starts, runs, rates)
 

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,19 @@ class Ours:
         from benchmarks import flops
         from benchmarks.peers import material
         from spinevl.checkpoints.load import load_checkpoint
+        from spinevl.config.options import PredictOptions
         from spinevl.data.examples import grouped
-        from spinevl.models.held import Held
+        from spinevl.inference.precision import held_in, ready, settled
 
         torch.set_num_threads(self.options.threads)
         imports = protocol.memory("VmRSS")
         start = time.perf_counter()
-        folder = self.options.material / "checkpoint"
-        self.model = load_checkpoint(folder, held=Held(auto=self.options.dtype)).model
-        cache = self.options.cache
+        folder, cache = self.options.material / "checkpoint", self.options.cache
+        asked = PredictOptions(precision=self.options.dtype, scoring=self.options.scoring)
+        found = settled(asked, checkpoint=folder, device="cpu", cache_folder=lambda: cache)
+        self.found = found
+        loaded = load_checkpoint(folder, held=held_in(found.precision, "cpu"))
+        self.model = ready(loaded.model, found.precision)
         self.asked = {"closed": material.closed(cache)}
         if self.options.generates:
             count = self.options.conversations
@@ -41,6 +46,7 @@ class Ours:
             self.asked["conversations"] = material.conversations(cache, count)
         self.n_rounds = 0
         told: dict[str, Any] = {"seconds": time.perf_counter() - start, "imports": imports}
+        told["precision"] = str(found.precision)
         if not self.options.generates and not self.options.plain:
             predictor = self._predictor(warm=True)
             predictor.predict(self.asked["closed"])
@@ -51,7 +57,6 @@ class Ours:
         return told
 
     def _predictor(self, *, warm: bool, **options: Any) -> Any:
-        from spinevl.config.options import PredictOptions
         from spinevl.features.store import FeatureCache
         from spinevl.inference.predictor import Predictor
         from spinevl.io.image_file import load_image
@@ -60,7 +65,7 @@ class Ours:
         return Predictor(
             self.model,
             lambda image: load_image(image.path),
-            options=PredictOptions(**options),
+            options=replace(self.found, **options),
             cache=FeatureCache(folder, max_bytes=10**11),
         )
 
@@ -119,7 +124,8 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--dtype", required=True)
+    parser.add_argument("--dtype", required=True, help="float32, bfloat16 or auto")
+    parser.add_argument("--scoring", default="trie")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--generates", action="store_true")
