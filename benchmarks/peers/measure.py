@@ -47,7 +47,7 @@ class Plan:
 
     def wants(self, run: Run) -> bool:
         """Whether a run is ours, or of a peer that was asked for."""
-        return run.worker.startswith("ours") or run.worker in self.only
+        return run.worker.startswith("ours") or run.worker.split()[0] in self.only
 
 
 class Rates:
@@ -69,6 +69,7 @@ def predict(plan: Plan, dtype: str, rates: Rates) -> Results:
         Run("plain loop, batch 8", "plain", "plain", {"batch_size": 8, "patients": some}, some),
         Run("transformers generate, batch 8", "generate", "choose", {"batch_size": 8}, 4),
         Run("vLLM, empty caches", "vllm", "choose", {}, 4),
+        Run("vLLM, blocks of 32 tokens", "vllm blocks", "choose", {}, 4),
         Run("ours, cold", "ours", "choose", {"warm": False}, 4),
         Run("ours, warm features", "ours", "choose", {"warm": True}, 4),
     ]
@@ -82,6 +83,7 @@ def predict(plan: Plan, dtype: str, rates: Rates) -> Results:
         "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
         "generate": lambda: _generate(plan, dtype, kept),
         "vllm": lambda: _vllm(plan, dtype, kept),
+        "vllm blocks": lambda: _vllm(plan, dtype, kept, "--block-size=32"),
         "ours": lambda: _ours_predict(plan, dtype, kept),
         "ours full": lambda: _ours_predict(plan, dtype, kept, "--scoring=full"),
         "ours default": lambda: _ours_predict(plan, "auto", kept),
@@ -191,12 +193,13 @@ def _vllm(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
     variables = {
         "LD_PRELOAD": ":".join(map(str, first)),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CACHE_ROOT": str(plan.envs.absolute() / "vllm-cache"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    return _worker(plan, f"vllm-{kept.name}-{dtype}", [*command, *more], variables)
+    name = "-".join(["vllm", kept.name, dtype, *(one.strip("-") for one in more)])
+    return _worker(plan, name, [*command, *more], variables)
 
 
 def _adapters(plan: Plan, dtype: str) -> Path:

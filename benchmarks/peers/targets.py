@@ -13,7 +13,8 @@ from benchmarks.peers.rounds import Result, ratio
 
 Section = Mapping[str, Result]
 
-VLLM, COLD, WARM = "vLLM, empty caches", "ours, cold", "ours, warm features"
+VLLM, BLOCKS = "vLLM, empty caches", "vLLM, blocks of 32 tokens"
+COLD, WARM = "ours, cold", "ours, warm features"
 BEFORE, DEFAULT = "ours, scoring=full, cold", "ours, default settings, cold"
 TRL, TREE, PLAIN = "TRL SFTTrainer", "ours tree", "ours plain"
 COLD_OVER_VLLM = 1.25
@@ -74,9 +75,11 @@ def _predict(sections: Mapping[str, Section], rates: Mapping[str, float]) -> Ite
     for dtype, target in WARM_OVER_VLLM.items():
         if (part := sections.get(f"predict {dtype}")) is None:
             continue
-        vllm, cold, warm = (part.get(name) for name in (VLLM, COLD, WARM))
-        yield Row(f"predict {dtype}, cold", VLLM, ratio(vllm, cold), COLD_OVER_VLLM)
-        yield Row(f"predict {dtype}, warm features", VLLM, ratio(vllm, warm), target)
+        cold, warm = part.get(COLD), part.get(WARM)
+        for name in (VLLM, BLOCKS):
+            vllm = part.get(name)
+            yield Row(f"predict {dtype}, cold", name, ratio(vllm, cold), COLD_OVER_VLLM)
+            yield Row(f"predict {dtype}, warm features", name, ratio(vllm, warm), target)
         for name, result in (("cold", cold), ("warm", warm)):
             share = matmul_share(result, name, rates.get(dtype))
             what = f"predict {dtype}, {name}: share of the matmul rate"

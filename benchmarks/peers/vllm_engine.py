@@ -34,7 +34,7 @@ class Engine:
             dtype=self.options.dtype,
             max_model_len=1024,
             enable_prefix_caching=True,
-            block_size=self.options.block_size,
+            **({"block_size": blocks} if (blocks := self.options.block_size) else {}),
             limit_mm_per_prompt={"image": 2},
             enforce_eager=self.options.eager,
             seed=0,
@@ -48,7 +48,8 @@ class Engine:
 
     def _empty(self) -> None:
         """Empty every cache that a round could fill for the next one."""
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache was not emptied")
         self.llm.reset_mm_cache()
         self.llm.llm_engine.engine_core.reset_encoder_cache()
 
@@ -117,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--material", type=Path, required=True)
     parser.add_argument("--dtype", required=True)
-    parser.add_argument("--block-size", type=int, default=32)
+    parser.add_argument("--block-size", type=int, help="tokens that are shared at a time")
     parser.add_argument("--eager", action="store_true", help="where there is no C++ compiler")
     parser.add_argument("--generates", action="store_true")
     engine = Engine(parser.parse_args())

@@ -10,7 +10,18 @@ import pytest
 from benchmarks.peers import targets
 from benchmarks.peers.rounds import Result
 from benchmarks.peers.table import markdown
-from benchmarks.peers.targets import BEFORE, COLD, DEFAULT, PLAIN, TREE, TRL, VLLM, WARM, rows
+from benchmarks.peers.targets import (
+    BEFORE,
+    BLOCKS,
+    COLD,
+    DEFAULT,
+    PLAIN,
+    TREE,
+    TRL,
+    VLLM,
+    WARM,
+    rows,
+)
 
 GB = 10**9
 WAS = "ours in float32, scoring=full"
@@ -34,6 +45,7 @@ def sections() -> dict[str, dict[str, Result]]:
     return {
         "predict float32": {
             VLLM: choosing([0, 0], 4.0, 5.0, 6.0),
+            BLOCKS: choosing([0, 1], 2.0, 2.0, 2.0),
             COLD: choosing([0, 1], 2.0, 2.0, 2.0, peak=2.5),
             WARM: choosing([0, 1], 1.0, 2.0, 3.0),
             BEFORE: choosing([0, 1], 4.0, peak=2.5),
@@ -67,6 +79,7 @@ def test_ratios_against_their_targets(sections: dict[str, dict[str, Result]]) ->
     expected = {
         ("predict float32, cold", VLLM): (2.5, True),
         ("predict float32, warm features", VLLM): (2.5, True),
+        ("predict float32, cold", BLOCKS): (1.0, False),
         ("predict float32, cold: share of the matmul rate", "matrix product in float32"): (
             0.75,
             True,
