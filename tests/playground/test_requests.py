@@ -44,9 +44,9 @@ def test_200_requests_of_4_clients(spine_model: SpineModel, tmp_path: Path) -> N
                 clients[who].visit("abcd"[who], number, images)
 
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(visit, range(4), [range(20)] * 4))
+            list(pool.map(visit, range(4), [range(12)] * 4))
             before = held()
-            list(pool.map(visit, range(4), [range(20, 70)] * 4))
+            list(pool.map(visit, range(4), [range(12, 62)] * 4))
             after = held()
         assert after[0] - before[0] < 30e6
         assert max(after[1] - before[1], after[2] - before[2]) <= 4  # what the server keeps for use
