@@ -167,6 +167,9 @@ def _named(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Path]]:
 
 def _checkpoint(name: str) -> Path:
     """The folder of a checkpoint; of the hub's, the downloaded one."""
+    if ":" not in name:
+        return Path(name).expanduser()
+    # with torch, which takes seconds that build and evaluate do not need
     from spinevl.models.source import HUB, checkpoint_folder
 
     return checkpoint_folder(name) if name.startswith(HUB) else Path(name).expanduser()

@@ -38,7 +38,10 @@ def _require_gradio(uploads: Uploads) -> Any:
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise UserError("the playground needs Gradio: pip install 'spinevl[playground]'") from error
+        raise UserError(
+            "the playground needs Gradio: pip install 'spinevl[playground]', or make playground, "
+            "which gives it an environment of its own"
+        ) from error
     return gradio
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import secrets
@@ -119,7 +120,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             listening.bind((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise refused(
-                f"host={host} port={port}", "a free port", reason, "choose another port"
-            ) from error
+            wanted, fix = "a free port", "choose another port"
+            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                wanted = "an address of this machine"
+                fix = "write host=127.0.0.1, or 0.0.0.0 for all of them"
+            raise refused(f"host={host} port={port}", wanted, reason, fix) from error
         yield listening

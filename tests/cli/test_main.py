@@ -138,6 +138,21 @@ def test_python_m_composes_and_helps_without_torch(here: Path) -> None:
     assert "missing: error" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "labels=labels.json", "answers=labels.json"],
+        ["build", "data.n_train=2", "data.n_dev=1", "data.n_test=1", "task=[qd]", "cache_dir=c"],
+    ],
+)
+def test_build_and_evaluate_need_no_torch(here: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom spinevl.cli.main import main\ncode = main(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_a_users_folder_and_the_python_beside_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,18 @@ def test_a_port_that_is_taken_is_told() -> None:
             pass
 
 
+def test_an_address_of_another_machine_is_not_answered_with_another_port() -> None:
+    from spinevl.playground.serve import _listening
+    from spinevl.schema.errors import UserError
+
+    with (
+        pytest.raises(UserError, match=r"an address of this machine.*host=127\.0\.0\.1") as told,
+        _listening("192.0.2.1", 7860),
+    ):
+        pass
+    assert "another port" not in str(told.value)
+
+
 def test_without_gradio_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
