@@ -6,6 +6,7 @@ It ends with its agent, keeps its lines and the reason of its failure in ``FOLDE
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import logging
@@ -64,7 +65,10 @@ def _one_line(error: Exception) -> str:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
+    if not code:
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    # after a failure a group of processes may never close: others wait in it
-    os._exit(code) if code else sys.exit(0)
+    # After a failure a group of processes may never close: others wait in it. And when all is done,
+    # threads of gloo may still run while the interpreter takes its libraries down, which aborts.
+    os._exit(code)
