@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.integrations.sdpa_attention import repeat_kv
 
+from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.schema.batch import AttentionBlocks
 
 _GROWTH = 16
@@ -25,16 +25,12 @@ class AnswerCache:
 
     Args:
         contexts: of the prompts, see PromptBatch.
-        prompts: their number.
         dtype: of the masks.
     """
 
-    def __init__(
-        self, contexts: Sequence[AttentionBlocks], *, prompts: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, contexts: Sequence[AttentionBlocks], *, dtype: torch.dtype) -> None:
         self._contexts = [_Context(one, dtype) for one in contexts]
-        self._rows = [torch.zeros(0)] * len(contexts)  # of a step's tokens, in each context
-        self._tokens = prompts
+        self._rows: list[torch.Tensor] = []  # of a step's tokens, in each context
 
     def keep(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
         """Take in the prompts' keys and values [B * L, heads, d] of a layer."""
@@ -43,12 +39,12 @@ class AnswerCache:
 
     def begin(self, prompts: Sequence[int]) -> None:
         """Begin a step with one token of each of some answers, by the numbers of their prompts."""
-        self._tokens = len(prompts)
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        for number, one in enumerate(self._contexts):
+        self._rows = []
+        for one in self._contexts:
             own = [prompt for prompt in one.place_of if prompt in row_of]
-            device = one.mask.device
-            self._rows[number] = torch.tensor([row_of[prompt] for prompt in own], device=device)
+            rows = [row_of[prompt] for prompt in own]
+            self._rows.append(torch.tensor(rows, dtype=torch.long, device=one.mask.device))
             one.begin(own)
 
     def attend(
@@ -63,7 +59,7 @@ class AnswerCache:
         where queries share them.
         """
         flat_query, flat_key, flat_value = (one[0].transpose(0, 1) for one in (query, key, value))
-        output = flat_query.new_empty(self._tokens, query.shape[1], value.shape[-1])
+        output = flat_query.new_empty(len(flat_query), query.shape[1], value.shape[-1])
         for one, rows in zip(self._contexts, self._rows, strict=True):
             if len(rows):
                 given = (flat_query[rows], flat_key[rows], flat_value[rows])
@@ -81,8 +77,7 @@ class _Context:
 
     def __init__(self, block: AttentionBlocks, dtype: torch.dtype) -> None:
         self.lowest = torch.finfo(dtype).min
-        mask = torch.zeros(block.allowed.shape, dtype=dtype, device=block.allowed.device)
-        self.mask = mask.masked_fill_(~block.allowed, self.lowest)
+        self.mask = additive_mask(block.allowed, dtype)
         places = block.query.flatten().tolist()
         # padding repeats a context's first prompt
         self.place_of = {prompt: place for place, prompt in reversed(list(enumerate(places)))}
@@ -150,17 +145,11 @@ class _Context:
         keys[member, :, place], values[member, :, place] = key, value
         padded = query.new_zeros(count * queries, *query.shape[1:])
         padded[self._at] = query
-        keys, values = keys[:, :, : self.used], values[:, :, : self.used]
-        grouped = query.shape[1] != key.shape[1]
-        if grouped and query.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
-            times = query.shape[1] // key.shape[1]
-            keys, values, grouped = repeat_kv(keys, times), repeat_kv(values, times), False
-        output = functional.scaled_dot_product_attention(
+        output = masked_attention(
             padded.unflatten(0, (count, queries)).transpose(1, 2),
-            keys,
-            values,
-            attn_mask=self.mask[:, None, :, : self.used],
-            scale=scaling,
-            enable_gqa=grouped,
+            keys[:, :, : self.used],
+            values[:, :, : self.used],
+            self.mask[:, None, :, : self.used],
+            scaling=scaling,
         )
         return output.transpose(1, 2).flatten(0, 1)[self._at]

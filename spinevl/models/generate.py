@@ -147,7 +147,7 @@ def _read(
     embeddings = splice(model.llm.embed(prompts.input_ids), visual_rows, prompts.visual_index)
     kind = embeddings.dtype
     masks = BlockMasks.of(prompts.attention, prompts.attention_order, dtype=kind)
-    answers = AnswerCache(prompts.contexts, prompts=len(prompts.lengths), dtype=kind)
+    answers = AnswerCache(prompts.contexts, dtype=kind)
     places, last = prompts.position_ids, prompts.last
     hidden = model.llm.hidden(embeddings, masks, places, read=last, answers=answers)
     return hidden.flatten(0, 1).index_select(0, last), answers

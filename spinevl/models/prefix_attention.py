@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.last_layer import computed_at, token_wise_parts
+from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.schema.batch import AttentionBlocks
 
 NAME = "spinevl_prefix_attention"
@@ -40,11 +40,9 @@ class BlockMasks:
         cls, blocks: Sequence[AttentionBlocks], order: torch.Tensor, *, dtype: torch.dtype
     ) -> BlockMasks:
         """The boolean masks of ``blocks`` as numbers of ``dtype``."""
-        lowest = torch.finfo(dtype).min
         ready = []
         for one in blocks:
-            mask = torch.zeros(one.allowed.shape, dtype=dtype, device=one.allowed.device)
-            ready.append((one.query, one.key, mask.masked_fill_(~one.allowed, lowest).unsqueeze(1)))
+            ready.append((one.query, one.key, additive_mask(one.allowed, dtype).unsqueeze(1)))
         return cls(tuple(ready), order)
 
 
@@ -73,24 +71,19 @@ def prefix_attention(
         )
     if answers is not None:
         answers.keep(module, *(one.transpose(1, 2).flatten(0, 1) for one in (key, value)))
-    batch, heads, length, _ = query.shape
-    grouped = key.shape[1] != heads
-    if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
-        key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
-        grouped = False
+    batch, _, length, _ = query.shape
     flat_query, flat_key, flat_value = (
         one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
     )  # [B * L, heads, d]
     outputs = []
     for query_index, key_index, mask in block_masks.blocks:
-        output = functional.scaled_dot_product_attention(
+        output = masked_attention(
             _gathered(flat_query, query_index),
             _gathered(flat_key, key_index),
             _gathered(flat_value, key_index),
-            attn_mask=mask,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=grouped,
+            mask,
+            scaling=scaling,
+            dropout=dropout,
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]

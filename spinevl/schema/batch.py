@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # build and evaluate import this package without torch
     import torch
@@ -143,7 +143,14 @@ class Batch:
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The same batch with ``change`` made to each of its tensors."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: change(v) for name, v in values.items() if hasattr(v, "device")}
-        blocks = tuple(one.each(change) for one in self.attention)
-        return replace(self, attention=blocks, **changed)  # type: ignore[arg-type]
+        return replace(self, **with_each_tensor(self, change))
+
+
+def with_each_tensor(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    """The fields of a dataclass that hold tensors or attention blocks, with ``change`` made."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    changed: dict[str, Any] = {n: change(v) for n, v in values.items() if hasattr(v, "device")}
+    for name, value in values.items():
+        if isinstance(value, tuple) and value and isinstance(value[0], AttentionBlocks):
+            changed[name] = tuple(one.each(change) for one in value)
+    return changed

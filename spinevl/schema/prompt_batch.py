@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spinevl.schema.batch import AttentionBlocks
+from spinevl.schema.batch import AttentionBlocks, with_each_tensor
 
 if TYPE_CHECKING:  # build and evaluate import this package without torch
     import torch
@@ -38,17 +38,4 @@ class PromptBatch:
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same on a device."""
-
-        def moved(blocks: tuple[AttentionBlocks, ...]) -> tuple[AttentionBlocks, ...]:
-            return tuple(one.each(lambda tensor: tensor.to(device)) for one in blocks)
-
-        return PromptBatch(
-            self.input_ids.to(device),
-            self.visual_index.to(device),
-            self.position_ids.to(device),
-            moved(self.attention),
-            self.attention_order.to(device),
-            self.last.to(device),
-            self.lengths.to(device),
-            moved(self.contexts),
-        )
+        return replace(self, **with_each_tensor(self, lambda tensor: tensor.to(device)))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.checkpoints.load import is_native
 from spinevl.config.options import AUTO
-from spinevl.models.half_speed import bfloat16_pays
+from spinevl.models.half_speed import bfloat16_pays, computes_in_bfloat16
 from spinevl.models.source import checkpoint_folder
 from spinevl.training.launching import device_of
 from spinevl.training.memory.blank_model import blank_model
@@ -35,6 +35,8 @@ def settle_precision(
     options = spec.trainer
     device = device_of(options.accelerator)
     if options.precision != AUTO or device != "cpu" or is_zero(options):
+        return spec
+    if not computes_in_bfloat16(device):  # before a model is built for its sizes
         return spec
     if spec.checkpoint and not is_native(checkpoint_folder(spec.checkpoint)):
         return spec

@@ -27,7 +27,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return 2.0
 
     monkeypatch.setattr(half_speed, "bfloat16_speedup", speedup)
-    monkeypatch.setattr(half_speed, "computes_in_bfloat16", lambda device: True)
+    for one in (half_speed, precision):
+        monkeypatch.setattr(one, "computes_in_bfloat16", lambda device: True)
     return asked
 
 
