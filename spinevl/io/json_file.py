@@ -1,9 +1,10 @@
 """The one reader of JSON and JSON lines: every file is held to the same rules.
 
-Text is UTF-8, with or without a byte order mark. Refused are other encodings, keys that stand
-twice, nesting without end, numbers that are not finite or have more than 64 bits, and halves of
-characters (lone surrogates), which no file and no tokenizer can take. A line of JSON lines ends at
-``\\n`` (or ``\\r\\n``) alone; blank lines are skipped.
+Text is UTF-8, with or without a byte order mark. Refused are other encodings, zero bytes (a file
+that was not written to its end holds them), keys that stand twice, nesting without end, numbers
+that are not finite or have more than 64 bits, and halves of characters (lone
+surrogates), which no file and no tokenizer can take. A line of JSON lines ends at ``\\n`` (or
+``\\r\\n``) alone; blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -52,9 +53,17 @@ def read_text(path: str | Path, *, expected: str) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        UserError: missing, no regular file, too large, or in another encoding.
+        UserError: missing, no regular file, too large, in another encoding, or with zero bytes.
     """
-    return _decoded(_content(path, expected), str(path), expected)
+
+    def check(block: bytes, start: int) -> None:
+        if start == 0:
+            _refuse_encoding(block, str(path), expected)
+        if (place := block.find(0)) >= 0:
+            found = f"a zero byte at {start + place}: no text, or not written to its end"
+            raise refused(str(path), f"{expected} in UTF-8", found, "copy or export it again")
+
+    return _decoded(_content(path, expected, check), str(path), expected)
 
 
 def read_json(path: str | Path, *, expected: str) -> Any:
@@ -163,25 +172,33 @@ def _object(entry: Any) -> dict[str, Any]:
     return entry
 
 
-def _content(path: str | Path, expected: str) -> bytes:
-    """The bytes of a regular file, within bounds."""
+def _content(
+    path: str | Path, expected: str, check: Callable[[bytes, int], None] | None = None
+) -> bytes:
+    """The bytes of a regular file, within bounds; see read_regular."""
     return read_regular(
         path,
         expected=expected,
         max_bytes=MAX_BYTES,
         limit="at most 4 GiB",
         too_large="split the file",
+        check=check,
     )
 
 
-def _decoded(content: bytes, where: str, expected: str) -> str:
-    """The text of UTF-8. Raises UserError that names another encoding and how to convert it."""
+def _refuse_encoding(content: bytes, where: str, expected: str) -> None:
+    """Raise UserError where the beginning of a file shows UTF-16 or UTF-32, and how to convert."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
-    if encoding is None and b"\0" in content[:4]:  # without a mark, as JSON's standard tells them
-        encoding = json.detect_encoding(content[:4])[:6].upper()
+    head = content[:4]
+    if encoding is None and b"\0" in head and any(head):  # no mark: as JSON tells them
+        encoding = json.detect_encoding(head)[:6].upper()
     if encoding not in (None, "UTF-8"):
         fix = f"convert it: iconv -f {encoding} -t UTF-8 {where} > NEW"
         raise refused(where, f"{expected} in UTF-8", encoding, fix)
+
+
+def _decoded(content: bytes, where: str, expected: str) -> str:
+    """The text of UTF-8. Raises UserError for bytes that are none, and how to convert them."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_BLOCK = 2**24
 
 
 def open_regular(
@@ -64,6 +66,7 @@ def read_regular(
     max_bytes: int | None = None,
     limit: str | None = None,
     too_large: str = "check what it holds",
+    check: Callable[[bytes, int], None] | None = None,
 ) -> bytes:
     """The content of a regular file, see open_regular.
 
@@ -72,9 +75,11 @@ def read_regular(
         max_bytes: the largest size that is read.
         limit: what messages say of that size.
         too_large: what a user can do about a larger file.
+        check: raises for a block of the content, given with the byte at which it begins, so that
+            a large file of another kind is refused at its first block.
 
     Raises:
-        UserError: see open_regular; also where it is too large.
+        UserError: see open_regular; also where it is too large, and what ``check`` raises.
     """
     with open_regular(path, expected=expected, missing=missing) as file:
         size = os.fstat(file.fileno()).st_size
@@ -83,8 +88,16 @@ def read_regular(
             wanted = f"{expected}, {limit}" if limit else expected
             raise refused(str(path), wanted, found, too_large)
         try:
-            return file.read()
+            return file.read() if check is None else _checked(file, check)
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "out of memory"
             found = f"no readable file ({reason})"
             raise refused(str(path), expected, found, "check the disk") from error
+
+
+def _checked(file: BufferedReader, check: Callable[[bytes, int], None]) -> bytes:
+    content = bytearray()
+    while block := file.read(_BLOCK):
+        check(block, len(content))
+        content += block
+    return bytes(content)

@@ -143,6 +143,8 @@ def cases(text: str) -> dict[str, tuple[bytes, str]]:
         "a truth value": (b"true", "a truth value"),
         "null": (b"null", "null"),
         "cut": (encoded[:-1], "no JSON"),
+        "zeros for its end": (encoded[:-2] + bytes(5000), "zero byte"),
+        "zeros alone": (bytes(100), "zero byte"),
         "not JSON": (b"hello", "no JSON"),
     }
 

@@ -51,3 +51,22 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     said(tmp_path / "loop")
     said(str(tmp_path / "a\0b"))
     said(str(tmp_path / ("x" * 5000)))
+
+
+def test_a_large_file_is_refused_at_its_first_bad_block(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(b"text")
+    os.truncate(path, 2**36)  # far more than a machine holds
+    seen = []
+
+    def check(block: bytes, start: int) -> None:
+        seen.append((start, len(block)))
+        if start:
+            raise UserError("the second block")
+
+    with pytest.raises(UserError, match="the second block"):
+        read_regular(path, expected="a scan", check=check)
+    ((first, size), (second, _)) = seen
+    assert (first, second) == (0, size)
+    os.truncate(path, size + 3)
+    assert read_regular(path, expected="a scan", check=lambda *_: None) == path.read_bytes()
