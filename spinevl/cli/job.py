@@ -127,11 +127,11 @@ class Job:
             if complete and self.verb not in _SHOWS_RESULTS:
                 say(f"{out}: this job is complete already; its results stay as they are")
                 return complete.value
-            hydra_guard.save_configs(saved)
             overrides = tuple(_overrides(hydra_cfg))
             number = hydra_cfg.job.num if sweep else 0
             with recorded(out, config, identity=own, parts=decisive, number=number,
                           overrides=overrides, verb=self.verb) as record:  # fmt: skip
+                hydra_guard.save_configs(saved)  # now the folder is a job's, whenever it is killed
                 if wrong:
                     raise wrong
                 return record(stage.main(cfg, out=out, trust=trust))

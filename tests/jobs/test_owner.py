@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from spinevl.cli import hydra_guard
 from spinevl.cli.main import main
 from spinevl.jobs import owner
 from spinevl.jobs.identity import identity, parts
@@ -239,6 +240,33 @@ def test_a_config_that_fails_touches_no_folder(
     assert "o.old-1" in capsys.readouterr().err
     assert "answers=a.json" in (here / "o/.hydra/overrides.yaml").read_text()
     assert "answers=b.json" in (here / "o.old-1/.hydra/overrides.yaml").read_text()
+
+
+class Killed(BaseException):
+    """Passes what a job does at its end, as a kill does."""
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_job_that_was_killed_at_its_beginning_starts_again(
+    here: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, moments = hydra_guard._save_config, iter(range(4))
+
+    def killing(*given: Any) -> None:
+        if next(moments) == at:
+            raise Killed
+        saved(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hydra_guard, "_save_config", killing)
+        if at < 3:  # Hydra saves three files; with the fourth nothing is killed
+            with pytest.raises(Killed):
+                evaluate("answers=b.json", "hydra.run.dir=o")
+        else:
+            assert evaluate("answers=b.json", "hydra.run.dir=o") == 0
+    assert evaluate("answers=b.json", "hydra.run.dir=o") == 0
+    assert names(here) == ["a.json", "b.json", "o"]
+    assert len(names(here / "o/.hydra")) == 3
 
 
 def test_a_users_empty_folder_stays(here: Path) -> None:
