@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.measure import measure
+from spinevl.io.memory import keep_memory
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/spinevl").expanduser())
     parser.add_argument("--quick", action="store_true", help="a tiny model: is everything there?")
     options = parser.parse_args()
+    keep_memory()  # for both sides, as the command line does
     torch.set_num_threads(2)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

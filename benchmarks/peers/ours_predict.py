@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import protocol
+from spinevl.io.memory import keep_memory
 
 
 class Ours:
@@ -130,7 +131,10 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--generates", action="store_true")
     parser.add_argument("--plain", action="store_true", help="the plain loop alone is asked for")
-    ours = Ours(parser.parse_args())
+    options = parser.parse_args()
+    if not options.plain:  # as the command line does
+        keep_memory()
+    ours = Ours(options)
     names = ("load", "choose", "plain", "generate", "memory")
     protocol.serve({name: getattr(ours, name) for name in names})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import protocol
+from spinevl.io.memory import keep_memory
 
 
 class Training:
@@ -102,7 +103,9 @@ def main() -> None:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--packing", required=True)
-    training = Training(parser.parse_args())
+    options = parser.parse_args()
+    keep_memory()  # as the command line does
+    training = Training(options)
     names = ("load", "start", "steps", "memory")
     protocol.serve({name: getattr(training, name) for name in names})
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from spinevl.cli.call_as import call_as
 from spinevl.cli.verbs import ALONE, VERBS
+from spinevl.io.memory import keep_memory
 from spinevl.schema.errors import as_lines
 
 USAGE = """\
@@ -33,6 +34,8 @@ composed config, '-m' sweeps. 'spinevl completion bash' (or zsh, fish) prints a 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a user's mistake, 2 for no verb."""
+    if argv is None:  # the process is ours
+        keep_memory()
     try:
         with _own_logging():
             code = _command(list(sys.argv[1:] if argv is None else argv))

@@ -20,6 +20,7 @@ from pathlib import Path
 from spinevl.distributed.ranks import AGENT, rank
 from spinevl.io.children import end_with_parent
 from spinevl.io.machine import machine_problem
+from spinevl.io.memory import keep_memory
 from spinevl.schema.errors import UserError
 
 
@@ -64,6 +65,7 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    keep_memory()
     code = main(sys.argv[1:])
     if not code:
         atexit._run_exitfuncs()

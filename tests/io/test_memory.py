@@ -1,0 +1,52 @@
+"""The memory of a process of ours; each case is a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from spinevl.io.memory import _OF_THE_USER
+
+ASKED = """
+import os, resource, sys
+from spinevl.io.memory import LARGE_PAGES, keep_memory
+changed = keep_memory() if sys.argv[1] == "keep" else None
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(2):
+    torch.zeros(2**24)
+before = faults()
+for _ in range(10):
+    torch.zeros(2**24).add_(1)
+print(changed, os.environ.get(LARGE_PAGES), (faults() - before) * 4096 // 2**26)
+"""
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's mallopt")
+
+
+def told(how: str, **variables: str) -> list[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_USER)}
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED, how],
+        env={**own, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_what_is_freed_is_not_mapped_again() -> None:
+    assert told("keep") == ["True", "1", "0"]
+    assert told("not", THP_MEM_ALLOC_ENABLE="0") == ["None", "0", "10"]  # once a tensor
+
+
+def test_what_the_user_has_set_stays() -> None:
+    assert told("keep", MALLOC_ARENA_MAX="4")[:2] == ["False", "None"]
+    assert told("keep", GLIBC_TUNABLES="glibc.malloc.arena_max=4")[0] == "False"
+    assert told("keep", THP_MEM_ALLOC_ENABLE="0")[:2] == ["True", "0"]
