@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spinevl.io.json_file import read_json_object
@@ -42,20 +41,20 @@ class _Allocations(TorchDispatchMode):
 
 
 @contextmanager
-def sized_by(stored: Mapping[str, torch.Tensor], folder: Path) -> Iterator[None]:
+def sized_by(shapes: Mapping[str, tuple[int, ...]], folder: Path) -> Iterator[None]:
     """Within it a model is built whose config files come from a checkpoint.
 
     Args:
-        stored: the checkpoint's weights.
+        shapes: of the checkpoint's weights.
         folder: the checkpoint.
 
     Raises:
         UserError: the model is far larger than the weights, or cannot be built.
     """
     for file in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
-        _require_few_layers(read_json_object(file), len(stored), where=str(file))
-    elements = _TIMES * sum(one.numel() for one in stored.values()) + _MORE_ELEMENTS
-    tensors = _TENSORS_EACH * len(stored) + _MORE_TENSORS
+        _require_few_layers(read_json_object(file), len(shapes), where=str(file))
+    elements = _TIMES * sum(map(math.prod, shapes.values())) + _MORE_ELEMENTS
+    tensors = _TENSORS_EACH * len(shapes) + _MORE_TENSORS
     try:
         with _Allocations(elements, tensors, str(folder)):
             yield

@@ -28,7 +28,7 @@ from spinevl.checkpoints.interchange import (
 )
 from spinevl.checkpoints.medmvl_config import config_from, parts_from, sides_of
 from spinevl.checkpoints.weights import fill, unshared
-from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
+from spinevl.io.tensors import WEIGHTS, StoredTensors, stored_tensors, write_tensors
 from spinevl.models.assemble import assemble
 from spinevl.models.held import Held
 from spinevl.models.merge import merge_adapters
@@ -61,14 +61,13 @@ class MedMVLFormat:
     ) -> Checkpoint:
         """See CheckpointFormat."""
         parts = self.parts(folder, config, allowed=allowed)
-        tensors = read_tensors(folder)
-        with sized_by(tensors, folder):
+        stored = stored_tensors(folder)
+        with sized_by(stored.shapes, folder):
             model = assemble(
                 parts, build=functools.partial(build_stored, allowed=allowed), held=held
             )
-        stored = _under_our_names(tensors, model, where=str(folder))
-        _tie(model.llm.model, stored)
-        fill(model, stored, where=str(folder))
+        stored = _under_our_names(stored, model, where=str(folder))
+        fill(model, _tied(model.llm.model, stored), where=str(folder))
         return Checkpoint(model.eval(), parts, folder=folder)
 
     def parts(
@@ -114,18 +113,16 @@ def _describe(encoder: Any, folder: Path) -> None:
     write_image_processor(folder, encoder.processor)
 
 
-def _under_our_names(
-    tensors: Mapping[str, torch.Tensor], model: VLM, *, where: str
-) -> dict[str, torch.Tensor]:
+def _under_our_names(stored: StoredTensors, model: VLM, *, where: str) -> StoredTensors:
     """Weights of MedM-VL's names under ours. Raises UserError for those of no part."""
     prefixes = _prefixes(model)
-    used = {key: tensor for key, tensor in tensors.items() if not _UNUSED.fullmatch(key)}
+    used = [key for key in stored if not _UNUSED.fullmatch(key)]
     if surplus := [key for key in used if not key.startswith(tuple(prefixes))]:
         raise UserError(
             f"{where}: {len(surplus)} weights of no part, first {surplus[0]}; expected "
             f"{', '.join(prefixes)}"
         )
-    return {_renamed(key, prefixes): tensor for key, tensor in used.items()}
+    return stored.under({_renamed(key, prefixes): key for key in used})
 
 
 def _prefixes(model: VLM) -> dict[str, str]:
@@ -147,19 +144,23 @@ def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[old] + key[len(old) :]
 
 
-def _tie(llm: Any, stored: dict[str, torch.Tensor]) -> None:
-    """Tie the output head where the file lacks it, and untie it where it holds another."""
-    head = "llm.model.lm_head.weight"
-    embedding = stored.get("llm.model.model.embed_tokens.weight")
+def _tied(llm: Any, stored: StoredTensors) -> StoredTensors:
+    """Tie the output head where the file lacks it, and untie it where it holds another.
+
+    Returns:
+        The weights without the head, if that is tied.
+    """
+    head, embedding = "llm.model.lm_head.weight", "llm.model.model.embed_tokens.weight"
     tied = head not in stored or (
         llm.config.tie_word_embeddings
-        and embedding is not None
-        and torch.equal(stored[head], embedding)
+        and embedding in stored
+        and torch.equal(stored[head], stored[embedding])
     )
     output = llm.get_output_embeddings()
     if tied:
-        stored.pop(head, None)
+        stored = stored.under({key: key for key in stored if key != head})
         output.weight = llm.get_input_embeddings().weight
     elif output.weight is llm.get_input_embeddings().weight:
         output.weight = nn.Parameter(output.weight.detach().clone())
     llm.config.tie_word_embeddings = tied
+    return stored

@@ -21,7 +21,7 @@ from spinevl.checkpoints.format import CONFIG, Checkpoint, no_checkpoint, requir
 from spinevl.checkpoints.weights import fill, unshared
 from spinevl.config.check import node_problems
 from spinevl.io.folders import whole_folder
-from spinevl.io.tensors import WEIGHTS, read_tensors, write_tensors
+from spinevl.io.tensors import WEIGHTS, stored_tensors, write_tensors
 from spinevl.models.assemble import assemble
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
@@ -63,8 +63,8 @@ class NativeFormat:
     ) -> Checkpoint:
         """See CheckpointFormat."""
         parts = self.parts(folder, config, allowed=allowed)
-        stored = read_tensors(folder)
-        with sized_by(stored, folder):
+        stored = stored_tensors(folder)
+        with sized_by(stored.shapes, folder):
             model = assemble(
                 parts, build=functools.partial(build_stored, allowed=allowed), held=held
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
+from spinevl.io.tensors import StoredTensors
 from spinevl.models.quantized import dequantized_state
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problems, UserError
@@ -26,18 +25,20 @@ def unshared(model: VLM) -> dict[str, torch.Tensor]:
     return state
 
 
-def fill(model: VLM, stored: Mapping[str, torch.Tensor], *, where: str) -> None:
-    """Load weights by name; every one of the model's must be there, and no other.
+@torch.no_grad()
+def fill(model: VLM, stored: StoredTensors, *, where: str) -> None:
+    """Load weights by name, one after another; every one of the model's must be there, and no
+    other.
 
     Raises:
-        UserError: weights missing, surplus or of another shape, by part.
+        UserError: weights missing, surplus or of another shape, by part, or not finite.
     """
     wanted = unshared(model)
     problems = Problems()
     for part in dict.fromkeys(key.partition(".")[0] for key in wanted):
         own = [key for key in wanted if key.startswith(part + ".")]
         missing = sorted(key for key in own if key not in stored)
-        reshaped = sorted(k for k in own if k in stored and stored[k].shape != wanted[k].shape)
+        reshaped = sorted(k for k in own if k in stored and stored.shapes[k] != wanted[k].shape)
         for what, keys in (("missing", missing), ("of another shape", reshaped)):
             if keys:
                 problems.append(f"{where}: {len(keys)} {part} weights {what}, first {keys[0]}")
@@ -45,4 +46,6 @@ def fill(model: VLM, stored: Mapping[str, torch.Tensor], *, where: str) -> None:
         problems.append(f"{where}: {len(surplus)} weights that the model lacks, first {surplus[0]}")
     if problems:
         raise UserError(f"{one}; the weights do not belong to its config.json" for one in problems)
-    model.load_state_dict(stored, strict=False)  # tied weights are stored once
+    own_weights = model.state_dict()  # tied weights are stored once
+    for key in wanted:
+        own_weights[key].copy_(stored[key])

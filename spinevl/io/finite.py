@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from spinevl.schema.errors import refused
+from spinevl.schema.errors import UserError, refused
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,11 @@ def require_finite_weights(tensors: Mapping[str, torch.Tensor], *, where: str) -
         where: the file, or the config key with the model's name.
     """
     if wrong := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
-        found = f"NaN or infinity in {len(wrong)} of {len(tensors)} tensors, first {wrong[0]}"
-        fix = "copy it again, or take a checkpoint of a training that did not diverge"
-        raise refused(where, "finite weights", found, fix)
+        raise not_finite(wrong, of=len(tensors), where=where)
+
+
+def not_finite(wrong: Sequence[str], *, of: int, where: str) -> UserError:
+    """The error for ``wrong`` ones of some tensors."""
+    found = f"NaN or infinity in {len(wrong)} of {of} tensors, first {wrong[0]}"
+    fix = "copy it again, or take a checkpoint of a training that did not diverge"
+    return refused(where, "finite weights", found, fix)

@@ -15,7 +15,7 @@ from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
 from spinevl.data.study import open_study
-from spinevl.io.tensors import read_tensors
+from spinevl.io.tensors import stored_tensors
 from spinevl.schema.errors import UserError
 from spinevl.training.fit import fit
 from spinevl.training.memory.estimator import Estimator
@@ -36,7 +36,9 @@ def trained(folder: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dic
     words = [*SMALL, f"cache_dir={folder.parent}/cache", *overrides]
     fit(TrainSpec.from_config(plain(compose("train", words))), folder)
     assert load_checkpoint(folder / "checkpoint").model is not None
-    return read_tensors(folder / "checkpoint"), json.loads((folder / "train.json").read_text())
+    return dict(stored_tensors(folder / "checkpoint")), json.loads(
+        (folder / "train.json").read_text()
+    )
 
 
 def first_step(file: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from spinevl.io.finite import is_finite
-from spinevl.io.tensors import read_tensors
+from spinevl.io.tensors import stored_tensors
 from spinevl.models.source import pretrained_model
 from spinevl.schema.errors import UserError
 
@@ -45,7 +45,7 @@ def test_the_file_and_the_first_tensor_are_named(tmp_path: Path) -> None:
     weights = {"a": torch.ones(3), "b.c": torch.tensor([1.0, -math.inf]), "d": torch.ones(1)}
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(UserError) as caught:
-        read_tensors(tmp_path)
+        dict(stored_tensors(tmp_path))
     (problem,) = caught.value.problems
     assert str(tmp_path / "model.safetensors") in problem
     assert "b.c" in problem

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from spinevl.io.json_file import read_json_object
-from spinevl.io.tensors import read_tensors
+from spinevl.io.tensors import stored_tensors
 from spinevl.models.encoder.base import Encoder, state_index
 from spinevl.models.held import DType, torch_dtype
 from spinevl.models.source import checked_source, require_all_weights, source_folder
@@ -131,13 +131,15 @@ def load_tower(tower: nn.Module, path: str, *, prefix: str) -> None:
     Raises:
         UserError: none there, only a pickle, or weights missing or of another shape.
     """
-    stored = {
-        key.removeprefix("module.").removeprefix(prefix): tensor
-        for key, tensor in read_tensors(source_folder(path, what="encoder.path")).items()
-        if key.removeprefix("module.").startswith(prefix)
-    }
+    stored = stored_tensors(source_folder(path, what="encoder.path"))
+    names = {key.removeprefix("module."): key for key in stored}
+    stored = stored.under(
+        {own.removeprefix(prefix): key for own, key in names.items() if own.startswith(prefix)}
+    )
     wanted = tower.state_dict()
-    wrong = [k for k in wanted if k not in stored or stored[k].shape != wanted[k].shape]
+    wrong = [k for k in wanted if k not in stored or stored.shapes[k] != wanted[k].shape]
     expected = f"weights of {len(wanted)} names under {prefix}"
     require_all_weights(f"encoder.path={path}", expected, wrong)
-    tower.load_state_dict({key: stored[key] for key in wanted})
+    with torch.no_grad():
+        for key, weight in wanted.items():
+            weight.copy_(stored[key])
