@@ -55,6 +55,7 @@ class Predictor:
     ) -> None:
         self.model = model
         self.options = options or PredictOptions()
+        model.llm.plain_layers = self.options.plain_layers
         self.cache = cache
         self.collate = Collator(
             model.inputs(),

@@ -14,7 +14,7 @@ from torch import nn
 
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
-from spinevl.models import prefix_attention
+from spinevl.models import fewer_passes, prefix_attention
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import BlockMasks
@@ -49,6 +49,8 @@ class CausalLM(nn.Module):
             positions or its sliding window, beyond which a token would not attend to its whole
             sequence. With LongRoPE the frequencies of a whole batch change where one sequence is
             longer than the original positions; so those are the bound.
+        plain_layers: compute every layer as transformers does, for every token; where False, the
+            last layer is computed where it is read, and others in fewer passes over memory.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.
@@ -64,8 +66,10 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self.token_wise = _tried(model)
+        self.token_wise, norms = _tried(model)
         prefix_attention.install(model)
+        fewer_passes.install(model, norms)
+        self.plain_layers = False
         self.model = model
         self.quantize: Quantize | None = None
         self.tokenizer = tokenizer
@@ -113,14 +117,14 @@ class CausalLM(nn.Module):
             read: [R] flat index of the tokens whose hidden states are read; others may be wrong.
             answers: takes in the rows' keys, or has what a token of each answer attends to.
         """
-        with self.autocast():
+        with self.autocast(), fewer_passes.computed(not self.plain_layers):
             return prefix_attention.hidden_states(
                 self.model,
                 embeddings,
                 masks,
                 position_ids,
                 read=read,
-                token_wise=self.token_wise,
+                token_wise=() if self.plain_layers else self.token_wise,
                 answers=answers,
             )
 
@@ -159,11 +163,12 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
         )
 
 
-def _tried(model: Any) -> tuple[str, ...]:
+def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
     """Try a small copy of the model.
 
     Returns:
-        What of its last layer may be computed for predicting tokens alone.
+        What of its last layer may be computed for predicting tokens alone, and which classes of
+        norms in fewer passes.
 
     Raises:
         UserError: packed sequences or its head would be wrong.
@@ -174,6 +179,7 @@ def _tried(model: Any) -> tuple[str, ...]:
         packs = small is not None and prefix_attention.keeps_sequences_apart(small)
         plain = packs and _has_plain_head(small)
         token_wise = prefix_attention.tried_token_wise(small) if packs else ()
+        norms = fewer_passes.tried(small) if packs else frozenset()
     if not packs:
         raise UserError(
             f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
@@ -185,7 +191,7 @@ def _tried(model: Any) -> tuple[str, ...]:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
-    return token_wise
+    return token_wise, norms
 
 
 @torch.no_grad()

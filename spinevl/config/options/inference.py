@@ -62,6 +62,11 @@ class PredictOptions:
         pattern=(r"auto|[1-9][0-9]{0,3}", "auto or a whole number, 1 or more"),
     )
     packing: Packing = key(Packing.tree, help="as trainer.packing")
+    plain_layers: bool = key(
+        False,
+        help="compute all layers of the LLM as transformers does, for every token, instead of the "
+        "last one where it is read and norms in fewer passes",
+    )
     max_new_tokens: int | None = key(
         None, help="longest generated answer; null is 48, of conversations 512", min=1
     )
