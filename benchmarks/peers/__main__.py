@@ -2,7 +2,7 @@
 
 Peers are installed into environments of their own, once. Everybody has the same weights, prompts,
 types and threads; one computes at a time, in rounds, and medians are given. A peer that cannot be
-installed or fails is a line in the table. Writes ``peers.json`` and ``peers.md``.
+installed or fails is a line in the table. Writes ``peers.json``, ``peers.md`` and ``peers.png``.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import material, measure, table, targets
+from benchmarks.peers import material, measure, picture, table, targets
 from benchmarks.peers.environments import PACKAGES, Unavailable, environment
 
 PEERS = ("plain", "generate", "vllm", "trl")
 SECTIONS = {
     # name: (what measures it, the share of the run's time at whose end no further round starts)
-    "predict": (measure.predict, (0.3, 0.5)),
-    "train": (measure.train, (0.66, 0.8)),
-    "generation": (measure.generation, (1.0, 1.0)),
+    "predict": (measure.predict, (0.25, 0.4)),
+    "train": (measure.train, (0.53, 0.65)),
+    "generation": (measure.generation, (0.8, 0.8)),
+    "growth": (measure.growth, (1.0, 1.0)),
 }
 TYPES = ("float32", "bfloat16")
+ONE_TYPE = {"generation": "float32", "growth": "bfloat16"}
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PEERS), help=f"peers, of {','.join(PEERS)}")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="what is measured")
     parser.add_argument("--types", default=",".join(TYPES), help="number types")
-    parser.add_argument("--minutes", type=float, default=18.0, help="no round starts after them")
+    parser.add_argument("--minutes", type=float, default=22.0, help="no round starts after them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a tiny model: is everything there?")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-peers"))
@@ -91,7 +93,8 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
     try:
         for name in options.sections:
             for dtype in options.types:
-                if name == "generation" and dtype != options.types[0]:
+                only = ONE_TYPE.get(name, dtype)
+                if dtype != (only if only in options.types else options.types[0]):
                     continue
                 rates = measure.Rates(dtype)
                 sections[f"{name} {dtype}"] = SECTIONS[name][0](plan, dtype, rates)
@@ -117,6 +120,7 @@ def _write(
                 versions[next(iter(own))] = ", ".join(f"{k} {v}" for k, v in own.items())
     text = table.markdown(sections, rates, versions, told)
     (out / "peers.md").write_text(text)
+    picture.draw(sections, out / "peers.png")
     content = {
         **told,
         "versions": versions,

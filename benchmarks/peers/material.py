@@ -53,9 +53,9 @@ CONVERSATIONS = (
 )
 
 
-def closed(cache: Path) -> list[Example]:
+def closed(cache: Path, patients: int = ASKED) -> list[Example]:
     """The 18 closed questions of each patient."""
-    return _everybody(cache)[: ASKED * 18]
+    return _everybody(cache)[: patients * 18]
 
 
 def boxes(cache: Path) -> list[Example]:
@@ -114,11 +114,17 @@ def make(cache: Path, **sizes: int) -> Path:
     return home
 
 
-def _nodes(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
+def make_random(folder: Path, cache: Path, *, dtype: str, **sizes: int) -> None:
+    """The same in ``folder`` for random weights of other sizes, held in ``dtype``."""
+    nodes = _nodes(folder / "base", sizes, dtype)
+    _write(folder, subject.model(nodes), nodes, cache)
+
+
+def _nodes(folder: Path, sizes: dict[str, int], dtype: str = "auto") -> dict[str, Any]:
     folder.mkdir(parents=True)
     nodes = subject.parts(folder, **sizes)
     for part in ("encoder", "llm"):
-        nodes[part]["dtype"] = "auto"
+        nodes[part]["dtype"] = dtype
     full = {**LORA, "connector": "full", "llm": "full"}
     return {**nodes, "tuning": full}
 

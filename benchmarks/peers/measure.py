@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,33 @@ from benchmarks.peers.worker import Worker
 
 Results = dict[str, Result]
 RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model whose speed is one point of the growth.
+
+    Attributes:
+        name: how the tables call it.
+        sizes: see subject.parts.
+        patients: whose questions are asked.
+        cache_gb: what vLLM may take for keys and values.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    patients: int = 2
+    cache_gb: int = 1
+
+
+LARGE = {"image_size": 336, "patch": 14}
+GROWTH = (
+    Point("49 tokens an image", {}),
+    Point("196 tokens an image", {"patch": 16}),
+    Point("576 tokens an image", LARGE),
+    Point("576 tokens, LLM of 2.9 B", {**LARGE, "width": 2304, "layers": 48}, 1, 4),
+)
+QUICK_GROWTH = (Point("tiny", {"width": 192, "layers": 2}, 1),)
 
 
 @dataclass(frozen=True)
@@ -141,6 +169,31 @@ def generation(plan: Plan, dtype: str, rates: Rates) -> Results:
     return _alternate(plan, f"generation {dtype}", starts, runs, rates)
 
 
+def growth(plan: Plan, dtype: str, rates: Rates) -> Results:
+    """Seconds a patient as images have more tokens, and at the size of a common LLM."""
+    results: Results = {}
+    for point in QUICK_GROWTH if plan.quick else GROWTH:
+        kept = plan.scratch / "growth"
+        material.make_random(kept, plan.cache, dtype=dtype, **point.sizes)
+        share = point.patients
+        runs = [
+            Run(f"{point.name}, vLLM", "vllm blocks", "choose", {}, share, rounds=2),
+            Run(f"{point.name}, ours cold", "ours", "choose", {"warm": False}, share, rounds=2),
+            Run(f"{point.name}, ours warm", "ours", "choose", {"warm": True}, share, rounds=2),
+        ]
+        few = f"--patients={point.patients}"
+        vllm = ("--block-size=32", "--max-length=2048", few)
+        space = {"VLLM_CPU_KVCACHE_SPACE": str(point.cache_gb)}
+        starts = {
+            "vllm blocks": partial(_vllm, plan, dtype, kept, *vllm, variables=space),
+            "ours": partial(_ours_predict, plan, dtype, kept, few),
+        }
+        results |= _alternate(plan, f"growth {dtype}", starts, runs, rates)
+        shutil.rmtree(kept)
+        shutil.rmtree(plan.scratch / _name("ours", kept, dtype, few), ignore_errors=True)
+    return results
+
+
 def _alternate(
     plan: Plan, name: str, starts: Mapping[str, Callable[[], Asked]], runs: list[Run], rates: Rates
 ) -> Results:
@@ -170,8 +223,12 @@ def _common(plan: Plan, dtype: str, kept: Path) -> Iterator[str]:
     yield from ("--material", str(kept), "--dtype", dtype, "--threads", str(plan.threads))
 
 
+def _name(who: str, kept: Path, dtype: str, *more: str) -> str:
+    return "-".join([who, kept.name, dtype, *(one.strip("-") for one in more)])
+
+
 def _ours_predict(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
-    name = "-".join(["ours", kept.name, dtype, *(one.strip("-") for one in more)])
+    name = _name("ours", kept, dtype, *more)
     scratch = plan.scratch / name
     own = ["--cache", str(plan.cache), "--scratch", str(scratch), *more]
     return _worker(plan, name, [*_module("ours_predict"), *_common(plan, dtype, kept), *own])
@@ -182,7 +239,9 @@ def _generate(plan: Plan, dtype: str, kept: Path) -> Worker:
     return _worker(plan, f"generate-{dtype}", command)
 
 
-def _vllm(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
+def _vllm(
+    plan: Plan, dtype: str, kept: Path, *more: str, variables: Mapping[str, str] | None = None
+) -> Worker:
     """vLLM as its documentation sets it up for CPUs: bound threads, and its libraries first."""
     where = environment("vllm", plan.envs)
     command = [*_module("vllm_engine", where.python), "--material", str(kept), "--dtype", dtype]
@@ -190,7 +249,7 @@ def _vllm(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
         command.append("--eager")
     first = [*where.site.glob("vllm/libs/libtcmalloc*.so*")]
     first += where.python.parents[1].glob("lib/libiomp5.so")
-    variables = {
+    told = {
         "LD_PRELOAD": ":".join(map(str, first)),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -198,8 +257,8 @@ def _vllm(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    name = "-".join(["vllm", kept.name, dtype, *(one.strip("-") for one in more)])
-    return _worker(plan, name, [*command, *more], variables)
+    name = _name("vllm", kept, dtype, *more)
+    return _worker(plan, name, [*command, *more], {**told, **(variables or {})})
 
 
 def _adapters(plan: Plan, dtype: str) -> Path:

@@ -40,7 +40,7 @@ class Ours:
         self.found = found
         loaded = load_checkpoint(folder, held=held_in(found.precision, "cpu"))
         self.model = ready(loaded.model, found.precision)
-        self.asked = {"closed": material.closed(cache)}
+        self.asked = {"closed": material.closed(cache, self.options.patients)}
         if self.options.generates:
             count = self.options.conversations
             self.asked["boxes"] = material.boxes(cache)
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--dtype", required=True, help="float32, bfloat16 or auto")
     parser.add_argument("--scoring", default="trie")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--generates", action="store_true")
     parser.add_argument("--plain", action="store_true", help="the plain loop alone is asked for")

@@ -29,10 +29,11 @@ class Engine:
         folder = self.options.material
         names = ("closed", "boxes", "conversations")
         self.asked = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+        del self.asked["closed"][self.options.patients * 18 :]
         self.llm = LLM(
             model=str(folder / "hf"),
             dtype=self.options.dtype,
-            max_model_len=1024,
+            max_model_len=self.options.max_length,
             enable_prefix_caching=True,
             **({"block_size": blocks} if (blocks := self.options.block_size) else {}),
             limit_mm_per_prompt={"image": 2},
@@ -119,6 +120,8 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True)
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--block-size", type=int, help="tokens that are shared at a time")
+    parser.add_argument("--max-length", type=int, default=1024, help="of a sequence, in tokens")
+    parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
     parser.add_argument("--eager", action="store_true", help="where there is no C++ compiler")
     parser.add_argument("--generates", action="store_true")
     engine = Engine(parser.parse_args())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from benchmarks.peers import targets
+from benchmarks.peers.picture import draw
 from benchmarks.peers.rounds import Result
 from benchmarks.peers.table import markdown
 from benchmarks.peers.targets import (
@@ -139,3 +142,22 @@ def test_nothing_measured_is_a_table_too() -> None:
     )
     assert text.count("stopped") == 7
     assert "not measured" in text
+
+
+def test_what_was_measured_is_drawn(sections: dict[str, dict[str, Result]], tmp_path: Path) -> None:
+    grown = {
+        f"{point}, {who}": result(1.0 + k)
+        for k, point in enumerate(("49 tokens an image", "576 tokens, LLM of 2.9 B"))
+        for who in ("vLLM", "ours cold", "ours warm")
+    }
+    path = tmp_path / "peers.png"
+    assert draw({**sections, "growth bfloat16": grown}, path)
+    with Image.open(path) as image:
+        width, height = image.size
+    assert draw({"predict float32": {COLD: Result(failed="stopped")}}, path)
+    with Image.open(path) as image:
+        assert image.height == height
+        assert 2.9 < width / image.width < 3.1  # a panel for each section
+    path.unlink()
+    assert not draw({}, path)
+    assert not path.exists()
