@@ -13,6 +13,8 @@ from spinevl.schema.errors import UserError
 TARGETS = "trusted_targets"
 REMOTE_CODE = "trust_remote_code"
 _LLM_REMOTE_CODE = f"llm.{REMOTE_CODE}"
+INTERPRETER = "vllm_python"
+_VLLM_PYTHON = f"predict.{INTERPRETER}"
 
 
 @dataclass(frozen=True)
@@ -23,35 +25,42 @@ class Trust:
         targets: names of packages, modules or classes that objects may be built from, besides
             our own.
         remote_code: whether the Python code that comes with a language model may run.
+        vllm_python: the interpreter of the environment that vLLM is installed in; None is ours.
     """
 
     targets: tuple[str, ...] = ()
     remote_code: bool = False
+    vllm_python: str | None = None
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> Trust:
         """What the words of a command line trust, in the syntax of Hydra's overrides.
 
-        ``trusted_targets=[a,b.c]`` and ``llm.trust_remote_code=true``, each also with ``+`` or
-        ``++`` in front; the last of several counts. All other words are ignored.
+        ``trusted_targets=[a,b.c]``, ``llm.trust_remote_code=true`` and
+        ``predict.vllm_python=PATH``, each also with ``+`` or ``++`` in front; the last of several
+        counts. All other words are ignored.
 
         Raises:
             UserError: another value, such as an interpolation or a sweep over several.
         """
         targets: tuple[str, ...] = ()
         remote_code = False
+        vllm_python = None
         for word in words:
             key, value = _key(word), word.partition("=")[2].strip()
             if key == TARGETS:
                 targets = _names(value)
             elif key == _LLM_REMOTE_CODE:
                 remote_code = _boolean(value)
-        return cls(targets, remote_code)
+            elif key == _VLLM_PYTHON:
+                vllm_python = _interpreter(value)
+        return cls(targets, remote_code, vllm_python)
 
     def to_words(self) -> list[str]:
         """The words that trust the same, for a launcher to repeat on a worker's command line."""
         words = [f"{TARGETS}=[{','.join(self.targets)}]"] if self.targets else []
-        return [*words, f"++{_LLM_REMOTE_CODE}=true"] if self.remote_code else words
+        words += [f"++{_LLM_REMOTE_CODE}=true"] if self.remote_code else []
+        return [*words, f"{_VLLM_PYTHON}='{self.vllm_python}'"] if self.vllm_python else words
 
     @property
     def allowed(self) -> Allowed:
@@ -65,7 +74,8 @@ class Trust:
             config: the whole config as plain dicts and lists, its interpolations not resolved.
 
         Raises:
-            UserError: ``trusted_targets`` or a ``trust_remote_code`` that comes from a YAML file.
+            UserError: ``trusted_targets``, a ``trust_remote_code`` or a ``vllm_python`` that comes
+                from a YAML file.
         """
         problems = []
         asked = config.get(TARGETS) or ()
@@ -79,6 +89,12 @@ class Trust:
             told = self.remote_code and place == _LLM_REMOTE_CODE
             if value is not None and value is not False and not told:
                 problems.append(untold_remote_code(place, value))
+        for place, value in _values_of(config, INTERPRETER):
+            if value is not None and (place, value) != (_VLLM_PYTHON, self.vllm_python):
+                problems.append(
+                    f"{place}={value}: only the command line can say which program runs: "
+                    f"{_VLLM_PYTHON}={value}"
+                )
         if problems:
             raise UserError(problems)
 
@@ -88,7 +104,7 @@ NOTHING = Trust()
 
 def says_trust(word: str) -> bool:
     """Whether a word of the command line is one of those that ``Trust.from_words`` reads."""
-    return _key(word) in (TARGETS, _LLM_REMOTE_CODE)
+    return _key(word) in (TARGETS, _LLM_REMOTE_CODE, _VLLM_PYTHON)
 
 
 def untold_remote_code(place: str, value: Any) -> str:
@@ -118,6 +134,20 @@ def _boolean(value: str) -> bool:
     if value.casefold() not in ("true", "false"):
         raise UserError(f"{_LLM_REMOTE_CODE}={value}: expected true or false")
     return value.casefold() == "true"
+
+
+def _interpreter(value: str) -> str | None:
+    """The path; what Hydra would resolve, sweep over or unescape is no path."""
+    quoted = re.fullmatch(r"""(['"])(.*)\1""", value)
+    path = quoted[2] if quoted else value
+    if path.casefold() == "null" and not quoted:
+        return None
+    if not path.strip() or not path.isprintable() or set(path) & set("'\"\\$,{}[]()"):
+        raise UserError(
+            f"{_VLLM_PYTHON}={value}: expected the path of a Python interpreter, without quotes, "
+            f"commas and brackets: {_VLLM_PYTHON}=/opt/vllm/bin/python"
+        )
+    return path
 
 
 def _values_of(config: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:

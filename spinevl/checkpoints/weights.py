@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from spinevl.io.tensors import StoredTensors
 from spinevl.models.quantized import dequantized_state
@@ -10,7 +11,7 @@ from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problems, UserError
 
 
-def unshared(model: VLM) -> dict[str, torch.Tensor]:
+def unshared(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without the second name of a tied weight, contiguous and on the CPU.
 
     Quantized weights are dequantized.

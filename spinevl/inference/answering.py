@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from spinevl.build.trust import NOTHING, Trust
@@ -13,9 +14,10 @@ from spinevl.data.study import Study
 from spinevl.distributed.launch import launch
 from spinevl.inference.answer import Answer
 from spinevl.inference.devices import device_count
-from spinevl.inference.predictor import load_predictor
+from spinevl.inference.predictor import is_scored, load_predictor
 from spinevl.inference.progress import Progress
 from spinevl.inference.spec import FOLDER, PredictSpec, Request
+from spinevl.inference.vllm import llm_in, process_for
 from spinevl.io.temporary import remove
 from spinevl.schema.errors import refused
 from spinevl.schema.example import Example
@@ -48,7 +50,7 @@ def answer(
             devices than there are.
     """
     told: dict[Request, Progress] = {}
-    left = 0
+    left, writes = 0, False
     for request, examples in asked.items():
         told[request] = progress = spec.progress(request, examples, study, out=out)
         progress.read_shares()
@@ -57,12 +59,14 @@ def answer(
             log.info("goes on from %s answers in %s", known, progress.file)
         waiting = [one for index, one in enumerate(examples) if index not in progress.done]
         left = max(left, len(grouped(waiting)))
+        writes |= not all(is_scored(one, spec.options) for one in waiting)
     count = min(left, device_count(spec.options.devices, spec.device))
-    if count > 1:
-        log.info("%d processes answer", count)
-        _on_devices(count, spec, told, out=out, trust=trust)
-    else:
-        _here(spec, asked, told, study, trust)
+    with llm_in(out, spec, trust=trust) if spec.vllm and writes else nullcontext():
+        if count > 1:
+            log.info("%d processes answer", count)
+            _on_devices(count, spec, told, out=out, trust=trust)
+        else:
+            _here(spec, asked, told, study, out=out, trust=trust)
     remove(out / FOLDER)
     return {request: _in_order(examples, told[request].done) for request, examples in asked.items()}
 
@@ -72,23 +76,27 @@ def _here(
     asked: Mapping[Request, Sequence[Example]],
     told: Mapping[Request, Progress],
     study: Study,
+    *,
+    out: Path,
     trust: Trust,
 ) -> None:
     """Answer in this process; without a model where all is answered."""
     predictor = None
-    for request, examples in asked.items():
-        answers: Iterable[tuple[int, Answer]] = ()
-        if len(told[request].done) < len(examples):
-            predictor = predictor or load_predictor(
-                Path(spec.checkpoint),
-                study,
-                options=spec.options,
-                feature_cache=spec.feature_cache,
-                device=spec.device,
-                allowed=trust.allowed,
-            )
-            answers = predictor.answers(examples, done=told[request].done)
-        told[request].record(answers)
+    with process_for(spec, out=out, trust=trust) as engine:
+        for request, examples in asked.items():
+            answers: Iterable[tuple[int, Answer]] = ()
+            if len(told[request].done) < len(examples):
+                predictor = predictor or load_predictor(
+                    Path(spec.checkpoint),
+                    study,
+                    options=spec.options,
+                    feature_cache=spec.feature_cache,
+                    device=spec.device,
+                    allowed=trust.allowed,
+                    engine=engine,
+                )
+                answers = predictor.answers(examples, done=told[request].done)
+            told[request].record(answers)
 
 
 def _on_devices(

@@ -13,6 +13,7 @@ from spinevl.data.study import ConversationStudy, Study, open_study
 from spinevl.data.study_spec import StudySpec
 from spinevl.inference.devices import predict_device
 from spinevl.inference.spec import PredictSpec
+from spinevl.inference.vllm import version_for
 from spinevl.models.source import checkpoint_folder
 from spinevl.schema.errors import UserError
 
@@ -35,13 +36,15 @@ def open_checkpoint(
         raise UserError("checkpoint is not set: give the checkpoint/ folder of a training")
     folder = checkpoint_folder(config["checkpoint"])
     stored = read_config(folder).get("study") or {}
+    options = from_plain(PredictOptions, config["predict"], at="predict")
     spec = PredictSpec(
         checkpoint=str(folder),
         study=StudySpec.from_config(config).filled(stored),
         subsets=None if subsets is None else sorted(subsets),
-        options=from_plain(PredictOptions, config["predict"], at="predict"),
+        options=options,
         feature_cache=from_plain(FeatureCacheOptions, config["feature_cache"], at="feature_cache"),
         device=predict_device(),
+        vllm=version_for(options, trust),
     )
     study = open_study(spec.study, spec.subsets, trust=trust)
     if isinstance(study, ConversationStudy):

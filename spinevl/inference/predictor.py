@@ -16,14 +16,17 @@ from spinevl.config.options import FeatureCacheOptions, PredictMode, PredictOpti
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
-from spinevl.data.study import Study
+from spinevl.data.study import ConversationStudy, Study
 from spinevl.features.store import FeatureCache
 from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
 from spinevl.inference.precision import held_in, ready, settled
+from spinevl.inference.vllm_process import VLLMProcess
+from spinevl.inference.vllm_writer import VLLMWriter
 from spinevl.inference.writer import Writer
+from spinevl.io.memory import give_back_memory
 from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.errors import UserError
@@ -42,6 +45,7 @@ class Predictor:
             question, so that no answer is unparsed; all else is generated.
         cache: of the features of frozen encoders.
         each_step: called at each token of generated answers; what it raises ends them.
+        engine: generates in place of the model, which may have let its decoder go.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Predictor:
         options: PredictOptions | None = None,
         cache: FeatureCache | None = None,
         each_step: Callable[[], object] = bool,
+        engine: VLLMProcess | None = None,
     ) -> None:
         self.model = model
         self.options = options or PredictOptions()
@@ -64,6 +69,9 @@ class Predictor:
             scoring=self.options.scoring,
         )
         self.writer = Writer(model, self.collate, self.options, each_step)
+        self.in_batches = engine is None  # an engine fills its batches itself
+        if engine is not None:
+            self.writer = VLLMWriter(model, self.collate, self.options, engine)
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction a question of patients, in order; separate slices are merged."""
@@ -117,14 +125,23 @@ class Predictor:
 
     @torch.inference_mode()
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
+        written: list[Group] = []
         for batch in batches:
-            for scored, answer in ((True, self.score), (False, self.writer.answers)):
-                part = [[pair for pair in g if self._scored(pair[1]) is scored] for g in batch]
-                if part := [group for group in part if group]:
-                    yield from answer(part)
+            if scored := self._part(batch, scored=True):
+                yield from self.score(scored)
+            written += self._part(batch, scored=False)
+            if written and self.in_batches:
+                yield from self.writer.answers(written)
+                written = []
+        if written:
+            yield from self.writer.answers(written)
+
+    def _part(self, batch: Sequence[Group], *, scored: bool) -> list[Group]:
+        parts = ([pair for pair in g if self._scored(pair[1]) is scored] for g in batch)
+        return [part for part in parts if part]
 
     def _scored(self, example: Example) -> bool:
-        return self.options.mode == PredictMode.choice and example.kind == "option"
+        return is_scored(example, self.options)
 
     def _asked(self, example: Example) -> Example:
         """An example whose last answer is to be generated, without the true one."""
@@ -180,6 +197,11 @@ class Predictor:
             yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
 
 
+def is_scored(example: Example, options: PredictOptions) -> bool:
+    """Whether the options of a question are scored; all other answers are generated."""
+    return options.mode == PredictMode.choice and example.kind == "option"
+
+
 def load_predictor(
     checkpoint: Path,
     study: Study,
@@ -188,6 +210,7 @@ def load_predictor(
     feature_cache: FeatureCacheOptions,
     device: str | None = None,
     allowed: Allowed = OURS,
+    engine: VLLMProcess | None = None,
 ) -> Predictor:
     """The model of a checkpoint, ready to answer a study's examples.
 
@@ -198,17 +221,23 @@ def load_predictor(
         feature_cache: whether, and how many, features of a frozen encoder are kept.
         device: where it runs; by default on the GPU where there is one.
         allowed: the classes that may be built.
+        engine: see Predictor.
     """
     device = device or predict_device()
     folder = study.spec.cache_folder
     options = settled(options, checkpoint=checkpoint, device=device, cache_folder=folder)
     held = held_in(options.precision, device)
     loaded = load_checkpoint(checkpoint, allowed=allowed, held=held)
-    ready(loaded.model, options.precision).to(device)
+    ready(loaded.model, options.precision)
+    written = isinstance(study, ConversationStudy) or options.mode == PredictMode.generate
+    if engine is not None and written:
+        loaded.model.llm.keep_embeddings_alone()
+        give_back_memory()
+    loaded.model.to(device)
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)
-    return Predictor(loaded.model, study.decode, options=options, cache=cache)
+    return Predictor(loaded.model, study.decode, options=options, cache=cache, engine=engine)
 
 
 def predictions(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Prediction]:

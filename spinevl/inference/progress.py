@@ -111,11 +111,17 @@ def answer_keys(
         examples: what is asked.
         checkpoint: the folder; an edited file changes every key.
         options: of predict; how many are answered at once, where, and how they are packed, changes
-            none.
+            none, nor does the place of vLLM.
         settings: what else decides how the images are read.
     """
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    decides = astuple(replace(options, batch_size=1, packing=Packing.tree, devices=None))
+    no_matter: dict[str, Any] = {
+        "batch_size": 1,
+        "packing": Packing.tree,
+        "devices": None,
+        "vllm_python": None,
+    }
+    decides = astuple(replace(options, **no_matter))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
         path: stamp(Path(path)) if Path(path).is_file() else None  # told where it is decoded

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from spinevl.config.check import from_plain
 from spinevl.config.options import FeatureCacheOptions, PredictOptions
@@ -55,6 +56,7 @@ class PredictSpec:
         options: how answers are read off the model, and on how many devices.
         feature_cache: whether, and how many, features of a frozen encoder are kept.
         device: ``cpu``, ``cuda`` or ``mps``.
+        vllm: the version of vLLM that generates answers; None where the model does.
         requests: whom it is asked about.
 
     Raises:
@@ -67,6 +69,7 @@ class PredictSpec:
     options: PredictOptions
     feature_cache: FeatureCacheOptions
     device: str
+    vllm: str | None = None
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,8 +87,9 @@ class PredictSpec:
 
     @property
     def told(self) -> dict[str, str]:
-        """What ``settled`` decided, as a job notes it."""
-        return {"predict.precision": str(self.options.precision)}
+        """What this machine decided, as a job notes it."""
+        told = {"predict.precision": str(self.options.precision)}
+        return {**told, "predict.engine": f"vllm {self.vllm}"} if self.vllm else told
 
     def progress(
         self, request: Request, examples: Sequence[Example], study: Study, *, out: Path
@@ -95,12 +99,15 @@ class PredictSpec:
         Those to conversations are a result, ``answers.jsonl``; patients' are hidden until the job
         is done.
         """
-        name, settings, options = "answers.jsonl", None, None
+        name, options = "answers.jsonl", None
+        settings: Any = None
         if isinstance(study, PatientStudy):
             name = f".predictions.{request.subset}{'_swapped' * request.swapped}.jsonl"
             options = [len(one.options) for one in examples]
         else:
             settings = study.source.window
+        if self.vllm:
+            settings = (settings, self.vllm)
         folder = Path(self.checkpoint)
         keys = answer_keys(examples, checkpoint=folder, options=self.options, settings=settings)
         return Progress(out / name, keys, options)

@@ -19,6 +19,7 @@ from spinevl.data.study import open_study
 from spinevl.distributed.ranks import rank, world_size
 from spinevl.inference.predictor import load_predictor
 from spinevl.inference.spec import PredictSpec
+from spinevl.inference.vllm import process_for
 
 
 def work(words: Sequence[str]) -> None:
@@ -48,16 +49,19 @@ def answer_share(out: Path, *, rank: int, of: int, trust: Trust = NOTHING) -> No
         study = open_study(spec.study, spec.subsets, trust=trust)
     finally:
         logging.disable(logging.NOTSET)
-    predictor = load_predictor(
-        Path(spec.checkpoint),
-        study,
-        options=spec.options,
-        feature_cache=spec.feature_cache,
-        device=device,
-        allowed=trust.allowed,
-    )
-    for request in spec.requests:
-        examples = request.examples(study)
-        progress = spec.progress(request, examples, study, out=out)
-        answers = predictor.answers(examples, done=progress.done, rank=rank, of=of)
-        progress.share(rank, of).record(answers)
+    one = process_for(spec, out=out, trust=trust, device=device, rank=rank, of=of)
+    with one as engine:
+        predictor = load_predictor(
+            Path(spec.checkpoint),
+            study,
+            options=spec.options,
+            feature_cache=spec.feature_cache,
+            device=device,
+            allowed=trust.allowed,
+            engine=engine,
+        )
+        for request in spec.requests:
+            examples = request.examples(study)
+            progress = spec.progress(request, examples, study, out=out)
+            answers = predictor.answers(examples, done=progress.done, rank=rank, of=of)
+            progress.share(rank, of).record(answers)

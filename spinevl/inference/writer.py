@@ -14,6 +14,7 @@ from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.encode import visual_rows_of
+from spinevl.inference.talk import Talk
 from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import PLACEHOLDER
@@ -68,42 +69,34 @@ class Writer:
         A step reads every weight, for one token or for many. So there may be ``_MOST_TIMES`` as
         many, unless their keys and values would take more than ``_KEYS_BYTES``.
         """
+        longest = max(self.collate.length(one) + self._longest(one) for one in examples)
+        together = _KEYS_BYTES // (self._bytes_a_token() * longest * self.options.batch_size)
+        return max(1, min(_MOST_TIMES, together))
+
+    def _bytes_a_token(self) -> int:
+        """What keys and values of a token take."""
         config = self.model.llm.model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
         size = next(self.model.llm.parameters()).element_size()
-        a_token = 2 * config.num_hidden_layers * heads * width * size
-        longest = max(self.collate.length(one) + self._longest(one) for one in examples)
-        together = _KEYS_BYTES // (a_token * longest * self.options.batch_size)
-        return max(1, min(_MOST_TIMES, together))
+        return int(2 * config.num_hidden_layers * heads * width * size)
 
     @torch.inference_mode()
     def answers(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
         """Greedy answers, round after round, to what waits for one."""
         pairs = [pair for group in groups for pair in group]
-        said: list[list[tuple[str, str | None]]] = [[] for _ in pairs]
-        for turn in range(max(len(example.rounds) for _, example in pairs)):
-            asked = []
-            for number, (_, example) in enumerate(pairs):
-                if turn >= len(example.rounds):
-                    continue
-                question, answer = example.rounds[turn]
-                if answer is None or self.options.history == History.own:
-                    asked.append((number, (*said[number], (question, None))))
-                else:
-                    said[number].append((question, answer))
-            texts = self._texts([(pairs[number][1], rounds) for number, rounds in asked])
-            for (number, rounds), text in zip(asked, texts, strict=True):
-                said[number].append((rounds[-1][0], text))
-        for (index, _), answered in zip(pairs, said, strict=True):
-            yield index, Answer(tuple(answered))
+        talks = [Talk(example, self.options.history) for _, example in pairs]
+        while asked := [(one, rounds) for one in talks if (rounds := one.next()) is not None]:
+            texts = self._texts([(one.example, rounds) for one, rounds in asked])
+            for (one, _), text in zip(asked, texts, strict=True):
+                one.say(text)
+        for (index, _), talk in zip(pairs, talks, strict=True):
+            yield index, Answer(tuple(talk.said))
 
     def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
         """The answers to the last question of some conversations, after what was said."""
-        if not waiting:
-            return []
         answers = greedy(
             self.model,
             **self._prompts(waiting),
@@ -146,26 +139,28 @@ class Writer:
     def _prompts(self, waiting: Sequence[tuple[Example, Rounds]]) -> dict[str, Any]:
         """Some conversations, each up to its next answer, as ``generate`` takes them."""
         images = BatchImages(self.collate.inputs)
-        prompts = []
-        for example, rounds in waiting:
-            if self.options.history == History.own:
-                # what a model says is text, whatever it looks like
-                rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
-            symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
-            room = self._longest(example)
-            if len(symbols) + room > self.collate.max_length:
-                raise UserError(
-                    f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
-                    f"more than the {self.collate.max_length} that the LLM takes; lower "
-                    "predict.max_new_tokens or shorten the conversation"
-                )
-            prompts.append(np.array(symbols))
+        prompts = [self._symbols(example, rounds, images) for example, rounds in waiting]
         return {
             "prompts": lay_out_prompts(
                 [(prompt, images.rows(prompt)) for prompt in prompts], packing=self.options.packing
             ),
             "visual_rows": visual_rows_of(self.model, images),
         }
+
+    def _symbols(self, example: Example, rounds: Rounds, images: BatchImages) -> np.ndarray:
+        """A conversation up to its next answer, as symbols [L]; its images are numbered."""
+        if self.options.history == History.own:
+            # what a model says is text, whatever it looks like
+            rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
+        symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
+        room = self._longest(example)
+        if len(symbols) + room > self.collate.max_length:
+            raise UserError(
+                f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
+                f"more than the {self.collate.max_length} that the LLM takes; lower "
+                "predict.max_new_tokens or shorten the conversation"
+            )
+        return np.array(symbols)
 
     def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
         if tokens is None:

@@ -39,3 +39,10 @@ def keep_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back_memory() -> None:
+    """Give what this process has freed back to the system, for another one to take."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone keeps it
+    if trim is not None:
+        trim(0)

@@ -142,6 +142,13 @@ class CausalLM(nn.Module):
         logits = torch.einsum("td,twd->tw", hidden.float(), head.weight[ids].float())
         return logits if head.bias is None else logits + head.bias[ids].float()
 
+    def keep_embeddings_alone(self) -> None:
+        """Let go of all weights but the embedding table: another engine reads its embeddings."""
+        kept = {id(one) for one in self.model.get_input_embeddings().parameters()}
+        for one in self.model.parameters():
+            if id(one) not in kept:
+                one.data = one.data.new_empty(0)
+
     def save_description(self, folder: Path) -> None:
         """Write config and tokenizer, so that a checkpoint needs no other directory."""
         self.model.config.save_pretrained(folder)

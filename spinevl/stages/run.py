@@ -51,7 +51,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     config = read_config(out)
     spec = TrainSpec.from_config(config)
     study = require_patients(open_for_training(spec, None, trust=trust))
-    predict = _predict_spec(spec, out / "checkpoint", config["predict"])
+    predict = _predict_spec(spec, out / "checkpoint", config["predict"], trust)
     log.info("%s", study.cohort.name)
     fingerprint = study.fingerprint()
     told = provenance(config, out=out)
@@ -98,9 +98,12 @@ def _subsets(study: PatientStudy, asked: str) -> tuple[str, ...]:
     return study.subsets if asked == "both" else (asked,)
 
 
-def _predict_spec(spec: TrainSpec, folder: Path, predict: Mapping[str, Any]) -> PredictSpec:
+def _predict_spec(
+    spec: TrainSpec, folder: Path, predict: Mapping[str, Any], trust: Trust = NOTHING
+) -> PredictSpec:
     """What the trained model is asked, on the devices that it was trained on."""
     from spinevl.inference.spec import PredictSpec
+    from spinevl.inference.vllm import version_for
     from spinevl.training.launching import device_of
 
     options = from_plain(PredictOptions, predict, at="predict")
@@ -113,6 +116,7 @@ def _predict_spec(spec: TrainSpec, folder: Path, predict: Mapping[str, Any]) -> 
         options=options,
         feature_cache=spec.feature_cache,
         device=device_of(spec.trainer.accelerator),
+        vllm=version_for(options, trust),
     )
 
 

@@ -25,6 +25,10 @@ from spinevl.schema.errors import UserError
         (["llm.trust_remote_code=false"], NOTHING),
         (["encoder.trust_remote_code=true"], NOTHING),
         (["data.trusted_targets=[a]"], NOTHING),
+        (["predict.vllm_python=/a b/bin/python"], Trust(vllm_python="/a b/bin/python")),
+        (["++predict.vllm_python='~/p'"], Trust(vllm_python="~/p")),
+        (['predict.vllm_python="p"', "predict.vllm_python=null"], NOTHING),
+        (["vllm_python=p", "run.predict.vllm_python=p"], NOTHING),
     ],
 )
 def test_trust_is_read_from_words(words: list[str], trust: Trust) -> None:
@@ -42,6 +46,12 @@ def test_trust_is_read_from_words(words: list[str], trust: Trust) -> None:
         ("trusted_targets=${x}", "expected a list of packages"),
         ("llm.trust_remote_code=${x}", "expected true or false"),
         ("llm.trust_remote_code=true,false", "expected true or false"),
+        ("predict.vllm_python=", "expected the path"),
+        ("predict.vllm_python=a,b", "expected the path"),
+        ("predict.vllm_python=${oc.env:HOME}/p", "expected the path"),
+        ("predict.vllm_python='${x}'", "expected the path"),
+        ("predict.vllm_python='a\\'b'", "expected the path"),
+        ("predict.vllm_python=choice(a)", "expected the path"),
     ],
 )
 def test_words_that_leave_trust_open_are_refused(word: str, message: str) -> None:
@@ -61,6 +71,9 @@ def test_words_that_leave_trust_open_are_refused(word: str, message: str) -> Non
         ),
         ({"llm": {"trust_remote_code": "${x}"}}, "^llm.trust_remote_code="),
         ({"x": [{"y": {"trust_remote_code": 1}}]}, r"^x\[0\].y.trust_remote_code=1"),
+        ({"predict": {"vllm_python": "/p"}}, r"^predict\.vllm_python=/p: only the command line"),
+        ({"predict": {"vllm_python": "${x}"}}, r"^predict\.vllm_python=\$\{x\}: only"),
+        ({"a": {"vllm_python": "p"}}, r"^a\.vllm_python=p: only"),
     ],
 )
 def test_a_config_cannot_say_what_is_trusted(config: dict[str, Any], message: str) -> None:
@@ -70,7 +83,9 @@ def test_a_config_cannot_say_what_is_trusted(config: dict[str, Any], message: st
 
 
 def test_what_the_words_say_may_stand_in_the_config() -> None:
-    trust = Trust(("a", "b"), remote_code=True)
+    trust = Trust(("a", "b"), remote_code=True, vllm_python="p")
+    trust.refuse_untold({"predict": {"vllm_python": "p"}})
+    NOTHING.refuse_untold({"predict": {"vllm_python": None}})
     trust.refuse_untold({"trusted_targets": ["b"], "llm": {"trust_remote_code": True}})
     NOTHING.refuse_untold({"trusted_targets": [], "llm": {"trust_remote_code": False}})
     with pytest.raises(UserError, match=r"encoder.trust_remote_code=True"):

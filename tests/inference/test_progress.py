@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.options import Packing, PredictMode, PredictOptions
+from spinevl.config.options import Engine, Packing, PredictMode, PredictOptions
 from spinevl.inference.answer import Answer
 from spinevl.inference.progress import Progress, answer_keys
 from spinevl.schema.example import Example, Key
@@ -181,12 +181,14 @@ def test_settings_that_decide_an_answer_change_every_key(
         PredictOptions(max_new_tokens=4),
         PredictOptions(repetition_penalty=1.1),
         PredictOptions(mode=PredictMode.generate),
+        PredictOptions(engine=Engine.vllm),
     ):
         assert not set(before) & set(keys(made, options=options))
     assert not set(before) & set(keys(made, settings=(0.0, 80.0)))
     # a smaller batch after the memory ran out keeps what is answered
     assert keys(made, options=PredictOptions(batch_size=2, packing=Packing.off)) == before
     assert keys(made, options=PredictOptions(devices=3)) == before
+    assert keys(made, options=PredictOptions(vllm_python="/p")) == before
 
 
 @pytest.mark.parametrize("scores", ['{"0": -1.0}', '{"0": -1.0, "1": -1.0, "2": -1.0}'])

@@ -50,3 +50,25 @@ def test_what_the_user_has_set_stays() -> None:
     assert told("keep", MALLOC_ARENA_MAX="4")[:2] == ["False", "None"]
     assert told("keep", GLIBC_TUNABLES="glibc.malloc.arena_max=4")[0] == "False"
     assert told("keep", THP_MEM_ALLOC_ENABLE="0")[:2] == ["True", "0"]
+
+
+def test_what_is_freed_can_be_given_back() -> None:
+    code = """
+from pathlib import Path
+from spinevl.io.memory import give_back_memory, keep_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+
+keep_memory()
+large, small = bytearray(b"1" * 2**27), bytearray(2**10)
+del large
+kept = held()
+give_back_memory()
+print(kept - held())
+"""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_USER)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 100

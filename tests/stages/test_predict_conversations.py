@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from vllm_environment import fake_environment
 
+from spinevl.build.trust import Trust
 from spinevl.config.compose import compose
 from spinevl.inference import predictor, writer
 from spinevl.schema.errors import UserError
@@ -356,3 +358,50 @@ def test_a_checkpoint_that_hears_no_question_is_refused(folder: Path) -> None:
     options = [f"data.test={folder}/all.json", f"checkpoint={folder}/pre/checkpoint"]
     with pytest.raises(UserError, match="it ignores questions"):
         predict.main(config("predict", folder, *options), out=folder / "pre")
+
+
+def with_vllm(folder: Path, checkpoint: Path, *words: str) -> tuple[Any, Trust]:
+    python = f"predict.vllm_python={fake_environment(folder)}"
+    options = [f"data.test={folder}/all.json", f"checkpoint={checkpoint}", python, *words]
+    options += ["predict.engine=vllm", "predict.max_new_tokens=8"]
+    return config("predict", folder, *options), Trust.from_words(options)
+
+
+def test_vllm_writes_in_a_process_of_its_own(folder: Path, checkpoint: Path) -> None:
+    cfg, trust = with_vllm(folder, checkpoint)
+    for name in ("vllm", "native"):
+        (folder / name).mkdir()
+    (folder / "vllm/job.json").write_text("{}")
+    predict.main(cfg, out=folder / "vllm", trust=trust)
+    settled = json.loads((folder / "vllm/job.json").read_text())["settled"]
+    assert settled["predict.engine"] == "vllm 9.9"
+    assert sorted(file.name for file in (folder / "vllm").iterdir()) == [
+        "answers.jsonl",
+        "conversations.json",
+        "job.json",
+        "vllm.log",
+    ]
+    cfg.predict.engine = "native"
+    predict.main(cfg, out=folder / "native")
+    whole = (folder / "native/conversations.json").read_text()
+    assert (folder / "vllm/conversations.json").read_text() == whole
+
+
+def test_vllm_that_stops_fails_the_job_and_what_it_answered_is_kept(
+    folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "stops"
+    out.mkdir()
+    cfg, trust = with_vllm(folder, checkpoint)
+    monkeypatch.setenv("FAKE_VLLM", "ends at step")
+    with pytest.raises(UserError, match=r"exit code 3 .*vllm\.log; predict\.engine=native"):
+        predict.main(cfg, out=out, trust=trust)
+    assert sorted(file.name for file in out.iterdir()) == ["answers.jsonl", "vllm.log"]
+
+
+def test_an_interpreter_is_named_by_the_command_line_alone(folder: Path, checkpoint: Path) -> None:
+    cfg, _ = with_vllm(folder, checkpoint)
+    with pytest.raises(UserError, match=r"predict\.engine=vllm: expected vLLM .*found none"):
+        predict.main(cfg, out=folder)  # what the config says is not asked
+    with pytest.raises(UserError, match=r"predict\.repetition_penalty=1\.1: expected 1"):
+        with_vllm(folder, checkpoint, "predict.repetition_penalty=1.1")

@@ -2,6 +2,7 @@
 
 from spinevl.config.options.debug import DebugOptions, Profiler
 from spinevl.config.options.inference import (
+    Engine,
     FeatureCacheOptions,
     History,
     Precision,
@@ -50,6 +51,7 @@ __all__ = [
     "AugmentOptions",
     "ClassWeights",
     "DebugOptions",
+    "Engine",
     "ExportFormat",
     "FeatureCacheOptions",
     "History",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from spinevl.config.keys import key
 from spinevl.config.options.training import Packing
@@ -36,6 +38,13 @@ class History(StrEnum):
 
     given = "given"
     own = "own"
+
+
+class Engine(StrEnum):
+    """What generates answers: our own decoder, or vLLM in a process of its own."""
+
+    native = "native"
+    vllm = "vllm"
 
 
 @dataclass
@@ -74,6 +83,19 @@ class PredictOptions:
     history: History = key(
         History.given, help="earlier answers of a conversation: given by the file, or own"
     )
+    engine: Engine = key(
+        Engine.native, help="what generates text and boxes; options are scored by native always"
+    )
+    vllm_python: str | None = key(
+        None, help="interpreter of vLLM's environment, null: this one; the command line's alone"
+    )
+
+    @staticmethod
+    def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
+        """vLLM's penalty counts the question's tokens, and ours the answer's alone."""
+        if values["engine"] == Engine.vllm and values["repetition_penalty"] != 1:
+            return {"repetition_penalty": "1 with predict.engine=vllm, whose penalty is another"}
+        return {}
 
 
 @dataclass
