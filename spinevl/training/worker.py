@@ -79,8 +79,6 @@ from spinevl.training.zero import whole_weights
 
 log = logging.getLogger(__name__)
 
-_LARGE_MODEL = 2**28  # bytes of weights from which memory counts more than time
-
 
 def train(out: Path, *, trust: Trust = NOTHING, study: Study | None = None) -> float | None:
     """Train; writes ``checkpoint/``, ``metrics.csv`` and ``train.json`` under ``out``.
@@ -119,8 +117,8 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     pl.seed_everything(spec.seed, workers=True, verbose=False)
     with building(spec.trainer):
         model, parts = starting_model(spec, trust)
-    if sum(size_of(one) * one.itemsize for one in model.parameters()) > _LARGE_MODEL:
-        give_back_large_blocks()
+    weights = sum(size_of(one) * one.itemsize for one in model.parameters())
+    give_back_large_blocks(weights=weights)
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = training_data(spec, study, model, heads)
     data.collate.check(data.train)
