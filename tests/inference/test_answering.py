@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vllm_environment import fake_environment
 
+from spinevl.build.trust import Trust
 from spinevl.build.worker_words import read_worker_words
 from spinevl.config.compose import compose
 from spinevl.distributed import launch as distributed_launch
@@ -150,6 +152,19 @@ def test_conversations_are_answered_as_on_one_device(
     one = answered(talking(work), tmp_path / "one")
     assert set(one) == {"answers.jsonl", "conversations.json"}
     assert answered(talking(work, "predict.devices=2"), tmp_path / "two") == one
+    assert several == [2]
+
+
+def test_each_process_has_a_vllm_of_its_own(work: Path, tmp_path: Path, several: list[int]) -> None:
+    one = answered(talking(work), tmp_path / "one")
+    words = [f"predict.vllm_python={fake_environment(tmp_path)}", "predict.engine=vllm"]
+    out = tmp_path / "two"
+    out.mkdir()
+    cfg = talking(work, "predict.devices=2", *words)
+    predict.main(cfg, out=out, trust=Trust.from_words(words))
+    found = contents(out)
+    assert found.keys() - one.keys() == {"vllm.0.log", "vllm.1.log"}
+    assert found["conversations.json"] == one["conversations.json"]
     assert several == [2]
 
 
