@@ -157,6 +157,7 @@ def generation(plan: Plan, dtype: str, rates: Rates) -> Results:
         Run("positioning, ours", "ours", "generate", box),
         Run("positioning, vLLM", "vllm", "generate", box),
         Run("conversations, ours", "ours", "generate", talk, rounds=1),
+        Run("conversations, ours, engine=vllm", "vllm ours", "generate", talk, rounds=1),
         Run("conversations, vLLM", "vllm", "generate", {**talk, "count": count}, rounds=1),
     ]
     kept = plan.material / "random"
@@ -165,6 +166,7 @@ def generation(plan: Plan, dtype: str, rates: Rates) -> Results:
         "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
         "vllm": lambda: _vllm(plan, dtype, kept, "--generates"),
         "ours": lambda: _ours_predict(plan, dtype, kept, *many),
+        "vllm ours": lambda: _ours_predict(plan, dtype, kept, *many, vllm=True),
     }
     return _alternate(plan, f"generation {dtype}", starts, runs, rates)
 
@@ -227,10 +229,12 @@ def _name(who: str, kept: Path, dtype: str, *more: str) -> str:
     return "-".join([who, kept.name, dtype, *(one.strip("-") for one in more)])
 
 
-def _ours_predict(plan: Plan, dtype: str, kept: Path, *more: str) -> Worker:
-    name = _name("ours", kept, dtype, *more)
+def _ours_predict(plan: Plan, dtype: str, kept: Path, *more: str, vllm: bool = False) -> Worker:
+    name = _name("ours-vllm" if vllm else "ours", kept, dtype, *more)
     scratch = plan.scratch / name
     own = ["--cache", str(plan.cache), "--scratch", str(scratch), *more]
+    if vllm:
+        own += ["--vllm", str(environment("vllm", plan.envs).python)]
     return _worker(plan, name, [*_module("ours_predict"), *_common(plan, dtype, kept), *own])
 
 

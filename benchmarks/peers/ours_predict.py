@@ -46,6 +46,7 @@ class Ours:
             self.asked["boxes"] = material.boxes(cache)
             self.asked["conversations"] = material.conversations(cache, count)
         self.n_rounds = 0
+        self.engine = self._engine() if self.options.vllm else None
         told: dict[str, Any] = {"seconds": time.perf_counter() - start, "imports": imports}
         told["precision"] = str(found.precision)
         if not self.options.generates and not self.options.plain:
@@ -68,6 +69,23 @@ class Ours:
             lambda image: load_image(image.path),
             options=replace(self.found, **options),
             cache=FeatureCache(folder, max_bytes=10**11),
+            engine=self.engine,
+        )
+
+    def _engine(self) -> Any:
+        """``predict.engine=vllm`` as a job sets it up."""
+        from spinevl.checkpoints.decoder import write_decoder
+        from spinevl.inference.vllm_process import VLLMProcess
+
+        scratch = self.options.scratch.absolute()
+        shutil.rmtree(scratch / "llm", ignore_errors=True)
+        write_decoder(scratch / "llm", self.model.llm)
+        return VLLMProcess(
+            self.options.vllm,
+            model=scratch / "llm",
+            prompts=scratch / "prompts",
+            log=scratch / "vllm.log",
+            device="cpu",
         )
 
     def choose(self, *, warm: bool) -> dict[str, Any]:
@@ -104,6 +122,10 @@ class Ours:
         self.model.llm.use_prefix_attention()
         self.n_rounds += 1
         predictor = self._predictor(warm=False, mode="generate", max_new_tokens=max_new_tokens)
+        if self.engine is not None:
+            self.engine.close()  # with its caches
+            predictor.writer.start(self.asked[what])
+            list(predictor.answers(self.asked[what][:1]))  # the first steps of a process are slow
         start = time.perf_counter()
         answers = dict(predictor.answers(self.asked[what]))
         seconds = time.perf_counter() - start
@@ -130,6 +152,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
     parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument("--vllm", help="the interpreter of vLLM, which then generates for ours")
     parser.add_argument("--generates", action="store_true")
     parser.add_argument("--plain", action="store_true", help="the plain loop alone is asked for")
     options = parser.parse_args()

@@ -54,7 +54,7 @@ class VLLMWriter(Writer):
     def answers(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
         """Greedy answers, each as soon as it is done; the next round of one follows at once."""
         waiting = deque(pair for group in groups for pair in group)
-        self._start([example for _, example in waiting])
+        self.start([example for _, example in waiting])
         talks: dict[int, tuple[int, Talk, _Shown]] = {}
         while waiting or talks:
             while waiting and len(talks) < _MOST_OPEN:
@@ -72,7 +72,8 @@ class VLLMWriter(Writer):
             else:
                 talks[self._ask(talk, shown)] = (index, talk, shown)
 
-    def _start(self, examples: Sequence[Example]) -> None:
+    def start(self, examples: Sequence[Example]) -> None:
+        """Start the engine for some conversations, where it does not take them already."""
         length = min(self.collate.max_length, max(map(self._room, examples)))
         together = min(len(examples), _MOST_OPEN) * length * self._bytes_a_token()
         self.engine.start(
