@@ -30,12 +30,16 @@ class Point:
         sizes: see subject.parts.
         patients: whose questions are asked.
         cache_gb: what vLLM may take for keys and values.
+        rounds: how often it is measured.
+        eager: vLLM does not compile it, which takes minutes and was not faster.
     """
 
     name: str
     sizes: Mapping[str, int]
     patients: int = 2
     cache_gb: int = 1
+    rounds: int = 2
+    eager: bool = False
 
 
 LARGE = {"image_size": 336, "patch": 14}
@@ -43,7 +47,7 @@ GROWTH = (
     Point("49 tokens an image", {}),
     Point("196 tokens an image", {"patch": 16}),
     Point("576 tokens an image", LARGE),
-    Point("576 tokens, LLM of 2.9 B", {**LARGE, "width": 2304, "layers": 48}, 1, 4),
+    Point("576 tokens, LLM of 2.9 B", {**LARGE, "width": 2304, "layers": 48}, 1, 4, 1, eager=True),
 )
 QUICK_GROWTH = (Point("tiny", {"width": 192, "layers": 2}, 1),)
 
@@ -177,14 +181,14 @@ def growth(plan: Plan, dtype: str, rates: Rates) -> Results:
     for point in QUICK_GROWTH if plan.quick else GROWTH:
         kept = plan.scratch / "growth"
         material.make_random(kept, plan.cache, dtype=dtype, **point.sizes)
-        share = point.patients
+        asked = {"share": point.patients, "rounds": point.rounds}
         runs = [
-            Run(f"{point.name}, vLLM", "vllm blocks", "choose", {}, share, rounds=2),
-            Run(f"{point.name}, ours cold", "ours", "choose", {"warm": False}, share, rounds=2),
-            Run(f"{point.name}, ours warm", "ours", "choose", {"warm": True}, share, rounds=2),
+            Run(f"{point.name}, vLLM", "vllm blocks", "choose", **asked),
+            Run(f"{point.name}, ours cold", "ours", "choose", {"warm": False}, **asked),
+            Run(f"{point.name}, ours warm", "ours", "choose", {"warm": True}, **asked),
         ]
         few = f"--patients={point.patients}"
-        vllm = ("--block-size=32", "--max-length=2048", few)
+        vllm = ["--block-size=32", "--max-length=2048", few, *["--eager"] * point.eager]
         space = {"VLLM_CPU_KVCACHE_SPACE": str(point.cache_gb)}
         starts = {
             "vllm blocks": partial(_vllm, plan, dtype, kept, *vllm, variables=space),
