@@ -170,7 +170,11 @@ def test_a_failure_of_one_worker_ends_all_and_is_told(
 @pytest.mark.distributed
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_ends_the_parent_ends_every_worker(tmp_path: Path, number: signal.Signals) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        # a shell starts its background jobs with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     ready = [tmp_path / f"ready-{rank}" for rank in (0, 1)]
     assert eventually(lambda: all(file.exists() for file in ready))
     workers = [one["pid"] for one in told(tmp_path)]
