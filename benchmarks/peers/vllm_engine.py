@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="tokens that are shared at a time")
     parser.add_argument("--max-length", type=int, default=1024, help="of a sequence, in tokens")
     parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
-    parser.add_argument("--eager", action="store_true", help="where there is no C++ compiler")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--generates", action="store_true")
     engine = Engine(parser.parse_args())
     names = ("load", "choose", "generate", "memory")

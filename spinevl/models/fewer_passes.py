@@ -127,8 +127,21 @@ def install(model: Any, classes: Collection[type]) -> None:
             module.forward = functools.partial(_norm, module)
     for code in {type(module).__module__ for module in model.modules()}:
         original = getattr(sys.modules.get(code), _ROTARY, None)
-        if original is not None and not hasattr(original, "of_spinevl"):
+        if original is not None and not hasattr(original, "of_spinevl") and _turns_alike(original):
             setattr(sys.modules[code], _ROTARY, _rotary(original))
+
+
+def _turns_alike(original: Any) -> bool:
+    """Whether a rotary embedding is that of ``rotated``, tried; some pair other dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, angles = (torch.randn(1, n, 3, 8, generator=generator) for n in (2, 1, 1))
+    angles = angles[:, 0, :, :4].repeat(1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    try:
+        pairs = zip((q, k), original(q, k, cos, sin), strict=True)
+        return all(_close(rotated(one, cos[:, None], sin[:, None]), two) for one, two in pairs)
+    except (TypeError, ValueError, RuntimeError):
+        return False  # it takes or returns something else
 
 
 @torch.no_grad()
@@ -139,7 +152,7 @@ def tried(model: Any) -> frozenset[type]:
         model: a small decoder in evaluation mode, in float32 on the CPU; it takes them afterwards.
 
     Returns:
-        None where the hidden states would differ.
+        None of them where the hidden states would differ.
     """
     classes: dict[type, bool] = {}
     generator = torch.Generator().manual_seed(0)

@@ -51,6 +51,7 @@ class CausalLM(nn.Module):
             longer than the original positions; so those are the bound.
         plain_layers: compute every layer as transformers does, for every token; where False, the
             last layer is computed where it is read, and others in fewer passes over memory.
+        takes_fewer_passes: whether the latter was tried and changes nothing.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.
@@ -69,6 +70,7 @@ class CausalLM(nn.Module):
         self.token_wise, norms = _tried(model)
         prefix_attention.install(model)
         fewer_passes.install(model, norms)
+        self.takes_fewer_passes = bool(norms)
         self.plain_layers = False
         self.model = model
         self.quantize: Quantize | None = None
@@ -117,7 +119,8 @@ class CausalLM(nn.Module):
             read: [R] flat index of the tokens whose hidden states are read; others may be wrong.
             answers: takes in the rows' keys, or has what a token of each answer attends to.
         """
-        with self.autocast(), fewer_passes.computed(not self.plain_layers):
+        fewer = self.takes_fewer_passes and not self.plain_layers
+        with self.autocast(), fewer_passes.computed(fewer):
             return prefix_attention.hidden_states(
                 self.model,
                 embeddings,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_llm import write_small_llm
 from torch import nn
+from transformers.models.ernie4_5 import modeling_ernie4_5
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
@@ -59,7 +60,9 @@ def test_rotary_embeddings_are_those_of_transformers(dtype: torch.dtype) -> None
     assert torch.equal(q, given)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "gemma", "phi", "phi3", "olmo2"])
+@pytest.mark.parametrize(
+    "kind", ["qwen2", "qwen3", "llama", "gemma", "phi", "phi3", "olmo2", "ernie4_5"]
+)
 def test_hidden_states_are_those_of_plain_layers(kind: str, tmp_path: Any) -> None:
     llm = HFCausalLM(path=write_small_llm(tmp_path, kind), conversation="medmvl", end_token="A")
     places = torch.arange(10)[None]
@@ -142,3 +145,25 @@ def test_other_norms_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         model.base_model(torch.arange(3)[None])
     assert seen.count("rms_norm") == 1
     install(model, ())
+
+
+def test_a_decoder_whose_trial_fails_takes_no_fewer_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fewer_passes, "tried", lambda _: frozenset())
+    llm = TinyLLM(width=32, layers=1, heads=4)
+    seen = count(monkeypatch)
+    places = torch.arange(4)[None]
+    block = AttentionBlocks(places, places, torch.ones(1, 4, 4, dtype=torch.bool).tril())
+    with torch.no_grad():
+        llm.hidden(
+            llm.embed(places), BlockMasks.of([block], places[0], dtype=torch.float32), places
+        )
+    assert seen == []
+
+
+def test_a_rotation_of_other_pairs_is_left_alone(tmp_path: Any) -> None:
+    path = write_small_llm(tmp_path, "ernie4_5")
+    llm = HFCausalLM(path=path, conversation="medmvl", end_token="A")
+    assert llm.takes_fewer_passes  # its norms are plain ones
+    assert not hasattr(modeling_ernie4_5.apply_rotary_pos_emb, "of_spinevl")

@@ -41,7 +41,7 @@ def keep_or_give_back(spec: TrainSpec, study: Study, *, trust: Trust) -> bool:
         log.debug("memory: not estimated (%s)", error)
         needed = float("inf")
     room = room_on("cpu", processes=processes_of(spec.trainer))
-    if kept := room is not None and TIMES * needed <= room.size:
-        return kept
-    give_back_large_blocks()
-    return False
+    kept = room is not None and TIMES * needed <= room.size
+    if not kept:
+        give_back_large_blocks()
+    return kept
