@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,15 @@ def _phantoms_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "render_case", render_case)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_modules_of_one_test() -> Iterator[None]:
+    """What a job within the process of the tests serves of a user's folders ends with its test."""
+    yield
+    user_modules = sys.modules.get("spinevl.build.user_modules")  # most tests need no import of it
+    if user_modules is not None:
+        user_modules.serve(user_modules.Trust(), [])
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from command import spinevl
 
-from spinevl.build.trust import NOTHING
-from spinevl.build.user_modules import serve
-
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = ["data.n_train=8", "data.n_dev=4", "data.n_test=2", "trainer.max_epochs=1"]
 
@@ -50,7 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     config.save_pretrained(folder / "falcon")
     tokenizer.save_pretrained(folder / "falcon")
     yield folder
-    serve(NOTHING, [])
     for name in [one for one in sys.modules if one.partition(".")[0] == "my_parts"]:
         del sys.modules[name]
 

@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 
 from spinevl.build.trust import NOTHING, Trust
-from spinevl.build.user_modules import UserModules, optional_packages, serve, source_digest
+from spinevl.build.user_modules import (
+    UserModules,
+    optional_packages,
+    serve,
+    served_folders,
+    source_digest,
+)
 
 
 @pytest.fixture(autouse=True)
-def served_nothing_afterwards() -> Iterator[None]:
+def _imported_once() -> Iterator[None]:
     before = set(sys.modules)
     yield
-    serve(NOTHING, [])
     for name in set(sys.modules) - before:
         del sys.modules[name]
 
@@ -79,3 +84,10 @@ def test_a_digest_tells_whether_code_that_is_served_has_changed(tmp_path: Path) 
     assert len(set(seen)) == 3
     serve(NOTHING, [tmp_path])
     assert source_digest() is None
+
+
+@pytest.mark.parametrize("time", ["once", "and again"])
+def test_what_one_test_serves_no_other_finds(tmp_path: Path, time: str) -> None:
+    assert served_folders() == []
+    serve(Trust(("mine_c",)), [tmp_path])
+    assert served_folders() == [str(tmp_path)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.build.user_modules import UserModules, serve
 from spinevl.build.worker_words import read_worker_words, worker_words
 from spinevl.schema.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _nothing_served() -> Iterator[None]:
-    yield
-    serve(NOTHING, [])
 
 
 def test_a_worker_trusts_and_finds_what_its_job_does(tmp_path: Path) -> None:

@@ -58,8 +58,6 @@ def test_the_code_of_a_job_has_a_digest_of_the_users_own_modules(tmp_path: Path)
     (tmp_path / "my_layers.py").write_text("x = 1\n")
     before = code()
     serve(Trust(("my_layers",)), [tmp_path])
-    try:
-        assert code() == f"{before}, your modules {source_digest()}"
-    finally:
-        serve(NOTHING, [])
+    assert code() == f"{before}, your modules {source_digest()}"
+    serve(NOTHING, [])
     assert code() == before

@@ -202,6 +202,20 @@ def ask(tab: Any, question: str) -> None:
     tab.click("#ask")
 
 
+def type_number(tab: Any, label: str, value: int) -> None:
+    """Into a field that may have been shown just now, and take its first value once more.
+
+    The slider beside it shows what the page will send.
+    """
+    field = tab.get_by_label(f"number input for {label}")
+    slider = tab.get_by_label(f"range slider for {label}")
+    field.wait_for()
+    tab.wait_for_timeout(200)  # no hand is faster
+    field.fill(str(value))
+    field.blur()
+    assert (field.input_value(), slider.input_value()) == (str(value), str(value))
+
+
 def test_a_dropped_patient_is_answered(
     page: Page, visit: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -270,8 +284,7 @@ def test_a_conversation_in_turns(page: Page, visit: Callable[..., Any], tmp_path
     choose(tab, "#images", ("a.png", image), ("a.png", image), ("v.npy", volume.getvalue()))
     tab.wait_for_function("document.querySelectorAll('#pending img').length == 3")
     tab.get_by_text("How it answers").click()
-    tab.get_by_label("number input for Maximum tokens").fill("7")
-    tab.get_by_label("number input for Maximum tokens").blur()
+    type_number(tab, "Maximum tokens", 7)
     ask(tab, "What is <b>this</b>?")
     tab.wait_for_selector("#history .spine-model")
     assert "What is <b>this</b>?" in tab.inner_text("#history .spine-user")

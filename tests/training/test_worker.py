@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from spinevl.build.trust import NOTHING, Trust
+from spinevl.build.trust import Trust
 from spinevl.build.user_modules import serve
 from spinevl.config.compose import compose
 from spinevl.config.plain import plain
@@ -52,7 +52,6 @@ def own(tmp_path: Path) -> Iterator[Path]:
     one.parts["encoder"]["_target_"] = "mine.Mine"
     one.write(tmp_path / "out" / SPEC_FILE)
     yield tmp_path
-    serve(NOTHING, [])
     sys.modules.pop("mine", None)
 
 
