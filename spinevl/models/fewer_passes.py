@@ -2,8 +2,9 @@
 
 On a CPU an element-wise operation takes as long as its tensors take to be read and written, and in
 bfloat16 these operations take as long as the matrix products. Transformers writes an RMSNorm as
-seven of them and a rotary embedding as five; here they are three each. They are used where no
-gradient is asked for, inside ``computed``, and for classes whose results they were tried to give.
+seven of them and a rotary embedding as five; here they are three each, and gradients pass through
+them in as few: of an RMSNorm its input and one number a token are kept. They are used inside
+``computed``, for classes whose results they were tried to give.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import functools
 import sys
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _ROTARY = "apply_rotary_pos_emb"
@@ -27,23 +29,41 @@ _here = threading.local()
 
 
 @contextmanager
-def computed(enabled: bool) -> Iterator[None]:
-    """Within this, and in this thread, decoders that are ``installed`` take fewer passes."""
-    before = getattr(_here, "enabled", False)
-    _here.enabled = enabled
+def computed(enabled: bool, *, norms: bool = True) -> Iterator[None]:
+    """Within this, and in this thread, decoders take fewer passes.
+
+    Args:
+        enabled: whether they do.
+        norms: whether their norms and rotary embeddings do, too.
+    """
+    before = _asked()
+    _here.asked = (enabled, enabled and norms)
     try:
         yield
     finally:
-        _here.enabled = before
+        _here.asked = before
+
+
+def _asked() -> tuple[bool, bool]:
+    asked: tuple[bool, bool] = getattr(_here, "asked", (False, False))
+    return asked
+
+
+def computed_again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """What a checkpointed layer is computed in, and computed again in: as it was at first."""
+    enabled, norms = _asked()
+    return nullcontext(), computed(enabled, norms=norms)
+
+
+def asked_for(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is computed within ``computed``, in a number type that this is for."""
+    if torch.is_grad_enabled() and torch.compiler.is_compiling():
+        return False
+    return _asked()[0] and tensor.dtype in _TYPES
 
 
 def _applies(tensor: torch.Tensor) -> bool:
-    return (
-        getattr(_here, "enabled", False)
-        and not torch.is_grad_enabled()
-        and tensor.device.type == "cpu"
-        and tensor.dtype in _TYPES
-    )
+    return tensor.device.type == "cpu" and _asked()[1] and asked_for(tensor)
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -52,23 +72,80 @@ def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
     Batch normalisation with given statistics is one pass that takes half-precision rows and their
     float32 variances, so tokens stand for its channels.
     """
-    dim = states.shape[-1]
-    rows = states.reshape(1, -1, dim)  # [1, tokens, D]
-    squares = torch.linalg.vector_norm(rows[0], dim=-1, dtype=torch.float32).square_().div_(dim)
-    normed = functional.batch_norm(
-        rows, torch.zeros_like(squares), squares, training=False, momentum=0.0, eps=epsilon
-    )
-    return normed.mul_(weight).view(states.shape)
+    if torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad):
+        normed: torch.Tensor = _RMSNorm.apply(states, weight, epsilon)
+        return normed
+    rows = states.reshape(-1, states.shape[-1])
+    return _normed(rows, _mean_squares(rows), epsilon).mul_(weight).view(states.shape)
+
+
+def _mean_squares(rows: torch.Tensor) -> torch.Tensor:
+    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    return norms.square_().div_(rows.shape[-1])
+
+
+def _normed(rows: torch.Tensor, squares: torch.Tensor, epsilon: float) -> torch.Tensor:
+    mean = torch.zeros_like(squares)
+    return functional.batch_norm(
+        rows[None], mean, squares, training=False, momentum=0.0, eps=epsilon
+    )[0]
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> Any:
+        rows = states.reshape(-1, states.shape[-1])
+        squares = _mean_squares(rows)
+        ctx.save_for_backward(rows, weight, squares)
+        ctx.epsilon = epsilon
+        return _normed(rows, squares, epsilon).mul_(weight).view(states.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, squares = ctx.saved_tensors
+        scale = torch.rsqrt(squares + ctx.epsilon)  # [tokens], float32
+        above = gradient.reshape(rows.shape)
+        of_weight = of_states = None
+        if ctx.needs_input_grad[1]:
+            of_weight = _normed(rows, squares, ctx.epsilon).mul_(above).sum(0)
+        if ctx.needs_input_grad[0]:
+            above = above * weight
+            along = (above * rows).sum(-1, dtype=torch.float32) / rows.shape[-1] * scale**3
+            above.mul_(scale.to(above.dtype)[:, None])
+            above.addcmul_(rows, along.to(above.dtype)[:, None], value=-1)
+            of_states = above.view(gradient.shape)
+        return of_states, of_weight, None
 
 
 def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """states [B, H, L, d] turned by the angles of cos and sin [B, 1, L, d]."""
+    """states [B, H, L, d] turned by the angles of cos and sin [B, 1, L, d], whose halves repeat."""
+    if torch.is_grad_enabled() and states.requires_grad:
+        turned: torch.Tensor = _Rotated.apply(states, cos, sin)
+        return turned
+    return _turned(states, cos, sin)
+
+
+def _turned(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     half = states.shape[-1] // 2
     sin = sin[..., :half]
     turned = states * cos
     turned[..., :half].addcmul_(states[..., half:], sin, value=-1)
     turned[..., half:].addcmul_(states[..., :half], sin)
     return turned
+
+
+class _Rotated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
+        ctx.save_for_backward(cos, sin)
+        return _turned(states, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, -sin), None, None
 
 
 def _rotary(original: Any) -> Any:

@@ -51,7 +51,8 @@ class CausalLM(nn.Module):
             longer than the original positions; so those are the bound.
         plain_layers: compute every layer as transformers does, for every token; where False, the
             last layer is computed where it is read, and others in fewer passes over memory.
-        takes_fewer_passes: whether the latter was tried and changes nothing.
+        takes_fewer_passes: whether this was tried of norms and rotary embeddings, and changes
+            nothing.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.
@@ -119,8 +120,8 @@ class CausalLM(nn.Module):
             read: [R] flat index of the tokens whose hidden states are read; others may be wrong.
             answers: takes in the rows' keys, or has what a token of each answer attends to.
         """
-        fewer = self.takes_fewer_passes and not self.plain_layers
-        with self.autocast(), fewer_passes.computed(fewer):
+        norms = self.takes_fewer_passes
+        with self.autocast(), fewer_passes.computed(not self.plain_layers, norms=norms):
             return prefix_attention.hidden_states(
                 self.model,
                 embeddings,

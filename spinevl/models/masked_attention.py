@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import repeat_kv
+
+from spinevl.models.fewer_passes import asked_for
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -23,6 +28,10 @@ def masked_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """query [n, H, q, d], key and value [n, H_kv, k, d], mask [n, 1, q, k] -> [n, H, q, d]."""
+    if not dropout and _learns_in_half_on_a_cpu(query, key, value):
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output: torch.Tensor = _HalfAttention.apply(query, key, value, mask, scale)
+        return output
     grouped = query.shape[1] != key.shape[1]
     if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
         times = query.shape[1] // key.shape[1]
@@ -30,3 +39,63 @@ def masked_attention(
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
     )
+
+
+def _learns_in_half_on_a_cpu(*tensors: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and all(
+        one.device.type == "cpu" and one.dtype == torch.bfloat16 and one.requires_grad
+        for one in tensors
+    ) and asked_for(tensors[0])  # fmt: skip
+
+
+class _HalfAttention(torch.autograd.Function):
+    """torch's own forward pass in bfloat16, whose backward pass on CPUs takes 2.6 times as long.
+
+    Weights and their gradients are float32 here, and rounded for the products with other tensors
+    alone, so that gradients are more exact than torch's, too.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        output = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+        )
+        ctx.save_for_backward(query, key, value, mask, output)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, mask, output = ctx.saved_tensors
+        n, heads, q, dim = query.shape
+        groups, k = key.shape[1:3]
+        # the heads that share keys, one below the other                 [n * H_kv, H / H_kv * q, d]
+        rows = (n * groups, heads // groups * q, dim)
+        own, above, under = (one.reshape(rows) for one in (query, gradient, output))
+        key, value = (one.reshape(n * groups, k, dim) for one in (key, value))
+        scores = torch.bmm(own.float().mul_(ctx.scale), key.float().transpose(1, 2))
+        scores.view(n, groups, -1, q, k).add_(mask.unsqueeze(2))
+        weights = torch.softmax(scores, dim=-1)
+        of_value = torch.bmm(weights.to(own.dtype).transpose(1, 2), above)
+        # of softmax: weights * (their gradient - its mean over weights), which the output gives
+        mean = (above.float() * under).sum(-1, keepdim=True)
+        of_scores = torch.bmm(above.float(), value.float().transpose(1, 2))
+        of_scores = of_scores.sub_(mean).mul_(weights).to(own.dtype)
+        of_query = _scaled_bmm(of_scores, key, ctx.scale)
+        of_key = _scaled_bmm(of_scores.transpose(1, 2), own, ctx.scale)
+        shape = (n, groups, k, dim)
+        return of_query.view(query.shape), of_key.view(shape), of_value.view(shape), None, None
+
+
+def _scaled_bmm(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:
+    """one [n, a, b] @ other [n, b, c] * scale, rounded once."""
+    zero = one.new_zeros(1, 1, 1)
+    return torch.baddbmm(zero, one, other, beta=0, alpha=scale)

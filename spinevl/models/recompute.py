@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from spinevl.models.fewer_passes import computed_again
 from spinevl.models.vlm import VLM, learns
 
 
@@ -47,4 +48,4 @@ def _layers(part: nn.Module) -> Iterator[nn.Module]:
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=computed_again, **kwargs)

@@ -9,6 +9,7 @@ from torch import nn
 
 from spinevl.config.check import from_plain, validate
 from spinevl.config.options import LoraOptions, Mode, TuningOptions
+from spinevl.models import adapted_linear
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder
 from spinevl.models.quantized import import_bitsandbytes
@@ -98,6 +99,8 @@ def _inject(module: nn.Module, part: str, lora: LoraOptions) -> None:
     )
     inject_adapter_in_model(config, target)
     cast_adapter_dtype(target, "default")  # what learns is float32, whatever the weights beside it
+    if part == "llm":
+        adapted_linear.install(target)
 
 
 def _target_names(target: Any, part: str, targets: Sequence[str] | str | None) -> list[str]:

@@ -179,6 +179,7 @@ def training_module(
         seed=spec.seed,
         stand_ins=stand_ins,
     )
+    model.llm.plain_layers = spec.trainer.plain_layers
     if spec.trainer.gradient_checkpointing:
         recompute_layers(model)
     if spec.trainer.compile:

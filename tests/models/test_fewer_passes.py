@@ -1,8 +1,9 @@
-"""Norms and rotary embeddings in fewer passes: transformers' numbers, where nothing is learned."""
+"""Norms and rotary embeddings in fewer passes: transformers' numbers, and their gradients."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from typing import Any
 
@@ -18,6 +19,7 @@ from spinevl.models import fewer_passes
 from spinevl.models.fewer_passes import computed, install, rms_norm, rotated, tried
 from spinevl.models.llm import HFCausalLM, TinyLLM
 from spinevl.models.prefix_attention import BlockMasks
+from spinevl.models.recompute import _recomputed
 from spinevl.models.small_copy import small_copy
 from spinevl.schema.batch import AttentionBlocks
 
@@ -76,6 +78,87 @@ def test_hidden_states_are_those_of_plain_layers(kind: str, tmp_path: Any) -> No
     torch.testing.assert_close(results[1], results[0], atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma", "phi", "olmo2", "ernie4_5"])
+def test_gradients_are_those_of_plain_layers(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = HFCausalLM(path=write_small_llm(tmp_path, kind), conversation="medmvl", end_token="A")
+    seen = count(monkeypatch)
+    places = torch.arange(10)[None]
+    block = AttentionBlocks(places, places, torch.ones(1, 10, 10, dtype=torch.bool).tril())
+    masks = BlockMasks.of([block], places[0], dtype=torch.float32)
+    read = torch.tensor([3, 9])
+    results = []
+    for plain in (True, False):
+        llm.plain_layers = plain
+        llm.zero_grad()
+        hidden = llm.hidden(llm.embed(places), masks, places, read)[0, read]
+        (hidden * torch.linspace(-1, 1, hidden.shape[-1])).sum().backward()
+        results.append({name: one.grad for name, one in llm.named_parameters()})
+        assert bool(seen) != plain or kind in ("phi", "gemma")  # have no plain RMSNorms
+    assert any(one is not None and one.any() for one in results[0].values())
+    for name, one in results[0].items():
+        if one is not None:
+            torch.testing.assert_close(results[1][name], one, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_gradients_of_an_rms_norm_are_as_exact_as_transformers(dtype: torch.dtype) -> None:
+    theirs = LlamaRMSNorm(96, eps=1e-3).to(dtype)
+    theirs.weight.data = drawn(96, dtype=dtype, seed=1)
+    states, above = drawn(2, 37, 96, dtype=dtype), drawn(2, 37, 96, dtype=dtype, seed=2)
+    states[0, 0] *= 1e-3  # where epsilon counts
+
+    def gradients(function: Any, dtype: torch.dtype) -> list[torch.Tensor]:
+        given = [one.detach().to(dtype).requires_grad_() for one in (states, theirs.weight)]
+        return list(torch.autograd.grad(function(*given), given, above.to(dtype)))
+
+    def written_out(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        kind = states.dtype
+        wide = states if kind == torch.float64 else states.float()
+        wide = wide * (wide.square().mean(-1, keepdim=True) + 1e-3).rsqrt()
+        return weight * wide.to(kind)
+
+    exact = gradients(written_out, torch.float64)
+    expected = gradients(written_out, dtype)
+    found = gradients(lambda *given: rms_norm(*given, 1e-3), dtype)
+    for one, two, three in zip(found, expected, exact, strict=True):
+        assert one.dtype == dtype
+        assert (one - three).norm() <= 1.5 * (two - three).norm() + 1e-6 * three.norm()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_gradients_of_a_rotation_are_those_of_transformers(dtype: torch.dtype) -> None:
+    angles = drawn(1, 7, 8, dtype=torch.float32, seed=2).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    q = drawn(1, 7, 3, 16, dtype=dtype).transpose(1, 2).detach().requires_grad_()
+    above = drawn(1, 3, 7, 16, dtype=dtype, seed=3)
+    (expected,) = torch.autograd.grad(apply_rotary_pos_emb(q, q, cos, sin)[0], q, above)
+    (found,) = torch.autograd.grad(rotated(q, cos[:, None], sin[:, None]), q, above)
+    atol = 1e-6 if dtype == torch.float32 else 2**-6
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol * float(above.abs().max()))
+
+
+def test_layers_that_are_computed_again_take_the_same_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    llm = TinyLLM(width=32, layers=1, heads=4)
+    places = torch.arange(6)[None]
+    layer = llm.model.base_model.layers[0]
+    gradients = []
+    for again in (False, True):
+        if again:
+            layer.forward = functools.partial(_recomputed, layer.forward)
+        llm.zero_grad()
+        seen = count(monkeypatch)
+        with computed(True):
+            hidden = llm.model.base_model(places).last_hidden_state
+        hidden.square().sum().backward()
+        assert seen.count("rotated") == (4 if again else 2)
+        gradients.append(layer.mlp.up_proj.weight.grad)
+    assert torch.equal(*gradients)
+
+
 def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note each norm and rotation that takes fewer passes."""
     seen: list[str] = []
@@ -90,7 +173,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_they_are_used_only_where_nothing_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_used_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = TinyLLM(width=32, layers=2, heads=4)
     seen = count(monkeypatch)
     places = torch.arange(6)[None]
@@ -107,8 +190,8 @@ def test_they_are_used_only_where_nothing_is_learned(monkeypatch: pytest.MonkeyP
             other.join()
         with computed(True), computed(False):
             llm.model.base_model(places)
-    with computed(True):
-        llm.model.base_model(places).last_hidden_state.sum().backward()
+        with computed(True, norms=False):
+            llm.model.base_model(places)
     assert seen == []
 
 

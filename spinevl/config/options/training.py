@@ -222,6 +222,9 @@ class TrainerOptions:
     packing: Packing = key(
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"
     )
+    plain_layers: bool = key(
+        False, help="compute all layers of the LLM as transformers and peft do, as in predict"
+    )
 
     @staticmethod
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -1,0 +1,68 @@
+"""The backward pass of attention in bfloat16 on CPUs, against float64 and torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from spinevl.models import masked_attention as module
+from spinevl.models.fewer_passes import computed
+from spinevl.models.masked_attention import additive_mask, masked_attention
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def gradients(
+    dtype: torch.dtype, *, heads: int, groups: int, scaling: float | None
+) -> list[torch.Tensor]:
+    """Of the queries, keys and values, which lie in memory as a decoder's do."""
+    n, q, k, dim = 3, 37, 53, 64
+    rows = [drawn(n, q, heads, dim, seed=0), *(drawn(n, k, groups, dim, seed=s) for s in (1, 2))]
+    given = [one.to(dtype).transpose(1, 2).detach().requires_grad_() for one in rows]
+    allowed = drawn(n, q, k, seed=3) > 0
+    allowed[..., 0] = True
+    mask = additive_mask(allowed, dtype).unsqueeze(1)
+    output = masked_attention(*given, mask, scaling=scaling)
+    above = drawn(n, heads, q, dim, seed=4).to(dtype)
+    return [output.detach(), *torch.autograd.grad(output, given, above)]
+
+
+@pytest.mark.parametrize("scaling", [None, 0.2])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1), (2, 2)])
+def test_gradients_are_more_exact_than_torchs(
+    heads: int, groups: int, scaling: float | None
+) -> None:
+    shape: dict[str, Any] = {"heads": heads, "groups": groups, "scaling": scaling}
+    exact = gradients(torch.float64, **shape)
+    torchs = gradients(torch.bfloat16, **shape)
+    with computed(True):
+        found = gradients(torch.bfloat16, **shape)
+    assert torch.equal(found[0], torchs[0])
+    for one, two, three in zip(found, torchs, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one - three).norm() <= 1.05 * (two - three).norm()
+        assert (one - three).norm() <= 0.01 * three.norm()
+
+
+def test_it_is_for_bfloat16_and_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    real = module._HalfAttention.forward
+
+    def noting(ctx: Any, query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(query.dtype)
+        return real(ctx, query, *rest)
+
+    monkeypatch.setattr(module._HalfAttention, "forward", staticmethod(noting))
+    shape: dict[str, Any] = {"heads": 2, "groups": 1, "scaling": None}
+    gradients(torch.bfloat16, **shape)
+    with computed(True):
+        gradients(torch.float32, **shape)
+        query, key = drawn(1, 2, 3, 8, seed=0), drawn(1, 1, 3, 8, seed=1)
+        masked_attention(query, key, key, torch.zeros(1, 1, 3, 3).bfloat16(), scaling=None)
+        assert seen == []
+        gradients(torch.bfloat16, **shape)
+    assert seen == [torch.bfloat16]
