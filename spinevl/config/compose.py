@@ -46,9 +46,12 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
+    from spinevl.config.file_source import read_files_once
+
     store = ConfigStore.instance()
     if any(f"_{name}.yaml" not in store.repo for name in SCHEMAS):
         Plugins.instance()  # each tells the store its configs; where we have one, ours is meant
+        read_files_once()
         for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
             store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
         for name, schema in SCHEMAS.items():

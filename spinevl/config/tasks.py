@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -47,6 +48,11 @@ def build_tasks(
 
 def official_tasks() -> dict[str, Task]:
     """Every task that ships with the project, by name, whatever is selected."""
+    return dict(_official_tasks())
+
+
+@cache
+def _official_tasks() -> Mapping[str, Task]:
     tasks: dict[str, Task] = {}
     for file in sorted((CONF_DIR / "task").glob("*.yaml")):
         loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
