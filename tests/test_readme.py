@@ -21,18 +21,15 @@ TINY = [
 SMALLER = {
     "run data=cervai": [*SMALL, *TINY, "split.n_train=12"],
     "run data=phantom": [*SMALL, *TINY, "split.n_train=12", "data.n_test=4"],
-    "run -m": [*SMALL, *TINY, "data.n_train=12", "data.n_dev=4", "data.n_test=4"],
+    "run -m": [*SMALL, *TINY, "data.n_train=4", "data.n_dev=2", "data.n_test=2"],
     "run experiment=phantom_full": [
-        *SMALL,
-        *TINY,
-        "data.n_train=12",
-        "data.n_dev=4",
-        "data.n_test=4",
+        *(*SMALL, *TINY),
+        *("data.n_train=4", "data.n_dev=2", "data.n_test=2"),
     ],
     "build data=cervai": ["split.n_train=12"],
     "run encoder=siglip": [
         *SMALL,
-        *("data.n_train=12", "data.n_dev=4", "data.n_test=4"),
+        *("data.n_train=4", "data.n_dev=2", "data.n_test=2"),
         *("encoder.path=siglip", "encoder.pretrained=false"),
         *("llm.path=qwen", "llm.pretrained=false"),
     ],

@@ -171,5 +171,5 @@ def test_the_decoder_compiles_without_a_break(examples: list[Example]) -> None:
     batch = collator(model, packing="tree")(grouped(examples))
     with torch.inference_mode():
         plain = model(batch)
-    model.llm.compile(backend="aot_eager", fullgraph=True)
+    model.llm.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(model(batch), plain, atol=1e-5, rtol=0)

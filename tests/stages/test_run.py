@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import spinevl
 
 from spinevl import load
 from spinevl.schema.errors import UserError
+from spinevl.training.resume import SaveState
 
 SMALL = [
     "data.n_train=12",
@@ -222,40 +224,52 @@ def test_weights_and_biases_without_a_network(folder: Path) -> None:
     assert b"dev/score" in run.read_bytes()
 
 
-def test_ctrl_c_ends_a_job_and_a_sweep(folder: Path) -> None:
-    for mode, name in (("hydra.run.dir=stopped", "stopped"), ("hydra.sweep.dir=swept", "swept")):
-        sweep = ["-m", "seed=0,1"] if name == "swept" else []
-        long = [*SMALL, "trainer.max_epochs=5000"]
-        job = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "spinevl",
-                "run",
-                *sweep,
-                *long,
-                mode,
-                f"cache_dir={folder}/cache",
-            ],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # a shell that runs the tests in the background has children ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 120
-        while not list((folder / name).rglob("metrics.csv")) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        time.sleep(1.5)
-        job.send_signal(signal.SIGINT)
-        try:
-            _, said = job.communicate(timeout=60)
-        finally:
-            job.kill()
-        assert job.returncode == 130, said
-        assert "spinevl: interrupted" in said
-        assert "Traceback" not in said
+def test_ctrl_c_ends_a_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = SaveState.on_train_batch_end
+
+    def press(self: Any, trainer: Any, module: Any, *rest: Any) -> None:
+        if module.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        saved(self, trainer, module, *rest)
+
+    monkeypatch.setattr(SaveState, "on_train_batch_end", press)
+    words = [
+        *SMALL,
+        "trainer.max_epochs=5000",
+        "hydra.run.dir=stopped",
+        f"cache_dir={folder}/cache",
+    ]
+    job = spinevl("run", *words, cwd=folder)
+    assert job.returncode == 130, job.stderr
+    assert "spinevl: interrupted" in job.stderr
+    assert "Traceback" not in job.stderr
+    state = json.loads((folder / "stopped/job.json").read_text())
+    assert (state["status"], state["error"]) == ("interrupted", "interrupted")
+
+
+def test_ctrl_c_ends_the_process_of_a_sweep(folder: Path) -> None:
+    words = ["-m", "seed=0,1", *SMALL, "trainer.max_epochs=5000", "hydra.sweep.dir=swept"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "spinevl", "run", *words, f"cache_dir={folder}/cache"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background has children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "swept").rglob("metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGINT)
+    try:
+        _, said = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 130, said
+    assert "spinevl: interrupted" in said
+    assert "Traceback" not in said
     (state,) = [json.loads(file.read_text()) for file in (folder / "swept").rglob("job.json")]
     assert (state["status"], state["error"]) == ("interrupted", "interrupted")
 
