@@ -12,7 +12,7 @@ from spinevl.config.options import AUTO
 from spinevl.models.half_speed import bfloat16_pays, computes_in_bfloat16
 from spinevl.models.source import checkpoint_folder
 from spinevl.training.launching import device_of
-from spinevl.training.memory.blank_model import blank_model
+from spinevl.training.memory.blank_model import blank_llm
 from spinevl.training.spec import TrainSpec
 from spinevl.training.strategy import is_zero
 
@@ -41,7 +41,7 @@ def settle_precision(
     if spec.checkpoint and not is_native(checkpoint_folder(spec.checkpoint)):
         return spec
     try:
-        config = blank_model(spec, trust=trust).llm.model.config
+        config = blank_llm(spec, trust=trust).model.config
     except Exception:  # the training says what is wrong, or needs weights to be built at all
         return spec
     sizes = (getattr(config, name, None) for name in ("hidden_size", "intermediate_size"))

@@ -43,18 +43,30 @@ def commands() -> Iterator[tuple[str, str]]:
         yield name(file), re.search(r"^# .*?: (spinevl .*)$", text, re.MULTILINE)[1]
 
 
+def verb_and_overrides(command: str) -> tuple[str, list[str]]:
+    _, verb, *arguments = command.split()
+    overrides = [one.strip("'") for one in arguments if "=" in one]
+    if "-m" in arguments:
+        overrides = [re.sub(r"=(\w+),.*", r"=\1", one) for one in overrides]
+    return verb, overrides
+
+
 @pytest.mark.parametrize(("file", "command"), list(commands()))
 def test_the_command_composes(file: str, command: str) -> None:
-    _, verb, *arguments = command.split()
-    sweep = "-m" in arguments
-    overrides = [one.strip("'") for one in arguments if "=" in one]
-    if sweep:
-        overrides = [re.sub(r"=(\w+),.*", r"=\1", one) for one in overrides]
+    verb, overrides = verb_and_overrides(command)
     compose(verb, overrides)
 
 
-@pytest.mark.parametrize("verb", ["train", "run", "doctor"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def experiments() -> Iterator[tuple[str, str]]:
+    """Each with every verb that has experiments, but for what the command of its file shows."""
+    shown = [verb_and_overrides(command) for _, command in commands()]
+    for verb in ("train", "run", "doctor"):
+        for name in EXPERIMENTS:
+            if (verb, [f"experiment={name}"]) not in shown:
+                yield verb, name
+
+
+@pytest.mark.parametrize(("verb", "experiment"), list(experiments()))
 def test_every_experiment_composes(verb: str, experiment: str) -> None:
     compose(verb, [f"experiment={experiment}"])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import pytest
 
@@ -23,8 +26,12 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Make:
         f"cache_dir={cache}",
     ]
 
-    def make(*more: str) -> TrainSpec:
+    @functools.cache
+    def config(*more: str) -> dict[str, Any]:
         tiny = () if "llm=hf" in more else ("encoder.dim=16", "llm.width=32")
-        return TrainSpec.from_config(plain(compose("train", [*words, *tiny, *more])))
+        return plain(compose("train", [*words, *tiny, *more]))
+
+    def make(*more: str) -> TrainSpec:
+        return TrainSpec.from_config(deepcopy(config(*more)))
 
     return make

@@ -67,7 +67,7 @@ def test_a_model_that_cannot_be_built_without_memory_stays(
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("needs its weights")
 
-    monkeypatch.setattr(precision, "blank_model", fails)
+    monkeypatch.setattr(precision, "blank_llm", fails)
     spec = make_spec("llm.width=256")
     assert settle_precision(spec) == spec
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torch import nn
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import Trust
 from spinevl.checkpoints.load import parts_of
-from spinevl.models.assemble import assemble
+from spinevl.models.assemble import Build, assemble
+from spinevl.models.llm import CausalLM
 from spinevl.models.vlm import VLM
 from spinevl.training.module import TrainingModule
 from spinevl.training.prepare import held_of, training_module
@@ -30,20 +32,37 @@ def blank_model(spec: TrainSpec, *, trust: Trust) -> VLM:
     Raises:
         Exception: of any kind, from a part that cannot be built without memory.
     """
-    tuning, held = asdict(spec.tuning), held_of(spec)
+    parts, made = _blank(spec, trust)
     with torch.device("meta"):
-        if spec.checkpoint:
-            parts = {**parts_of(spec.checkpoint, allowed=trust.allowed), "tuning": tuning}
-            if quantize := spec.parts["llm"].get("quantize"):
-                parts["llm"] = {**parts["llm"], "quantize": quantize}
-            made = functools.partial(build_stored, allowed=trust.allowed)
-            return assemble(parts, build=made, held=held)
-        parts = {
-            name: {**node, "pretrained": False} if "pretrained" in node else node
-            for name, node in spec.parts.items()
-        }
-        made = functools.partial(build, trust=trust)
-        return assemble({**parts, "tuning": tuning}, build=made, held=held)
+        return assemble({**parts, "tuning": asdict(spec.tuning)}, build=made, held=held_of(spec))
+
+
+def blank_llm(spec: TrainSpec, *, trust: Trust) -> CausalLM:
+    """The LLM of that model alone, without what a training changes of it.
+
+    Args:
+        spec, trust: see blank_model.
+
+    Raises:
+        Exception: of any kind, see blank_model.
+    """
+    parts, made = _blank(spec, trust)
+    with torch.device("meta"):
+        return made(parts["llm"], CausalLM, where="llm")
+
+
+def _blank(spec: TrainSpec, trust: Trust) -> tuple[dict[str, Any], Build]:
+    """The nodes of a training's parts without weights, and what builds them."""
+    if spec.checkpoint:
+        parts = parts_of(spec.checkpoint, allowed=trust.allowed)
+        if quantize := spec.parts["llm"].get("quantize"):
+            parts = {**parts, "llm": {**parts["llm"], "quantize": quantize}}
+        return parts, functools.partial(build_stored, allowed=trust.allowed)
+    parts = {
+        name: {**node, "pretrained": False} if "pretrained" in node else node
+        for name, node in spec.parts.items()
+    }
+    return parts, functools.partial(build, trust=trust)
 
 
 def blank_module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> TrainingModule:
