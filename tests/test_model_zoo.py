@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from spinevl.build.build import build
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.checkpoints.medmvl import MedMVLFormat
@@ -24,7 +26,8 @@ from spinevl.cli.help import options
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
-from spinevl.models.assemble import assemble, check_compatible, tuned
+from spinevl.models.assemble import Build, assemble, check_compatible, tuned
+from spinevl.models.llm import CausalLM
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM, learns
 from spinevl.schema.errors import UserError
@@ -186,8 +189,8 @@ def conversation(
     return Example(Key(name, ""), shown, rounds, source=name)
 
 
-def two_steps(model: VLM) -> tuple[list[float], Any]:
-    """The losses before, between and after two steps on the same two conversations."""
+def steps(model: VLM, count: int) -> tuple[list[float], Any]:
+    """The losses before, between and after steps on the same two conversations."""
     (modality,) = model.vision_branches()
     collate = Collator(model.inputs(), ImageStore(noise), learn=True)
     sign = f"<{modality}>"
@@ -203,12 +206,12 @@ def two_steps(model: VLM) -> tuple[list[float], Any]:
     collate.check(examples)
     batch = collate([list(enumerate(examples))])
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=3e-3)
+    optimizer = torch.optim.AdamW(learned, lr=1e-3)
     losses = []
-    for step in range(3):
+    for step in range(count + 1):
         loss = -model(batch).sum() / len(batch.target_id)
         losses.append(loss.item())
-        if step < 2:
+        if step < count:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -220,10 +223,29 @@ def without_gradient(model: VLM) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
+@pytest.fixture(scope="module")
+def build_once() -> Build:
+    """Builds an LLM of each family once; it is given its first weights again each time."""
+    llms: dict[str, tuple[CausalLM, dict[str, torch.Tensor]]] = {}
+
+    def made(node: Any, role: type[Any], **options: Any) -> Any:
+        if role is not CausalLM:
+            return build(node, role, **options)
+        if node["path"] not in llms:
+            llm = build(node, CausalLM, **options)
+            llms[node["path"]] = llm, deepcopy(llm.state_dict())
+        llm, first = llms[node["path"]]
+        llm.load_state_dict(first)
+        llm.zero_grad(set_to_none=True)
+        return llm
+
+    return made
+
+
+def check(built: Build, bases: Path, encoder: str, connector: str, llm: str) -> None:
     torch.manual_seed(0)
-    model = assemble(nodes(bases, encoder, connector, llm)).train()
-    losses, batch = two_steps(model)
+    model = assemble(nodes(bases, encoder, connector, llm), build=built).train()
+    losses, batch = steps(model, 2)
     assert losses[2] < losses[1] < losses[0], losses
     assert not without_gradient(model)
     for part in ("encoder", "connector", "llm"):
@@ -238,9 +260,9 @@ def check(bases: Path, encoder: str, connector: str, llm: str) -> None:
 @pytest.mark.parametrize("connector", CONNECTORS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_two_steps_of_every_combination(
-    bases: Path, encoder: str, connector: str, llm: str
+    build_once: Build, bases: Path, encoder: str, connector: str, llm: str
 ) -> None:
-    check(bases, encoder, connector, llm)
+    check(build_once, bases, encoder, connector, llm)
 
 
 MODES = [
@@ -270,7 +292,7 @@ def test_a_step_reaches_whatever_learns_in_every_mode_and_layer(bases: Path, enc
             model.zero_grad(set_to_none=True)
             if not learns(model):  # adapters above the embeddings, which are selected
                 continue
-            two_steps(model)
+            steps(model, 1)
             assert not without_gradient(model), (layer, modes)
         merge_adapters(model)
         assert len(list(model.parameters())) == count  # what does not learn is still there

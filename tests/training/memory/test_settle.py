@@ -68,7 +68,7 @@ def test_what_cannot_fit_is_refused_with_keys_that_fit(
 def test_several_keys_are_named_where_none_is_enough(
     make_spec: Make, study: Study, room: Callable[[float | None], None]
 ) -> None:
-    words = ("llm.width=512", "llm.layers=3", "warmup=none")
+    words = ("llm.width=512", "llm.layers=2", "warmup=none")
     both = make_spec(*words, "tuning.llm=lora", "trainer.gradient_checkpointing=true")
     room(Estimator(both, study)(1).total + 1)
     with pytest.raises(UserError) as refusal:
