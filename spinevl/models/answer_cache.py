@@ -16,8 +16,8 @@ from torch.nn import functional
 from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.schema.batch import AttentionBlocks
 
-_GROWTH = 16
-"""Steps for which room is made at a time."""
+_FIRST_STEPS = 16
+"""Steps for which room is made at first; later for half as many as there were."""
 
 
 class AnswerCache:
@@ -82,6 +82,7 @@ class _Context:
         # padding repeats a context's first prompt
         self.place_of = {prompt: place for place, prompt in reversed(list(enumerate(places)))}
         self.used = block.key.shape[1]
+        self._steps = 0
         self._prompt_keys = block.key
         self._kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
         self._at = torch.zeros(0, dtype=torch.long)
@@ -103,7 +104,7 @@ class _Context:
         self._leave_out_the_rest(prompts)
         queries, room = self.mask.shape[1:]
         if self.used + queries > room:
-            more = queries * _GROWTH
+            more = queries * max(_FIRST_STEPS, self._steps // 2)
             self.mask = functional.pad(self.mask, (0, more), value=self.lowest)
             self._kept = {
                 layer: tuple(functional.pad(one, (0, 0, 0, more)) for one in pair)  # type: ignore[misc]
@@ -112,6 +113,7 @@ class _Context:
         self._at = torch.tensor([self.place_of[one] for one in prompts], device=self.mask.device)
         self.mask[self._at // queries, self._at % queries, self.used + self._at % queries] = 0
         self.used += queries
+        self._steps += 1
 
     def _leave_out_the_rest(self, prompts: Sequence[int]) -> None:
         """Let go of contexts in which every answer has ended, once they are half of all."""

@@ -121,9 +121,12 @@ def generate(
     produced: list[torch.Tensor] = []
     for number in range(max_new_tokens):
         logits = model.llm.logits(states)
-        finite = logits.isfinite().all(-1)
+        finite = logits.sum(-1).isfinite()  # one pass; a sum that overflows is looked at again
+        if not finite.all():
+            finite = logits.isfinite().all(-1)
+            logits = logits.where(finite[:, None], 0.0)
         said = [tokens[going_on] for tokens in produced]
-        chosen = sampling.next_token(logits.where(finite[:, None], 0.0), said)
+        chosen = sampling.next_token(logits, said)
         told = torch.full_like(prompts.lengths, end_id)
         told[going_on] = torch.where(finite, chosen, NOT_FINITE)
         produced.append(told)

@@ -12,8 +12,9 @@ import pytest
 from spinevl.io.memory import _OF_THE_USER
 
 ASKED = """
-import os, resource, sys
-from spinevl.io.memory import LARGE_PAGES, give_back_large_blocks, keep_memory
+import resource, sys
+from pathlib import Path
+from spinevl.io.memory import give_back_large_blocks, keep_memory
 
 def mapped():
     "In how many of ten tensors every page was filled by the system."
@@ -25,9 +26,23 @@ def mapped():
         torch.zeros(2**24).add_(1)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * 4096 // 2**26
 
+def in_large_pages():
+    "How many bytes of the heap the system is asked to fill in large pages."
+    size = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[:1].isdigit() or line[:1] in "abcdef":
+            first, _, last = line.split()[0].partition("-")
+            heap = line.endswith("[heap]")
+        elif heap and line.startswith("VmFlags:") and "hg" in line.split():
+            size += int(last, 16) - int(first, 16)
+    return size
+
 if sys.argv[1] == "back":
     print(mapped())
-print(keep_memory(), os.environ.get(LARGE_PAGES))
+before = Path("/proc/self/statm").read_text().split()[1]
+print(keep_memory(), in_large_pages() >= 2**29)
+after = Path("/proc/self/statm").read_text().split()[1]
+assert int(after) - int(before) < 2**14  # pages: nothing is taken
 if sys.argv[1] == "back":
     give_back_large_blocks()
 if sys.argv[1] != "ask":
@@ -50,15 +65,27 @@ def told(how: str, **variables: str) -> list[str]:
 
 
 def test_what_is_freed_is_not_mapped_again() -> None:
-    assert told("keep") == ["True", "1", "0"]
+    assert told("keep") == ["True", "True", "0"]
     # otherwise once a tensor, and so it is where large blocks are given back
-    assert told("back", THP_MEM_ALLOC_ENABLE="0") == ["10", "True", "0", "10"]
+    assert told("back", THP_MEM_ALLOC_ENABLE="0") == ["10", "True", "False", "10"]
 
 
 def test_what_the_user_has_set_stays() -> None:
-    assert told("ask", MALLOC_ARENA_MAX="4") == ["False", "None"]
-    assert told("ask", GLIBC_TUNABLES="glibc.malloc.arena_max=4")[0] == "False"
-    assert told("ask", THP_MEM_ALLOC_ENABLE="0") == ["True", "0"]
+    assert told("ask", MALLOC_ARENA_MAX="4") == ["False", "False"]
+    assert told("ask", GLIBC_TUNABLES="glibc.malloc.arena_max=4") == ["False", "False"]
+    assert told("ask", THP_MEM_ALLOC_ENABLE="0") == ["True", "False"]
+
+
+def test_a_limit_on_addresses_is_no_fault() -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+from spinevl.io.memory import keep_memory
+assert keep_memory()
+assert len(bytearray(2**20)) == 2**20
+"""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_USER)}
+    subprocess.run([sys.executable, "-c", code], env=own, check=True)
 
 
 def test_what_is_freed_can_be_given_back() -> None:

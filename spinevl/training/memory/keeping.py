@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 LARGE_MODEL = 2**28
 """Bytes of weights from which the gaps are worth an estimate."""
 
-TIMES = 1.5
+TIMES = 1.25
 """How often the estimate must have room: tensors of many sizes leave gaps in kept memory."""
 
 

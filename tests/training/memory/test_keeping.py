@@ -18,7 +18,7 @@ from spinevl.training.memory.room import Room
 Make = Callable[..., Any]
 
 
-@pytest.mark.parametrize(("times", "kept"), [(1.51, True), (1.49, False), (None, False)])
+@pytest.mark.parametrize(("times", "kept"), [(1.26, True), (1.24, False), (None, False)])
 def test_memory_is_kept_where_there_is_room(
     make_spec: Make,
     study: Study,
