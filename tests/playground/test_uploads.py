@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import stat
-import subprocess
-import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -193,16 +194,17 @@ def test_the_folder_is_private_bounded_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _killed(folder: Path) -> None:
+    one = Uploads(LimitOptions(), parent=folder)
+    (one.new_folder() / "a.png").write_bytes(b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
-    code = (
-        "import os, pathlib, sys\n"
-        "from spinevl.config.options.playground import LimitOptions\n"
-        "from spinevl.playground.uploads import Uploads\n"
-        "one = Uploads(LimitOptions(), parent=pathlib.Path(sys.argv[1]))\n"
-        "(one.new_folder() / 'a.png').write_bytes(b'x')\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(files(tmp_path)) == 1
     with Uploads(LimitOptions(), parent=tmp_path) as uploads:
         assert list(tmp_path.iterdir()) == [uploads.folder]

@@ -187,6 +187,19 @@ def test_a_complete_training_is_not_done_again(
     assert (tmp_path / "checkpoint/model.safetensors").stat().st_mtime_ns > made
 
 
+@pytest.fixture(scope="module")
+def once_cut_after_9(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cut")
+    cut(spec(cache), out, step=9)
+    return out
+
+
+@pytest.fixture
+def cut_after_9(once_cut_after_9: Path, tmp_path: Path) -> Path:
+    """A folder of a training that was cut after step 9."""
+    return shutil.copytree(once_cut_after_9, tmp_path, dirs_exist_ok=True)
+
+
 def damage_bytes(state: Path) -> None:
     content = bytearray((state / "state").read_bytes())
     content[len(content) // 2] ^= 1
@@ -217,17 +230,16 @@ DAMAGES = [damage_bytes, damage_end, damage_manifest, damage_place, remove_file]
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_state_before_a_damaged_one_is_used(
     cache: Path,
-    tmp_path: Path,
+    cut_after_9: Path,
     uncut: dict[str, dict[str, Any]],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
 ) -> None:
-    cut(spec(cache), tmp_path, step=9)
-    damage(tmp_path / "resume/step-00000008")
-    fit(spec(cache), tmp_path)
+    damage(cut_after_9 / "resume/step-00000008")
+    fit(spec(cache), cut_after_9)
     (said,) = [one.getMessage() for one in caplog.records if "00008" in one.getMessage()]
     assert "step-00000007" in said
-    assert left(tmp_path) == uncut["lora"]
+    assert left(cut_after_9) == uncut["lora"]
 
 
 def sign(state: Path) -> None:
@@ -242,23 +254,22 @@ def sign(state: Path) -> None:
 @pytest.mark.parametrize("missing", [None, "loops"])
 def test_a_signed_state_that_is_another_file_is_passed_over(
     cache: Path,
-    tmp_path: Path,
+    cut_after_9: Path,
     uncut: dict[str, dict[str, Any]],
     caplog: pytest.LogCaptureFixture,
     missing: str | None,
 ) -> None:
-    cut(spec(cache), tmp_path, step=9)
-    state = tmp_path / "resume/step-00000008"
+    state = cut_after_9 / "resume/step-00000008"
     content = torch.load(state / "state", weights_only=True)
     del content[missing or "state_dict"]
     torch.save(content if missing else content["loops"], state / "state")
     sign(state)
-    fit(spec(cache), tmp_path)
+    fit(spec(cache), cut_after_9)
     (said,) = [one.getMessage() for one in caplog.records if "00008" in one.getMessage()]
     assert f"{state}/state: " in said
     assert (missing or "state_dict") in said
     assert "step-00000007" in said
-    assert left(tmp_path) == uncut["lora"]
+    assert left(cut_after_9) == uncut["lora"]
 
 
 def test_a_damaged_state_takes_the_place_of_no_whole_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from spinevl.training.spec import TrainSpec
 from spinevl.training.stage import stages_of
 
 Make = Callable[..., TrainSpec]
+STEP = ["trainer.batch_patients=2", "feature_cache.enabled=false"]
 CASES = {
     "full": ["tuning=full"],
     "lora": ["tuning=lora", "warmup=none"],
@@ -32,6 +34,19 @@ CASES = {
     "recomputed": ["trainer.gradient_checkpointing=true"],
     "padded": ["trainer.packing=off", "warmup=none"],
 }
+
+
+@pytest.fixture(scope="module")
+def estimator_of(make_spec: Make, study: Study) -> Callable[..., Estimator]:
+    """Overrides -> their Estimator, which rehearses every batch once."""
+
+    @functools.cache
+    def estimator(*words: str) -> Estimator:
+        made = Estimator(make_spec(*words), study)
+        made.rehearsed = functools.cache(made.rehearsed)  # type: ignore[method-assign]
+        return made
+
+    return estimator
 
 
 def real(spec: TrainSpec, study: Study) -> tuple[TrainingModule, Batch]:
@@ -46,11 +61,11 @@ def real(spec: TrainSpec, study: Study) -> tuple[TrainingModule, Batch]:
 
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_weights_gradients_and_optimizer_are_those_of_the_model(
-    make_spec: Make, study: Study, words: list[str]
+    estimator_of: Callable[..., Estimator], study: Study, words: list[str]
 ) -> None:
-    spec = make_spec("trainer.batch_patients=2", *words)
-    rows = {row.name: row for row in Estimator(spec, study)(2).rows}
-    module, batch = real(spec, study)
+    estimator = estimator_of(*STEP, *words)
+    rows = {row.name: row for row in estimator(2).rows}
+    module, batch = real(estimator.spec, study)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
     module.training_step(batch, 0).backward()
     optimizer.step()
@@ -77,14 +92,14 @@ FEWER_BITS = {
 
 @pytest.mark.parametrize("words", FEWER_BITS.values(), ids=FEWER_BITS)
 def test_weights_of_fewer_bits_are_those_that_the_model_stores(
-    make_spec: Make, study: Study, of_transformers: list[str], words: list[str]
+    estimator_of: Callable[..., Estimator], of_transformers: list[str], words: list[str]
 ) -> None:
     if "llm.quantize=nf4" in words:
         pytest.importorskip("bitsandbytes")
-    whole = Estimator(make_spec(*of_transformers), study)(2)
-    spec = make_spec(*of_transformers, *words)
-    found = Estimator(spec, study)(2)
-    model, _ = starting_model(spec, NOTHING)
+    whole = estimator_of(*of_transformers)(2)
+    estimator = estimator_of(*of_transformers, *words)
+    found = estimator(2)
+    model, _ = starting_model(estimator.spec, NOTHING)
     rows = {row.name: row for row in found.rows}
     for name, part in model.named_children():
         stored = {one.untyped_storage() for one in [*part.parameters(), *part.buffers()]}
@@ -115,11 +130,11 @@ def test_four_bits_are_estimated_with_what_else_changes_a_layer(
 
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_the_rehearsed_step_holds_what_the_step_holds(
-    make_spec: Make, study: Study, words: list[str]
+    estimator_of: Callable[..., Estimator], study: Study, words: list[str]
 ) -> None:
-    spec = make_spec("trainer.batch_patients=2", "feature_cache.enabled=false", *words)
-    step = Estimator(spec, study).rehearsed(2)
-    module, batch = real(spec, study)
+    estimator = estimator_of(*STEP, *words)
+    step = estimator.rehearsed(2)
+    module, batch = real(estimator.spec, study)
     live = LiveBytes()
     live.count([*module.parameters(), *module.buffers()])
     weights = live.now
@@ -168,8 +183,7 @@ def test_a_gpus_step_under_fake_tensors_is_that_of_torchs_own_tracker(
     """
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    words = ["trainer.batch_patients=2", "feature_cache.enabled=false", *CASES[name]]
-    spec = make_spec("trainer.precision=bf16-mixed", *words)
+    spec = make_spec("trainer.precision=bf16-mixed", *STEP, *CASES[name])
     step = Estimator(spec, study, device="cuda").rehearsed(2)
     module, batch = real(spec, study)
     with FakeTensorMode(allow_non_fake_inputs=True), attention_of_cuda():

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from spinevl.build.trust import NOTHING
 from spinevl.data.study import Study
 from spinevl.schema.errors import UserError
 from spinevl.training import prepare
 from spinevl.training.fit import fit
-from spinevl.training.memory import estimate
+from spinevl.training.memory import estimate, what_fits
 from spinevl.training.memory import settle as module
 from spinevl.training.memory.changes import changed
 from spinevl.training.memory.estimator import Estimator
@@ -27,6 +29,23 @@ Make = Callable[..., TrainSpec]
 def no_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process's own memory would hide that of tiny models."""
     monkeypatch.setattr(estimate, "_OVERHEAD", {"cpu": (0.0, 1.0)})
+
+
+_estimators: dict[str, Estimator] = {}
+
+
+def once(spec: TrainSpec, study: Study, **options: Any) -> Estimator:
+    """An Estimator, which is made once: what it has rehearsed need not be rehearsed again."""
+    name = f"{spec} {options}"
+    if name not in _estimators:
+        _estimators[name] = Estimator(spec, study, **options)
+    return _estimators[name]
+
+
+@pytest.fixture(autouse=True)
+def estimators_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in (module, what_fits):
+        monkeypatch.setattr(one, "Estimator", once)
 
 
 @pytest.fixture
@@ -48,7 +67,7 @@ def test_every_part_is_told_with_its_gigabytes(make_spec: Make, study: Study) ->
     for word in ("3 patients", "encoder", "connector", "llm", "heads", "logits", "this machine"):
         assert word in told
     (llm,) = [line.split() for line in lines if line.split()[0] == "llm"]
-    row = {one.name: one for one in Estimator(spec, study)(3).rows}["llm"]
+    row = {one.name: one for one in once(spec, study, trust=NOTHING)(3).rows}["llm"]
     assert llm[1:3] == [f"{row.weights / 1e9:.2f}", f"{row.gradients / 1e9:.2f}"]
 
 
@@ -56,7 +75,7 @@ def test_what_cannot_fit_is_refused_with_keys_that_fit(
     make_spec: Make, study: Study, room: Callable[[float | None], None]
 ) -> None:
     spec = make_spec("trainer.batch_patients=6", "trainer.accumulate=2")
-    needed = Estimator(spec, study)
+    needed = once(spec, study, trust=NOTHING)
     room(needed(2).total + 1)
     with pytest.raises(UserError) as refusal:
         settle(spec, study)
@@ -70,7 +89,7 @@ def test_several_keys_are_named_where_none_is_enough(
 ) -> None:
     words = ("llm.width=512", "llm.layers=2", "warmup=none")
     both = make_spec(*words, "tuning.llm=lora", "trainer.gradient_checkpointing=true")
-    room(Estimator(both, study)(1).total + 1)
+    room(once(both, study, trust=NOTHING)(1).total + 1)
     with pytest.raises(UserError) as refusal:
         settle(make_spec(*words, "trainer.batch_patients=1"), study)
     (line,) = refusal.value.lines
@@ -100,7 +119,7 @@ def test_fewer_bits_a_weight_are_offered_where_they_are_enough(
     if "nf4" in fits:
         pytest.importorskip("bitsandbytes")
     words = [*of_transformers, *asked, "trainer.batch_patients=1"]
-    room(Estimator(make_spec(*words, fits), study)(1).total + 1)
+    room(once(make_spec(*words, fits), study, trust=NOTHING)(1).total + 1)
     with pytest.raises(UserError) as refusal:
         settle(make_spec(*words), study)
     assert f" {fits} (" in str(refusal.value)
@@ -131,7 +150,7 @@ def test_auto_takes_the_largest_batch_and_writes_it_down(
     make_spec: Make, study: Study, room: Callable[[float | None], None], out: Path
 ) -> None:
     spec = make_spec("trainer.batch_patients=auto")
-    needed = Estimator(spec, study)
+    needed = once(spec, study, trust=NOTHING)
     room(needed(4).total / SAFE + 1)
     fit(spec, out, study=study)
     assert TrainSpec.read(out / SPEC_FILE).trainer.batch_patients == 4
