@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, get_type_hints
 
 from spinevl.build.allowlist import OURS
@@ -20,6 +21,14 @@ from spinevl.config.suggest import suggest
 from spinevl.schema.errors import UserError
 
 _SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+
+
+_hints = cache(get_type_hints)
+
+
+def hints_of(owner: Any, *, include_extras: bool = False) -> dict[str, Any]:
+    """``get_type_hints``, which compiles annotations from their text, once for each owner."""
+    return _hints(owner, include_extras=include_extras)
 
 
 class Unknown:
@@ -53,7 +62,7 @@ def from_plain(schema: type[Any], values: Mapping[str, Any], *, at: str = "") ->
     """
     if found := problems(schema, values, at=at, partial=True):
         raise UserError(found)
-    hints = get_type_hints(schema)
+    hints = hints_of(schema)
     return schema(**{name: _typed(hints[name], value) for name, value in values.items()})
 
 
@@ -77,7 +86,7 @@ def problems(
         at: the dotted key under which they stand.
         partial: whether keys that have a default may be absent.
     """
-    hints = get_type_hints(schema)
+    hints = hints_of(schema)
     known = {one.name: one for one in fields(schema) if one.init}
     found = [
         f"unknown key '{_join(at, name)}'{suggest(name, list(known))}"
@@ -126,7 +135,7 @@ def argument_problems(target: Any, values: Mapping[str, Any], *, at: str) -> lis
     ):
         return problems(target, plain, at=at, partial=True)
     try:
-        hints = get_type_hints(target.__init__, include_extras=True)
+        hints = hints_of(target.__init__, include_extras=True)
     except (NameError, TypeError):  # names that exist for type checkers alone
         return []
     return [
@@ -143,7 +152,7 @@ def expectation(schema: type[Any], dotted: str) -> str | None:
     one = {one.name: one for one in fields(schema)}.get(name)
     if one is None:
         return None
-    hint = get_type_hints(schema)[name]
+    hint = hints_of(schema)[name]
     if not rest:
         return expected(hint, key_of(one))
     inner = [kind for kind in alternatives(hint) if isinstance(kind, type) and is_dataclass(kind)]

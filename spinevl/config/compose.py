@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from spinevl.build.trust import Trust
-from spinevl.config.check import node_problems, problems
+from spinevl.config.check import hints_of, node_problems, problems
 from spinevl.config.conf_dir import CONF_DIR
 from spinevl.config.job_folder import job_folder
 from spinevl.config.options import SCHEMAS
@@ -142,7 +142,7 @@ def _moved_keys(plain: dict[str, Any]) -> list[str]:
 
 def _removed_groups(schema: type[Any], overrides: Sequence[str]) -> list[str]:
     """``~augment`` would leave the schema's defaults, and not no augmentation."""
-    groups = {name for name, hint in get_type_hints(schema).items() if is_dataclass(hint)}
+    groups = {name for name, hint in hints_of(schema).items() if is_dataclass(hint)}
     return [
         f"{one[1:]} was removed and is needed: drop '{one}'"
         for one in overrides
