@@ -27,6 +27,7 @@ from spinevl.cli.parallel import side_by_side
 from spinevl.config.compose import check, register
 from spinevl.config.plain import plain
 from spinevl.io.children import end_with_parent
+from spinevl.io.memory import begin_again
 from spinevl.jobs.identity import identity_of, parts
 from spinevl.jobs.owner import owned
 from spinevl.jobs.record import recorded
@@ -209,6 +210,7 @@ def clean_slate() -> Iterator[None]:
         if (torch := sys.modules.get("torch")) is not None:
             _reset_torch(torch)
         gc.collect()
+        begin_again()
 
 
 def _reset_torch(torch: Any) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from spinevl.models.fewer_passes import asked_for
+from spinevl.models.sharded import is_sharded
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -50,8 +52,8 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the states, of those behind a dropout, and of both adapter weights."""
         read, inner, weight, down, up = ctx.saved_tensors
-        of_inner = (gradient @ up.to(gradient.dtype)).mul_(ctx.scale)  # [T, r]
-        of_up = (gradient.T @ inner).to(up.dtype).mul_(ctx.scale)
+        of_inner = gradient @ (up.to(gradient.dtype) * ctx.scale)  # [T, r]
+        of_up = (gradient.T @ (inner * ctx.scale)).to(up.dtype)
         of_down = (of_inner.T @ read).to(down.dtype)
         of_states = gradient @ weight if ctx.needs_input_grad[0] else None
         of_dropped = None
@@ -109,17 +111,13 @@ def _is_plain(layer: Any, states: torch.Tensor) -> bool:
     parts = (layer.base_layer, layer.lora_A[name], layer.lora_B[name])
     autocast = torch.is_autocast_enabled(states.device.type)
     return (
-        all(type(one) is nn.Linear and _is_whole(one) for one in parts)
-        and not layer.base_layer.weight.requires_grad
+        all(type(one) is nn.Linear and _is_whole(one.weight) for one in parts)
+        and not any(one.requires_grad for one in layer.base_layer.parameters())
         and all(one.bias is None for one in parts[1:])
         and (autocast or all(one.weight.dtype == states.dtype for one in parts))
     )
 
 
-def _is_whole(linear: nn.Linear) -> bool:
-    """Whether its weight is here, and is not one of the shares of several devices."""
-    weight = linear.weight
-    return type(weight.data) is torch.Tensor and weight.shape == (
-        linear.out_features,
-        linear.in_features,
-    )
+def _is_whole(weight: torch.Tensor) -> bool:
+    """Whether a weight is not divided among devices, whose layers must be called to gather it."""
+    return type(weight.data) in (torch.Tensor, FakeTensor) and not is_sharded(weight)

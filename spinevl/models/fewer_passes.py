@@ -28,20 +28,34 @@ _TYPES = (torch.float32, torch.bfloat16)
 _here = threading.local()
 
 
-@contextmanager
-def computed(enabled: bool, *, norms: bool = True) -> Iterator[None]:
+class computed:
     """Within this, and in this thread, decoders take fewer passes.
 
     Args:
-        enabled: whether they do.
+        enabled: whether their adapters and their attention do.
         norms: whether their norms and rotary embeddings do, too.
     """
-    before = _asked()
-    _here.asked = (enabled, enabled and norms)
+
+    def __init__(self, enabled: bool, *, norms: bool = True) -> None:
+        self._asked = (enabled, enabled and norms)
+        self._before: list[tuple[bool, bool]] = []
+
+    def __enter__(self) -> None:
+        self._before.append(_asked())
+        _here.asked = self._asked
+
+    def __exit__(self, *_: object) -> None:
+        _here.asked = self._before.pop()
+
+
+@contextmanager
+def as_on_gpus() -> Iterator[None]:
+    """Within this, and in this thread, what is done on CPUs alone is left out."""
+    _here.rehearses = True
     try:
         yield
     finally:
-        _here.asked = before
+        _here.rehearses = False
 
 
 def _asked() -> tuple[bool, bool]:
@@ -62,8 +76,14 @@ def asked_for(tensor: torch.Tensor) -> bool:
     return _asked()[0] and tensor.dtype in _TYPES
 
 
+def asked_for_on_a_cpu(tensor: torch.Tensor) -> bool:
+    """The same, of what is done on CPUs alone."""
+    on_cpu = tensor.device.type == "cpu" and not getattr(_here, "rehearses", False)
+    return on_cpu and asked_for(tensor)
+
+
 def _applies(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu" and _asked()[1] and asked_for(tensor)
+    return _asked()[1] and asked_for_on_a_cpu(tensor)
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

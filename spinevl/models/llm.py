@@ -51,8 +51,8 @@ class CausalLM(nn.Module):
             longer than the original positions; so those are the bound.
         plain_layers: compute every layer as transformers does, for every token; where False, the
             last layer is computed where it is read, and others in fewer passes over memory.
-        takes_fewer_passes: whether this was tried of norms and rotary embeddings, and changes
-            nothing.
+        takes_fewer_passes: whether norms and rotary embeddings in fewer passes were tried and
+            change nothing.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.

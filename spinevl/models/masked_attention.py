@@ -9,7 +9,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from spinevl.models.fewer_passes import asked_for
+from spinevl.models.fewer_passes import asked_for_on_a_cpu
+
+_MOST_SCORES = 2**24
+"""Scores of a step of the backward pass, unless keys of one head have more."""
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -42,10 +45,12 @@ def masked_attention(
 
 
 def _learns_in_half_on_a_cpu(*tensors: torch.Tensor) -> bool:
-    return torch.is_grad_enabled() and all(
-        one.device.type == "cpu" and one.dtype == torch.bfloat16 and one.requires_grad
-        for one in tensors
-    ) and asked_for(tensors[0])  # fmt: skip
+    return (
+        torch.is_grad_enabled()
+        and all(one.dtype == torch.bfloat16 and one.requires_grad for one in tensors)
+        and len({one.shape[-1] for one in tensors}) == 1
+        and asked_for_on_a_cpu(tensors[0])
+    )
 
 
 class _HalfAttention(torch.autograd.Function):
@@ -81,18 +86,46 @@ class _HalfAttention(torch.autograd.Function):
         rows = (n * groups, heads // groups * q, dim)
         own, above, under = (one.reshape(rows) for one in (query, gradient, output))
         key, value = (one.reshape(n * groups, k, dim) for one in (key, value))
-        scores = torch.bmm(own.float().mul_(ctx.scale), key.float().transpose(1, 2))
-        scores.view(n, groups, -1, q, k).add_(mask.unsqueeze(2))
-        weights = torch.softmax(scores, dim=-1)
-        of_value = torch.bmm(weights.to(own.dtype).transpose(1, 2), above)
-        # of softmax: weights * (their gradient - its mean over weights), which the output gives
-        mean = (above.float() * under).sum(-1, keepdim=True)
-        of_scores = torch.bmm(above.float(), value.float().transpose(1, 2))
-        of_scores = of_scores.sub_(mean).mul_(weights).to(own.dtype)
-        of_query = _scaled_bmm(of_scores, key, ctx.scale)
-        of_key = _scaled_bmm(of_scores.transpose(1, 2), own, ctx.scale)
-        shape = (n, groups, k, dim)
-        return of_query.view(query.shape), of_key.view(shape), of_value.view(shape), None, None
+        mask = mask.expand(n, groups, q, k).flatten(0, 1)
+        results = [torch.empty_like(one) for one in (own, key, value)]
+        step = max(1, _MOST_SCORES // (rows[1] * k))
+        for first in range(0, n * groups, step):
+            some = slice(first, first + step)
+            given = (one[some] for one in (own, key, value, mask, above, under))
+            for whole, part in zip(results, _gradients(*given, scale=ctx.scale), strict=True):
+                whole[some] = part
+        of_query, of_key, of_value = results
+        return of_query.view(query.shape), of_key.view(n, groups, k, dim), (
+            of_value.view(n, groups, k, dim)
+        ), None, None  # fmt: skip
+
+
+def _gradients(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    above: torch.Tensor,
+    output: torch.Tensor,
+    *,
+    scale: float,
+) -> tuple[torch.Tensor, ...]:
+    """Of query [g, h * q, d], key and value [g, k, d].
+
+    ``above`` is the gradient of ``output``, both [g, h * q, d]; mask [g, q, k].
+    """
+    scores = torch.bmm(query.float().mul_(scale), key.float().transpose(1, 2))
+    scores.unflatten(1, (-1, mask.shape[1])).add_(mask[:, None])
+    weights = torch.softmax(scores, dim=-1)
+    del scores
+    of_value = torch.bmm(weights.to(query.dtype).transpose(1, 2), above)
+    # of softmax: weights * (their gradient - its mean over weights), which the output gives
+    mean = (above.float() * output).sum(-1, keepdim=True)
+    of_scores = torch.bmm(above.float(), value.float().transpose(1, 2))
+    of_scores = of_scores.sub_(mean).mul_(weights).to(query.dtype)
+    of_query = _scaled_bmm(of_scores, key, scale)
+    of_key = _scaled_bmm(of_scores.transpose(1, 2), query, scale)
+    return of_query, of_key, of_value
 
 
 def _scaled_bmm(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:

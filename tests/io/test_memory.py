@@ -13,6 +13,7 @@ from spinevl.io.memory import _OF_THE_USER
 
 ASKED = """
 import resource, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from spinevl.io.memory import give_back_large_blocks, keep_memory
 
@@ -25,6 +26,10 @@ def mapped():
     for _ in range(10):
         torch.zeros(2**24).add_(1)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * 4096 // 2**26
+
+def mapped_in_a_thread():
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(mapped).result()
 
 def in_large_pages():
     "How many bytes of the heap the system is asked to fill in large pages."
@@ -46,7 +51,7 @@ assert int(after) - int(before) < 2**14  # pages: nothing is taken
 if sys.argv[1] == "back":
     give_back_large_blocks()
 if sys.argv[1] != "ask":
-    print(mapped())
+    print(mapped(), *[mapped_in_a_thread()][: sys.argv[1] == "keep"])
 """
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's mallopt")
@@ -65,7 +70,7 @@ def told(how: str, **variables: str) -> list[str]:
 
 
 def test_what_is_freed_is_not_mapped_again() -> None:
-    assert told("keep") == ["True", "True", "0"]
+    assert told("keep") == ["True", "True", "0", "0"]
     # otherwise once a tensor, and so it is where large blocks are given back
     assert told("back", THP_MEM_ALLOC_ENABLE="0") == ["10", "True", "False", "10"]
 
@@ -76,13 +81,18 @@ def test_what_the_user_has_set_stays() -> None:
     assert told("ask", THP_MEM_ALLOC_ENABLE="0") == ["True", "False"]
 
 
-def test_a_limit_on_addresses_is_no_fault() -> None:
-    code = """
-import resource
-resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+@pytest.mark.parametrize("kind", ["AS", "DATA"])
+def test_addresses_that_are_limited_are_left_to_others(kind: str) -> None:
+    code = f"""
+import mmap, os, resource
+from pathlib import Path
+total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_{kind}, (total // 2 + 2**28,) * 2)
 from spinevl.io.memory import keep_memory
+before = int(Path("/proc/self/statm").read_text().split()[0])
 assert keep_memory()
-assert len(bytearray(2**20)) == 2**20
+assert int(Path("/proc/self/statm").read_text().split()[0]) - before < 2**14
+mmap.mmap(-1, 2**30)
 """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_USER)}
     subprocess.run([sys.executable, "-c", code], env=own, check=True)
@@ -108,3 +118,28 @@ print(kept - held())
         [sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) > 100
+
+
+def test_the_next_job_of_a_sweep_finds_memory_free() -> None:
+    code = """
+from pathlib import Path
+from spinevl.io.memory import begin_again, keep_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+
+begin_again()
+keep_memory()
+large, small = bytearray(b"1" * 2**27), bytearray(2**10)
+del large
+kept = held()
+begin_again()
+print(kept - held(), Path("/proc/self/smaps").read_text().count(" hg "))
+"""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_USER)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True
+    )
+    freed, large = done.stdout.split()
+    assert int(freed) > 100
+    assert int(large) > 0

@@ -16,7 +16,7 @@ from spinevl.models.fewer_passes import computed
 
 
 class Net(nn.Module):
-    """A layer to adapt between two others, one of which has no bias."""
+    """A layer to adapt behind another one."""
 
     def __init__(self, dtype: torch.dtype, *, bias: bool = True) -> None:
         super().__init__()
@@ -116,8 +116,14 @@ def test_other_layers_are_left_to_peft(used: list[torch.Size]) -> None:
     off = net()
     off.adapted.enable_adapters(False)
     shares = net()
-    shares.adapted.base_layer.weight.data = torch.zeros(40)  # as ZeRO-3 leaves it between steps
-    assert not adapted_linear._is_plain(shares.adapted, torch.zeros(1, 8))
+    shares.adapted.base_layer.weight.ds_id = 3  # as ZeRO-3 marks what it divides
+    biased = net()
+    biased.adapted.base_layer.bias.requires_grad_(True)
+    states = torch.zeros(1, 8)
+    with computed(True):
+        assert adapted_linear._is_plain(net().adapted, states)
+        assert not adapted_linear._is_plain(shares.adapted, states)
+        assert not adapted_linear._is_plain(biased.adapted, states)
     for model in (dora, learning, off):
         model(torch.zeros(2, 6))  # not within computed
         with computed(True):

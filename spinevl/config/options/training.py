@@ -223,7 +223,7 @@ class TrainerOptions:
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"
     )
     plain_layers: bool = key(
-        False, help="compute all layers of the LLM as transformers and peft do, as in predict"
+        False, help="compute all layers of the LLM as transformers and peft do"
     )
 
     @staticmethod

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from spinevl.models.fewer_passes import as_on_gpus
+
 _MASK_MULTIPLE = 8  # keys; the kernel pads a mask to it
 
 
@@ -26,7 +28,8 @@ def cuda_attention() -> Iterator[None]:
     original = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = _attention  # type: ignore[assignment]
     try:
-        yield
+        with as_on_gpus():
+            yield
     finally:
         functional.scaled_dot_product_attention = original
 
