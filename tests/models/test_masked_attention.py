@@ -66,3 +66,24 @@ def test_it_is_for_bfloat16_and_what_learns(monkeypatch: pytest.MonkeyPatch) -> 
         assert seen == []
         gradients(torch.bfloat16, **shape)
     assert seen == [torch.bfloat16]
+
+
+def test_many_scores_are_taken_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape: dict[str, Any] = {"heads": 4, "groups": 2, "scaling": None}
+    with computed(True):
+        whole = gradients(torch.bfloat16, **shape)
+        for most in (1, 4 * 37 * 53):  # one context and head a step, or four
+            monkeypatch.setattr(module, "_MOST_SCORES", most)
+            for one, other in zip(gradients(torch.bfloat16, **shape), whole, strict=True):
+                torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-9)
+
+
+def test_values_may_be_wider_than_keys() -> None:
+    query, key = drawn(1, 2, 3, 8, seed=0), drawn(1, 2, 4, 8, seed=1)
+    value = drawn(1, 2, 4, 16, seed=2)
+    given = [one.requires_grad_() for one in (query, key, value)]
+    with computed(True):
+        output = masked_attention(*given, torch.zeros(1, 1, 3, 4).bfloat16(), scaling=None)
+    output.sum().backward()
+    assert value.grad is not None
+    assert value.grad.shape == value.shape

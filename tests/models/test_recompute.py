@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from spinevl.data.packing.prefix_tree import pack
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.hf import HFVisionEncoder
 from spinevl.models.encoder.medmclip import VisionTransformer3D
-from spinevl.models.llm import CausalLM
+from spinevl.models.llm import CausalLM, TinyLLM
 from spinevl.models.prefix_attention import BlockMasks
-from spinevl.models.recompute import recompute_layers
+from spinevl.models.recompute import _recomputed, recompute_layers
 from spinevl.models.splice import splice
 from spinevl.models.tuning import apply_tuning
 from spinevl.models.vlm import VLM, learns, visual_rows
+from spinevl.schema.batch import AttentionBlocks
 
 
 def encoder(folder: Any) -> HFVisionEncoder:
@@ -168,3 +170,21 @@ def test_layers_of_a_3d_tower_are_found() -> None:
         size=(4, 8, 8), patch=(2, 4, 4), dim=16, layers=3, heads=2, mlp_dim=24, dropout=0.0
     )
     assert list(_layers(tower)) == list(tower.transformer_layers)
+
+
+def test_layers_that_are_compiled_may_be_computed_again() -> None:
+    llm = TinyLLM(width=16, layers=1, heads=2)
+    layer = llm.model.base_model.layers[0]
+    layer.forward = partial(_recomputed, layer.forward)
+    llm.compile(backend="aot_eager")
+    places = torch.arange(4)[None]
+    block = AttentionBlocks(places, places, torch.ones(1, 4, 4, dtype=torch.bool).tril())
+    masks = BlockMasks.of([block], places[0], dtype=torch.float32)
+    gradients = []
+    for compiled in (True, False):
+        if not compiled:
+            llm.model.base_model._compiled_call_impl = None
+        llm.zero_grad()
+        llm.hidden(llm.embed(places), masks, places).square().sum().backward()
+        gradients.append(layer.mlp.up_proj.weight.grad)
+    torch.testing.assert_close(*gradients)

@@ -132,7 +132,18 @@ def test_four_bits_are_estimated_with_what_else_changes_a_layer(
 def test_the_rehearsed_step_holds_what_the_step_holds(
     estimator_of: Callable[..., Estimator], study: Study, words: list[str]
 ) -> None:
-    estimator = estimator_of(*STEP, *words)
+    require_alike(estimator_of(*STEP, *words), study)
+
+
+def test_so_does_one_with_adapters_beside_half_precision(
+    make_spec: Make, study: Study, of_transformers: list[str]
+) -> None:
+    words = [*STEP, *of_transformers, "tuning=lora", "llm.dtype=bfloat16"]
+    require_alike(Estimator(make_spec(*words), study), study)
+
+
+def require_alike(estimator: Estimator, study: Study) -> None:
+    """A step takes the memory that was rehearsed."""
     step = estimator.rehearsed(2)
     module, batch = real(estimator.spec, study)
     live = LiveBytes()
