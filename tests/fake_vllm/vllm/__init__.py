@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,15 +28,19 @@ class LLMEngine:
     def __init__(self, args: SimpleNamespace) -> None:
         print("vLLM talks on standard output")
         _go_wrong("start")
+        assert args.skip_tokenizer_init
+        assert args.enable_prompt_embeds
+        self.args = args
+        self.max_length = args.max_model_len
+        self.open: dict[str, tuple[Any, SimpleNamespace, list[int], list[dict[int, Any]]]] = {}
+
+    @cached_property
+    def model(self) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
-        assert args.skip_tokenizer_init
-        assert args.enable_prompt_embeds
-        kind = getattr(torch, args.dtype)
-        self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=kind).eval()
-        self.max_length = args.max_model_len
-        self.open: dict[str, tuple[Any, SimpleNamespace, list[int], list[dict[int, Any]]]] = {}
+        kind = getattr(torch, self.args.dtype)
+        return AutoModelForCausalLM.from_pretrained(self.args.model, dtype=kind).eval()
 
     from_engine_args = classmethod(lambda cls, args: cls(args))
 
