@@ -13,12 +13,12 @@ from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
 
-# file -> when it was changed, its size, and what Hydra has read of it
-_known: dict[Path, tuple[int, int, ConfigResult]] = {}
+# file -> what tells its states apart, and what Hydra has read of it
+_known: dict[Path, tuple[tuple[int, ...], ConfigResult]] = {}
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Reads a file again only where its time or its size has changed."""
+    """Reads a file again only where it has changed."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """What a file holds, for the caller to change."""
@@ -27,16 +27,18 @@ class FileConfigSource(file_config_source.FileConfigSource):
             found = file.stat()
         except OSError:  # Hydra says what is wrong with it
             return super().load_config(config_path)
-        now = found.st_mtime_ns, found.st_size
+        # copies may keep the time of what they replace, but not the time of their own change
+        now = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
         known = _known.get(file)
-        if known is None or known[:2] != now:
-            known = *now, super().load_config(config_path)
+        if known is None or known[0] != now:
+            known = now, super().load_config(config_path)
             _known[file] = known
         return replace(
-            known[2],
+            known[1],
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=deepcopy(known[2].config),
+            config=deepcopy(known[1].config),
+            header=dict(known[1].header),
         )
 
 

@@ -73,7 +73,7 @@ def install(model: nn.Module) -> None:
 
     for module in model.modules():
         if type(module) is Linear and "forward" not in vars(module):
-            module.forward = functools.partial(_forward, module)
+            module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
 
 
 def _forward(layer: Any, states: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,18 @@ def test_a_second_command_parses_nothing(tmp_path: Path, parsed: list[str]) -> N
     assert compose("train", ["experiment=mine"], config_dir=tmp_path) == first
     assert parsed == []
     assert first.seed == 7
+
+
+def test_a_file_that_replaces_one_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("x: 1\n")
+    source = FileConfigSource("main", f"file://{tmp_path}")
+    assert source.load_config("a").config == {"x": 1}
+    other = tmp_path / "b.yaml"
+    other.write_text("x: 2\n")
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+    loaded = source.load_config("a")
+    assert loaded.config == {"x": 2}
+    loaded.header["package"] = "x"
+    assert source.load_config("a").header == {"package": None}
