@@ -174,6 +174,10 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
         )
 
 
+# class and config of a decoder -> what was found out of it in this process
+_trials: dict[tuple[type, str], tuple[tuple[str, ...], frozenset[type]]] = {}
+
+
 def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
     """Try a small copy of the model.
 
@@ -185,6 +189,9 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
         UserError: packed sequences or its head would be wrong.
     """
     kind = model.config.model_type
+    alike = (type(model), model.config.to_json_string(use_diff=False))
+    if alike in _trials:
+        return _trials[alike]
     with torch.device("cpu"):  # whatever device a model is built on
         small = small_copy(model)
         packs = small is not None and prefix_attention.keeps_sequences_apart(small)
@@ -202,7 +209,8 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
-    return token_wise, norms
+    _trials[alike] = token_wise, norms
+    return _trials[alike]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from spinevl.models import fewer_passes
+from spinevl.models import llm as llm_module
 from spinevl.models.fewer_passes import computed, install, rms_norm, rotated, tried
 from spinevl.models.llm import HFCausalLM, TinyLLM
 from spinevl.models.prefix_attention import BlockMasks
@@ -234,6 +235,7 @@ def test_a_decoder_whose_trial_fails_takes_no_fewer_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fewer_passes, "tried", lambda _: frozenset())
+    monkeypatch.setattr(llm_module, "_trials", {})
     llm = TinyLLM(width=32, layers=1, heads=4)
     seen = count(monkeypatch)
     places = torch.arange(4)[None]

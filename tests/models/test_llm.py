@@ -17,7 +17,8 @@ from spinevl.config.conf_dir import CONF_DIR
 from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.conversation import Conversation
 from spinevl.data.packing.prefix_tree import pack
-from spinevl.models.llm import CausalLM, HFCausalLM
+from spinevl.models import llm as llm_module
+from spinevl.models.llm import CausalLM, HFCausalLM, TinyLLM
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.schema.errors import UserError
 
@@ -221,3 +222,20 @@ def test_answers_end_as_in_medmvl(options: str, family: str) -> None:
     assert files
     for file in files:
         assert OmegaConf.load(file).end_token == END_TOKENS[family]
+
+
+def test_decoders_that_are_alike_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_module, "_trials", {})
+    copied: list[int] = []
+    real = llm_module.small_copy
+
+    def counted(model: Any) -> Any:
+        copied.append(model.config.hidden_size)
+        return real(model)
+
+    monkeypatch.setattr(llm_module, "small_copy", counted)
+    first, second = (TinyLLM(width=16, layers=1, heads=2) for _ in range(2))
+    assert copied == [16]
+    assert (first.token_wise, first.takes_fewer_passes) == (second.token_wise, True)
+    TinyLLM(width=24, layers=1, heads=2)
+    assert copied == [16, 24]
