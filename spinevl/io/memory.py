@@ -27,7 +27,7 @@ _MOST_LARGE_PAGES = 2**36  # bytes
 
 _OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_")
 
-_kept: list[bool] = []  # a time each
+_kept: list[bool] = []  # not empty once this process keeps its memory
 
 
 def keep_memory() -> bool:

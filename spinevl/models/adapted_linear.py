@@ -44,7 +44,7 @@ class AdaptedLinear(torch.autograd.Function):
         output = functional.linear(states, weight, bias)
         output.addmm_(inner, up.to(states.dtype).T, alpha=scale)
         ctx.save_for_backward(read, inner, weight, down, up)
-        ctx.scale, ctx.drops = scale, dropped is not None
+        ctx.scale = scale
         return output
 
     @staticmethod
@@ -57,9 +57,9 @@ class AdaptedLinear(torch.autograd.Function):
         of_down = (of_inner.T @ read).to(down.dtype)
         of_states = gradient @ weight if ctx.needs_input_grad[0] else None
         of_dropped = None
-        if ctx.drops and ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1]:
             of_dropped = of_inner @ down.to(gradient.dtype)
-        elif of_states is not None and not ctx.drops:
+        elif of_states is not None:
             of_states.addmm_(of_inner, down.to(gradient.dtype))
         return of_states, of_dropped, None, None, of_down, of_up, None
 

@@ -51,11 +51,12 @@ class computed:
 @contextmanager
 def as_on_gpus() -> Iterator[None]:
     """Within this, and in this thread, what is done on CPUs alone is left out."""
+    before = getattr(_here, "rehearses", False)
     _here.rehearses = True
     try:
         yield
     finally:
-        _here.rehearses = False
+        _here.rehearses = before
 
 
 def _asked() -> tuple[bool, bool]:

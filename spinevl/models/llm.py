@@ -174,7 +174,7 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
         )
 
 
-# class and config of a decoder -> what was found out of it in this process
+# class and config of a decoder -> what its trial has shown in this process
 _trials: dict[tuple[type, str], tuple[tuple[str, ...], frozenset[type]]] = {}
 
 

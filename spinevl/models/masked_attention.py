@@ -94,10 +94,8 @@ class _HalfAttention(torch.autograd.Function):
             given = (one[some] for one in (own, key, value, mask, above, under))
             for whole, part in zip(results, _gradients(*given, scale=ctx.scale), strict=True):
                 whole[some] = part
-        of_query, of_key, of_value = results
-        return of_query.view(query.shape), of_key.view(n, groups, k, dim), (
-            of_value.view(n, groups, k, dim)
-        ), None, None  # fmt: skip
+        shapes = (query.shape, *2 * [(n, groups, k, dim)])
+        return *(one.view(shape) for one, shape in zip(results, shapes, strict=True)), None, None
 
 
 def _gradients(

@@ -203,14 +203,15 @@ def ask(tab: Any, question: str) -> None:
 
 
 def type_number(tab: Any, label: str, value: int) -> None:
-    """Into a field that may have been shown just now, and take its first value once more.
+    """Type into a number field that has just been shown.
 
-    The slider beside it shows what the page will send.
+    While it is being set up it may still be given its first value. The slider beside it shows what
+    the page will send.
     """
     field = tab.get_by_label(f"number input for {label}")
     slider = tab.get_by_label(f"range slider for {label}")
     field.wait_for()
-    tab.wait_for_timeout(200)  # no hand is faster
+    tab.wait_for_timeout(200)  # nobody types sooner
     field.fill(str(value))
     field.blur()
     assert (field.input_value(), slider.input_value()) == (str(value), str(value))
