@@ -35,13 +35,38 @@ def masked_attention(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output: torch.Tensor = _HalfAttention.apply(query, key, value, mask, scale)
         return output
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
-        times = query.shape[1] // key.shape[1]
-        key, value, grouped = repeat_kv(key, times), repeat_kv(value, times), False
+    times = query.shape[1] // key.shape[1]
+    if times > 1 and not key.is_cuda:
+        return _grouped_attention(query, key, value, mask, scaling=scaling, dropout=dropout)
+    if times > 1:  # CUDA kernels that take a mask do not take grouped heads
+        key, value = repeat_kv(key, times), repeat_kv(value, times)
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
     )
+
+
+def _grouped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scaling: float | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """See masked_attention; the query heads that share keys are rows of one head.
+
+    So keys are read once for all of them. On CPUs torch reads them once for each.
+    """
+    n, heads, q, dim = query.shape
+    groups, k = key.shape[1:3]
+    together = heads // groups
+    rows = query.reshape(n, groups, together * q, dim)
+    masks = mask[:, :, None].expand(n, 1, together, q, k).reshape(n, 1, together * q, k)
+    output = functional.scaled_dot_product_attention(
+        rows, key, value, attn_mask=masks, dropout_p=dropout, scale=scaling
+    )
+    return output.reshape(n, heads, q, value.shape[-1])
 
 
 def _learns_in_half_on_a_cpu(*tensors: torch.Tensor) -> bool:
@@ -69,9 +94,7 @@ class _HalfAttention(torch.autograd.Function):
         mask: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        output = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
-        )
+        output = _grouped_attention(query, key, value, mask, scaling=scale)
         ctx.save_for_backward(query, key, value, mask, output)
         ctx.scale = scale
         return output

@@ -1,4 +1,4 @@
-"""The backward pass of attention in bfloat16 on CPUs, against float64 and torch's own."""
+"""Attention under masks on CPUs, against its formula in float64 and against torch's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,39 @@ from spinevl.models.masked_attention import additive_mask, masked_attention
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def written_out(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, allowed: torch.Tensor
+) -> torch.Tensor:
+    """Attention in float64, one query head after the other."""
+    query, key, value = (one.double() for one in (query, key, value))
+    together = query.shape[1] // key.shape[1]
+    heads = []
+    for head in range(query.shape[1]):
+        own = head // together
+        scores = query[:, head] @ key[:, own].transpose(1, 2) / query.shape[-1] ** 0.5
+        weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+        heads.append(weights @ value[:, own])
+    return torch.stack(heads, dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(6, 2, 16), (3, 1, 24), (2, 2, 16)])
+def test_heads_that_share_keys_attend_each_by_itself(
+    heads: int, groups: int, width: int, queries: int, dtype: torch.dtype
+) -> None:
+    query = drawn(3, heads, queries, 16, seed=0).to(dtype)
+    key = drawn(3, groups, 43, 16, seed=1).to(dtype)
+    value = drawn(3, groups, 43, width, seed=2).to(dtype)
+    allowed = drawn(3, queries, 43, seed=3) > 0
+    mask = additive_mask(allowed, dtype).unsqueeze(1)
+    found = masked_attention(query, key, value, mask, scaling=None)
+    assert found.dtype == dtype
+    exact = written_out(query, key, value, allowed)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
 
 
 def gradients(

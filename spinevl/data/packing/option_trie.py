@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spinevl.data.packing.prefix_tree import shared
+
 
 @dataclass(frozen=True)
 class Branching:
@@ -39,14 +41,17 @@ def branchings(options: Sequence[Sequence[int]]) -> list[list[Branching]]:
     while groups:
         place, members = groups.pop()
         while len(members := [one for one in members if place < len(options[one])]) > 1:
+            in_order = sorted(tuple(options[one]) for one in members)
+            # what the first and the last share, all share
+            place = shared(in_order[0], in_order[-1], start=place)
             after: dict[int, list[int]] = {}
             for one in members:
-                after.setdefault(options[one][place], []).append(one)
+                if place < len(options[one]):
+                    after.setdefault(options[one][place], []).append(one)
             if len(after) > 1:
                 allowed = tuple(sorted(after))
-                for one in members:
+                for one in (one for group in after.values() for one in group):
                     found[one].append(Branching(place, allowed))
                 groups += [(place + 1, group) for group in after.values()]
                 break
-            place += 1
     return found

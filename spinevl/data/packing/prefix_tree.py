@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_TOGETHER = 64  # symbols that are compared at once
+
 
 @dataclass(frozen=True)
 class PackedRow:
@@ -45,9 +47,15 @@ def pack(
     children: list[dict[int, int]] = []
     roots: dict[int, int] = {}
     paths: list[list[int]] = []
+    before: Sequence[int] = ()
+    path: list[int] = []
     for sequence in sequences:
-        level, parent, path = roots, -1, []
-        for symbol in sequence[:-1]:
+        # a question's options share most tokens: begin where the last path is left
+        path = path[: shared(before, sequence[:-1])]
+        parent = path[-1] if path else -1
+        level = children[parent] if path else roots
+        before = sequence[:-1]
+        for symbol in before[len(path) :]:
             node = level.get(symbol)
             if node is None:
                 node = level[symbol] = len(symbols)
@@ -72,6 +80,16 @@ def pack(
         for sequence, path, spans in zip(sequences, paths, learned, strict=True)
     )
     return PackedRow(np.array(symbols, dtype=np.int64)[order], depth, subtree_end, targets)
+
+
+def shared(one: Sequence[int], other: Sequence[int], *, start: int = 0) -> int:
+    """The first place from ``start`` where two sequences, alike before it, differ or one ends."""
+    end = min(len(one), len(other))
+    while start < end and one[start : start + _TOGETHER] == other[start : start + _TOGETHER]:
+        start += _TOGETHER
+    while start < end and one[start] == other[start]:
+        start += 1
+    return min(start, end)
 
 
 def join(rows: Sequence[PackedRow]) -> PackedRow:

@@ -14,8 +14,9 @@ from spinevl.models.held import autocast_of, half_of
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
 
-# how many are encoded together: a single volume fills any device
-FIXED_BATCH = {"image": 16, "image3d": 1}
+# how many are encoded together: a single volume fills any device; more images would be faster on
+# some devices, and mostly padding where few are asked for
+FIXED_BATCH = {"image": 12, "image3d": 1}
 
 
 @role("encoder")

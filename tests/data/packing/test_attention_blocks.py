@@ -57,6 +57,13 @@ def test_every_query_sees_something_so_that_no_softmax_is_empty() -> None:
     assert all(bool(group.allowed.any(dim=-1).all()) for group in groups)
 
 
+def test_keys_fill_vector_registers() -> None:
+    rng = np.random.default_rng(0)
+    groups, _ = attention_blocks([forest(rng, 12, 40), forest(rng, 2, 5)], length=400)
+    assert {group.key.shape[1] % 32 for group in groups} == {0}
+    assert all(group.allowed.shape == (*group.query.shape, group.key.shape[1]) for group in groups)
+
+
 def test_blocks_of_a_wide_tree_cost_far_less_than_a_dense_mask() -> None:
     rng = np.random.default_rng(0)
     prefix = rng.integers(0, 1000, 80).tolist()
