@@ -21,7 +21,7 @@ from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example, Rounds
 
-_MOST_TIMES = 4
+_MOST_TIMES = 8
 _KEYS_BYTES = 2**31
 _LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
@@ -142,7 +142,9 @@ class Writer:
         prompts = [self._symbols(example, rounds, images) for example, rounds in waiting]
         return {
             "prompts": lay_out_prompts(
-                [(prompt, images.rows(prompt)) for prompt in prompts], packing=self.options.packing
+                [(prompt, images.rows(prompt)) for prompt in prompts],
+                patients=[example.key.patient for example, _ in waiting],
+                packing=self.options.packing,
             ),
             "visual_rows": visual_rows_of(self.model, images),
         }

@@ -16,25 +16,39 @@ from torch.nn import functional
 from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.schema.batch import AttentionBlocks
 
-_FIRST_STEPS = 16
-"""Steps for which room is made at first; later for half as many as there were."""
+_FIRST_STEPS = 64
+"""Steps for which room is made at first; later for as many as there were."""
 
 
 class AnswerCache:
     """What the tokens of answers attend to.
 
     Args:
-        contexts: of the prompts, see PromptBatch.
-        dtype: of the masks.
+        longest: the most steps.
     """
 
-    def __init__(self, contexts: Sequence[AttentionBlocks], *, dtype: torch.dtype) -> None:
-        self._contexts = [_Context(one, dtype) for one in contexts]
-        self._rows: list[torch.Tensor] = []  # of a step's tokens, in each context
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._contexts: list[_Context] = []
+        self._read = self._contexts  # those whose prompts are being read
+        self._rows: list[slice | torch.Tensor] = []  # of a step's tokens, in each context
+
+    def read(
+        self, contexts: Sequence[AttentionBlocks], *, dtype: torch.dtype, first: int = 0
+    ) -> None:
+        """Begin to read prompts.
+
+        Args:
+            contexts: see PromptBatch.
+            dtype: of the masks.
+            first: number of the first prompt.
+        """
+        self._read = [_Context(one, dtype, first, self._longest) for one in contexts]
+        self._contexts += self._read
 
     def keep(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Take in the prompts' keys and values [B * L, heads, d] of a layer."""
-        for one in self._contexts:
+        """Take in keys and values [B * L, heads, d] of a layer, of the prompts that are read."""
+        for one in self._read:
             one.keep(layer, key, value)
 
     def begin(self, prompts: Sequence[int]) -> None:
@@ -43,8 +57,7 @@ class AnswerCache:
         self._rows = []
         for one in self._contexts:
             own = [prompt for prompt in one.place_of if prompt in row_of]
-            rows = [row_of[prompt] for prompt in own]
-            self._rows.append(torch.tensor(rows, dtype=torch.long, device=one.mask.device))
+            self._rows.append(_index([row_of[prompt] for prompt in own], one.mask.device))
             one.begin(own)
 
     def attend(
@@ -61,31 +74,47 @@ class AnswerCache:
         flat_query, flat_key, flat_value = (one[0].transpose(0, 1) for one in (query, key, value))
         output = flat_query.new_empty(len(flat_query), query.shape[1], value.shape[-1])
         for one, rows in zip(self._contexts, self._rows, strict=True):
-            if len(rows):
-                given = (flat_query[rows], flat_key[rows], flat_value[rows])
+            given = (flat_query[rows], flat_key[rows], flat_value[rows])
+            if len(given[0]):
                 output[rows] = one.attend(layer, *given, scaling)
         return output[None]
 
 
+def _index(places: Sequence[int], device: torch.device) -> slice | torch.Tensor:
+    """What selects some places; a slice where one follows the other, since that copies nothing."""
+    if not places or list(places) == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places)) if places else slice(0)
+    return torch.tensor(places, dtype=torch.long, device=device)
+
+
 class _Context:
     """g contexts of up to q prompts each, and their keys: the prompts', then those of each step.
+
+    Args:
+        block: see PromptBatch.contexts.
+        dtype: of the mask.
+        first: number of the first prompt.
+        longest: see AnswerCache.
 
     Attributes:
         place_of: number of a prompt -> its place among the g * q queries.
         mask: [g, q, room] additive.
     """
 
-    def __init__(self, block: AttentionBlocks, dtype: torch.dtype) -> None:
+    def __init__(
+        self, block: AttentionBlocks, dtype: torch.dtype, first: int, longest: int
+    ) -> None:
+        self._longest = longest
         self.lowest = torch.finfo(dtype).min
         self.mask = additive_mask(block.allowed, dtype)
-        places = block.query.flatten().tolist()
-        # padding repeats a context's first prompt
-        self.place_of = {prompt: place for place, prompt in reversed(list(enumerate(places)))}
+        self.place_of: dict[int, int] = {}
+        for place, number in enumerate(block.query.flatten().tolist()):
+            self.place_of.setdefault(first + number, place)  # padding repeats the first prompt
         self.used = block.key.shape[1]
         self._steps = 0
         self._prompt_keys = block.key
         self._kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._at = torch.zeros(0, dtype=torch.long)
+        self._at: torch.Tensor | None = None  # of a step's queries; None where there are all
 
     def keep(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
         """[B * L, heads, d] -> [g, heads, keys, d] of this context."""
@@ -102,18 +131,30 @@ class _Context:
             self._kept = {}
             return
         self._leave_out_the_rest(prompts)
-        queries, room = self.mask.shape[1:]
+        count, queries, room = self.mask.shape
         if self.used + queries > room:
-            more = queries * max(_FIRST_STEPS, self._steps // 2)
-            self.mask = functional.pad(self.mask, (0, more), value=self.lowest)
-            self._kept = {
-                layer: tuple(functional.pad(one, (0, 0, 0, more)) for one in pair)  # type: ignore[misc]
-                for layer, pair in self._kept.items()
-            }
-        self._at = torch.tensor([self.place_of[one] for one in prompts], device=self.mask.device)
-        self.mask[self._at // queries, self._at % queries, self.used + self._at % queries] = 0
+            more = max(_FIRST_STEPS, self._steps)
+            self._make_room(queries * min(more, self._longest - self._steps))
+        at = torch.tensor([self.place_of[one] for one in prompts], device=self.mask.device)
+        self.mask[at // queries, at % queries, self.used + at % queries] = 0
+        everybody = prompts and [self.place_of[one] for one in prompts] == list(
+            range(count * queries)
+        )
+        self._at = None if everybody else at
         self.used += queries
         self._steps += 1
+
+    def _make_room(self, more: int) -> None:
+        self.mask = functional.pad(self.mask, (0, more), value=self.lowest)
+        for layer, pair in self._kept.items():
+            self._kept[layer] = tuple(self._widened(one, more) for one in pair)  # type: ignore[assignment]
+
+    def _widened(self, kept: torch.Tensor, more: int) -> torch.Tensor:
+        """[g, heads, keys, d] with room for more keys; only what is used is copied."""
+        count, heads, keys, dim = kept.shape
+        wide = kept.new_empty(count, heads, keys + more, dim)
+        wide[:, :, : self.used] = kept[:, :, : self.used]
+        return wide
 
     def _leave_out_the_rest(self, prompts: Sequence[int]) -> None:
         """Let go of contexts in which every answer has ended, once they are half of all."""
@@ -142,11 +183,18 @@ class _Context:
         """A step's query, key and value [n, heads, d] -> [n, heads, d]; see AnswerCache.attend."""
         count, queries, _ = self.mask.shape
         keys, values = self._kept[layer]
-        member, own = self._at // queries, self._at % queries
-        place = self.used - queries + own
-        keys[member, :, place], values[member, :, place] = key, value
-        padded = query.new_zeros(count * queries, *query.shape[1:])
-        padded[self._at] = query
+        step = slice(self.used - queries, self.used)
+        padded = query
+        if self._at is None:
+            for kept, new in ((keys, key), (values, value)):
+                kept[:, :, step] = new.unflatten(0, (count, queries)).transpose(1, 2)
+        else:
+            member, own = self._at // queries, self._at % queries
+            for kept, new in ((keys, key), (values, value)):
+                kept[:, :, step] = 0  # an answer that has ended has none, and nobody may read noise
+                kept[member, :, step.start + own] = new
+            padded = query.new_zeros(count * queries, *query.shape[1:])
+            padded[self._at] = query
         output = masked_attention(
             padded.unflatten(0, (count, queries)).transpose(1, 2),
             keys[:, :, : self.used],
@@ -154,4 +202,5 @@ class _Context:
             self.mask[:, None, :, : self.used],
             scaling=scaling,
         )
-        return output.transpose(1, 2).flatten(0, 1)[self._at]
+        flat = output.transpose(1, 2).flatten(0, 1)
+        return flat if self._at is None else flat[self._at]

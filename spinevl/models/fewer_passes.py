@@ -101,7 +101,7 @@ def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
 
 
 def _mean_squares(rows: torch.Tensor) -> torch.Tensor:
-    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    norms = torch.linalg.vector_norm(rows.float(), dim=-1)  # faster than with dtype=
     return norms.square_().div_(rows.shape[-1])
 
 

@@ -52,7 +52,7 @@ class Sampling:
 def greedy(
     model: VLM,
     *,
-    prompts: PromptBatch,
+    prompts: Sequence[PromptBatch],
     visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
@@ -92,7 +92,7 @@ def greedy(
 def generate(
     model: VLM,
     *,
-    prompts: PromptBatch,
+    prompts: Sequence[PromptBatch],
     visual_rows: torch.Tensor,
     end_id: int,
     max_new_tokens: int,
@@ -105,7 +105,7 @@ def generate(
 
     Args:
         model: in evaluation mode.
-        prompts: as they are laid out.
+        prompts: as they are laid out; one batch is read after the other, all are answered together.
         visual_rows: [R, llm.dim], the visual tokens of all images.
         end_id: ends an answer.
         max_new_tokens: the longest answer.
@@ -115,9 +115,11 @@ def generate(
         The next token of each answer [N]: ``end_id`` once it has ended, NOT_FINITE where logits
         were not finite, which ends it too.
     """
-    prompts = prompts.to(next(model.parameters()).device)
-    states, answers = _read(model, prompts, visual_rows)
-    going_on = torch.arange(len(prompts.lengths), device=states.device)
+    device = next(model.parameters()).device
+    prompts = [one.to(device) for one in prompts]
+    states, answers = _read(model, prompts, visual_rows, max_new_tokens)
+    lengths = torch.cat([one.lengths for one in prompts])
+    going_on = torch.arange(len(lengths), device=device)
     produced: list[torch.Tensor] = []
     for number in range(max_new_tokens):
         logits = model.llm.logits(states)
@@ -127,7 +129,7 @@ def generate(
             logits = logits.where(finite[:, None], 0.0)
         said = [tokens[going_on] for tokens in produced]
         chosen = sampling.next_token(logits, said)
-        told = torch.full_like(prompts.lengths, end_id)
+        told = torch.full_like(lengths, end_id)
         told[going_on] = torch.where(finite, chosen, NOT_FINITE)
         produced.append(told)
         yield told
@@ -136,7 +138,7 @@ def generate(
         if not len(going_on):
             return
         answers.begin(going_on.tolist())
-        places = prompts.lengths[going_on] + number
+        places = lengths[going_on] + number
         states = model.llm.hidden(
             model.llm.embed(chosen)[None], None, places[None], answers=answers
         )
@@ -144,13 +146,23 @@ def generate(
 
 
 def _read(
-    model: VLM, prompts: PromptBatch, visual_rows: torch.Tensor
+    model: VLM, prompts: Sequence[PromptBatch], visual_rows: torch.Tensor, longest: int
 ) -> tuple[torch.Tensor, AnswerCache]:
     """The hidden state of each prompt's last token [N, dim], and what its answer attends to."""
-    embeddings = splice(model.llm.embed(prompts.input_ids), visual_rows, prompts.visual_index)
-    kind = embeddings.dtype
-    masks = BlockMasks.of(prompts.attention, prompts.attention_order, dtype=kind)
-    answers = AnswerCache(prompts.contexts, dtype=kind)
+    answers = AnswerCache(longest)
+    states: list[torch.Tensor] = []
+    for batch in prompts:
+        embeddings = splice(model.llm.embed(batch.input_ids), visual_rows, batch.visual_index)
+        answers.read(batch.contexts, dtype=embeddings.dtype, first=sum(map(len, states)))
+        states.append(_last_states(model, batch, embeddings, answers))
+    return torch.cat(states), answers
+
+
+def _last_states(
+    model: VLM, prompts: PromptBatch, embeddings: torch.Tensor, answers: AnswerCache
+) -> torch.Tensor:
+    """The hidden state of each prompt's last token [N, dim]; ``answers`` take in all keys."""
+    masks = BlockMasks.of(prompts.attention, prompts.attention_order, dtype=embeddings.dtype)
     places, last = prompts.position_ids, prompts.last
     hidden = model.llm.hidden(embeddings, masks, places, read=last, answers=answers)
-    return hidden.flatten(0, 1).index_select(0, last), answers
+    return hidden.flatten(0, 1).index_select(0, last)

@@ -145,17 +145,17 @@ def test_processes_share_all_examples_and_none_is_asked_twice(
 def test_conversations_are_answered_together_as_far_as_their_keys_fit(
     model: VLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = [replace(talk(("<image>?", None)), key=Key(str(k), "")) for k in range(70)]
+    many = [replace(talk(("<image>?", None)), key=Key(str(k), "")) for k in range(140)]
     asking = predictor(model)
     batches = asking._batches(dict(enumerate(many)), 1)
-    assert list(map(len, batches)) == [64, 6]
-    assert list(map(len, asking._batches(dict(enumerate(many)), 7))) == [10] * 7
+    assert list(map(len, batches)) == [128, 12]
+    assert list(map(len, asking._batches(dict(enumerate(many)), 7))) == [20] * 7
     token = 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
     room = asking.collate.length(many[0]) + 4
     monkeypatch.setattr(writer, "_KEYS_BYTES", 32 * token * room)
-    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [32, 32, 6]
+    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [32] * 4 + [12]
     monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
-    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [16] * 4 + [6]
+    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [16] * 8 + [12]
 
 
 def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:

@@ -307,7 +307,7 @@ def test_an_image_in_a_given_answer_keeps_its_place(
     real = writer.greedy
 
     def greedy(model: Any, *, prompts: Any, visual_rows: Any, **options: Any) -> Any:
-        rows = prompts.visual_index
+        (rows,) = (one.visual_index for one in prompts)
         shown.append((len(visual_rows), rows[rows >= 0].tolist()))
         return real(model, prompts=prompts, visual_rows=visual_rows, **options)
 

@@ -1,8 +1,9 @@
-"""Lay prompts out whose answers are to be generated: a PromptBatch."""
+"""Lay prompts out whose answers are to be generated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -10,21 +11,56 @@ import torch
 from spinevl.config.options import Packing
 from spinevl.data.packing.attention_blocks import attention_blocks, contexts
 from spinevl.data.packing.layout import Sequenced, packed_rows
+from spinevl.data.packing.prefix_tree import shared
 from spinevl.schema.prompt_batch import PromptBatch
+
+_TOKENS_TOGETHER = 4096
+"""Tokens that are read together, unless a single patient's prompts have more.
+
+The memory that reading takes grows with them; its speed hardly does.
+"""
 
 
 def lay_out_prompts(
-    prompts: Sequence[tuple[np.ndarray, np.ndarray]], *, packing: Packing = Packing.tree
-) -> PromptBatch:
-    """Prompts in rows.
+    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    patients: Sequence[Hashable] = (),
+    packing: Packing = Packing.tree,
+) -> list[PromptBatch]:
+    """Prompts in rows, in batches that are read one after the other.
 
     Args:
         prompts: two arrays [L] each: symbols (token ids where 0 or more), and the row of the
             visual token at each position, -1 where a token id stands.
+        patients: whom each is about; consecutive prompts about one are read together. Without
+            them all are.
         packing: see Collator; ``tree`` lets prompts share the tokens that they begin with.
     """
     # a visual token is named by its row, so that one stands for the same image in every prompt
     named = [np.where(rows >= 0, -1 - rows, symbols).tolist() for symbols, rows in prompts]
+    owners = iter(patients or [None] * len(named))
+    together: list[list[list[int]]] = []
+    size = 0
+    for _, of_patient in groupby(named, key=lambda _: next(owners)):
+        members = list(of_patient)
+        more = _tokens(members, packing)
+        if not together or size + more > _TOKENS_TOGETHER:
+            together.append([])
+            size = 0
+        together[-1] += members
+        size += more
+    return [_laid_out(some, packing) for some in together]
+
+
+def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
+    """About how many tokens are read for some prompts."""
+    known = [0] * len(prompts)
+    if packing is Packing.tree:
+        known = [shared(one, other) for one, other in zip([[], *prompts], prompts, strict=False)]
+    return sum(map(len, prompts)) - sum(known)
+
+
+def _laid_out(named: Sequence[list[int]], packing: Packing) -> PromptBatch:
     lengths = [len(one) for one in named]
     rows = packed_rows(
         # the answer's first token, whatever it will be, takes no place in the row
