@@ -141,8 +141,9 @@ def _gradients(
     del scores
     of_value = torch.bmm(weights.to(query.dtype).transpose(1, 2), above)
     # of softmax: weights * (their gradient - its mean over weights), which the output gives
-    mean = (above.float() * output).sum(-1, keepdim=True)
-    of_scores = torch.bmm(above.float(), value.float().transpose(1, 2))
+    wide = above.float()
+    of_scores = torch.bmm(wide, value.float().transpose(1, 2))
+    mean = wide.mul_(output).sum(-1, keepdim=True)
     of_scores = of_scores.sub_(mean).mul_(weights).to(query.dtype)
     of_query = _scaled_bmm(of_scores, key, scale)
     of_key = _scaled_bmm(of_scores.transpose(1, 2), query, scale)
