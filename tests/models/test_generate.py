@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from small_llm import write_small_llm
 
 from spinevl.config.options import Packing
+from spinevl.data.packing import prompts as prompts_module
 from spinevl.data.packing.prompts import lay_out_prompts
+from spinevl.models import answer_cache
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.generate import Sampling, greedy
@@ -89,10 +92,18 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "phi3", "gemma"])
 @pytest.mark.parametrize("packing", list(Packing))
+@pytest.mark.parametrize(("patients", "parts"), [("", 1), ("aaabbccd", 4)])
 def test_answers_that_share_a_prefix_are_those_of_transformers(
-    kind: str, packing: Packing, tmp_path: Path
+    kind: str,
+    packing: Packing,
+    patients: str,
+    parts: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Grouped heads; prompts that begin alike, one that another begins with, and a twin."""
+    monkeypatch.setattr(prompts_module, "_TOKENS_TOGETHER", 1)
+    monkeypatch.setattr(answer_cache, "_FIRST_STEPS", 3)
     llm = HFCausalLM(path=write_small_llm(tmp_path, kind), conversation="medmvl", end_token="A")
     with torch.no_grad():
         for parameter in llm.parameters():
@@ -109,8 +120,11 @@ def test_answers_that_share_a_prefix_are_those_of_transformers(
     prompts += [prompts[2], [7], [*rng.integers(5, 60, 20), -1, -2]]
     shown = [[0]] * 6 + [[], [1, 2]]
     laid_out = lay_out_prompts(
-        [expanded(*pair) for pair in zip(prompts, shown, strict=True)], packing=packing
+        [expanded(*pair) for pair in zip(prompts, shown, strict=True)],
+        patients=patients,
+        packing=packing,
     )
+    assert len(laid_out) == parts
     expected = [
         alone(vlm, prompt, visual[own] if own else visual[:1], 40)
         for prompt, own in zip(prompts, shown, strict=True)
@@ -131,6 +145,46 @@ def test_answers_that_share_a_prefix_are_those_of_transformers(
     cut = [row[: row.index(end_id)] if end_id in row else row for row in expected]
     assert answers == cut
     assert len({len(row) for row in cut}) > 2
+
+
+def test_what_is_read_together_is_bounded_by_whole_patients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts = [expanded([1, 2, 3, last], []) for last in range(4, 10)]
+
+    def sizes(most: int, packing: Packing = Packing.tree) -> list[int]:
+        monkeypatch.setattr(prompts_module, "_TOKENS_TOGETHER", most)
+        batches = lay_out_prompts(prompts, patients="abbbcc", packing=packing)
+        return [len(one.lengths) for one in batches]
+
+    assert sizes(4) == [1, 3, 2]  # 4, 6 and 5 tokens, where the first three are shared
+    assert sizes(10) == [4, 2]
+    assert sizes(15) == [6]
+    assert sizes(23, Packing.plain) == [4, 2]
+    assert sizes(24, Packing.plain) == [6]
+
+
+def test_an_answer_never_reads_what_nobody_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for keys is not filled, and may hold anything."""
+    real = torch.Tensor.new_empty
+
+    def noise(tensor: torch.Tensor, *shape: Any, **options: Any) -> torch.Tensor:
+        made = real(tensor, *shape, **options)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    vlm = model()
+    rows = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
+    prompts = [expanded([1, 2, 3, 4, last], []) for last in range(5, 11)]
+
+    def answers() -> list[list[int] | None]:
+        options: dict[str, Any] = {"visual_rows": rows, "end_id": 117, "max_new_tokens": 12}
+        return greedy(vlm, prompts=lay_out_prompts(prompts), **options)
+
+    expected = answers()
+    assert None not in expected
+    assert len({len(one or ()) for one in expected}) > 3  # some end soon, some late
+    monkeypatch.setattr(torch.Tensor, "new_empty", noise)
+    assert answers() == expected
 
 
 def test_a_prompt_whose_logits_are_not_finite_has_no_answer() -> None:
