@@ -5,19 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from spinevl.models.encoder.base import Encoder
-
-_remembered: weakref.WeakKeyDictionary[Encoder, tuple[list[tuple[object, ...]], bytes]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 def image_key(pixels: np.ndarray) -> str:
@@ -36,35 +30,11 @@ def encoder_key(encoder: Encoder, *, autocast: torch.dtype | None = None) -> str
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
     for part in (kind.__qualname__, device, str(autocast), encoder.identity(), *sources, *versions):
         digest.update(part.encode() + b"\0")
-    digest.update(_weights_digest(encoder))
-    return digest.hexdigest()[:32]
-
-
-def _weights_digest(encoder: Encoder) -> bytes:
-    """The content of all weights and buffers; that of weights nobody has changed is remembered."""
-    weights = sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items())
-    written = None
-    if not any(tensor.is_inference() for _, tensor in weights):  # those count no changes
-        written = [(name, *_written(tensor)) for name, tensor in weights]
-        before, known = _remembered.get(encoder, (None, b""))
-        if written == before:
-            return known
-    digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        weights = sorted({**encoder.state_dict(), **dict(encoder.named_buffers())}.items())
         for one in pool.map(_digest, weights):
             digest.update(one)
-    if written is not None:
-        _remembered[encoder] = written, digest.digest()
-    return digest.digest()
-
-
-def _written(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Where a tensor is held, and how often it was changed in place.
-
-    The memory cannot become another tensor's while it is named here.
-    """
-    memory = StorageWeakRef(tensor.untyped_storage())
-    return memory, tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape, tensor.stride()
+    return digest.hexdigest()[:32]
 
 
 def _digest(weight: tuple[str, torch.Tensor]) -> bytes:

@@ -76,6 +76,7 @@ class FeatureCache:
         *,
         load: Callable[[Any], np.ndarray],
         autocast: torch.dtype | None = None,
+        key: str | None = None,
     ) -> Features | None:
         """The features of all ``images``, encoded in batches where the cache lacks them.
 
@@ -85,6 +86,7 @@ class FeatureCache:
                 encoded once.
             load: an image's name -> its pixels, as Encoder.transform takes them.
             autocast: the precision that training encodes in, if not float32.
+            key: the encoder_key of both, where it is known.
 
         Returns:
             The features; None where they are more than the cache may hold.
@@ -94,7 +96,7 @@ class FeatureCache:
         """
         shown = list(dict.fromkeys(images))
         with ThreadPoolExecutor() as pool:  # decoders and hashes let go of the interpreter's lock
-            own = pool.submit(encoder_key, encoder, autocast=autocast)
+            own = pool.submit(lambda: key or encoder_key(encoder, autocast=autocast))
             keys = dict(zip(shown, pool.map(lambda one: image_key(load(one)), shown), strict=True))
         first_of = {key: image for image, key in reversed(keys.items())}
         size = 4 * encoder.tokens * encoder.dim * len(first_of)

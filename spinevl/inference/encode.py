@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from spinevl.config.options import FeatureCacheOptions
 from spinevl.data.packing.image_input import BatchImages, ImageInputs
 from spinevl.features.store import FeatureCache, Features
 from spinevl.models.vlm import VLM, visual_rows
-from spinevl.schema.image_ref import MODALITIES, ImageRef
+from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
 
 
 def feature_cache_in(folder: Path, options: FeatureCacheOptions) -> FeatureCache:
@@ -26,6 +26,7 @@ def keep_features(
     images: Sequence[ImageRef],
     *,
     autocast: torch.dtype | None = None,
+    keys: Mapping[Modality, str] | None = None,
 ) -> list[Features]:
     """Encode the images that the cache lacks, and let the inputs read the features of all.
 
@@ -35,6 +36,7 @@ def keep_features(
         inputs: changed in place.
         images: all that will be shown.
         autocast: see FeatureCache.features.
+        keys: of the encoders, where they are known.
 
     Returns:
         What was encoded and found; a modality whose features the cache cannot hold has none.
@@ -45,7 +47,8 @@ def keep_features(
         if modality not in inputs or not shown:
             continue
         load = inputs[modality].pixels
-        features = cache.features(branch.encoder, shown, load=load, autocast=autocast)
+        key = (keys or {}).get(modality)
+        features = cache.features(branch.encoder, shown, load=load, autocast=autocast, key=key)
         inputs[modality].features = features
         kept += [features] if features is not None else []
     return kept

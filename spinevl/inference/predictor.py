@@ -17,6 +17,7 @@ from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.study import ConversationStudy, Study
+from spinevl.features.key import encoder_key
 from spinevl.features.store import FeatureCache
 from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.devices import predict_device
@@ -43,7 +44,8 @@ class Predictor:
         decode: the data source's: an image -> its pixels.
         options: how answers are read off the model. ``choice`` scores every option of a closed
             question, so that no answer is unparsed; all else is generated.
-        cache: of the features of frozen encoders.
+        cache: of the features of frozen encoders, whose weights must stay as they are: they are
+            hashed once.
         each_step: called at each token of generated answers; what it raises ends them.
         engine: generates in place of the model, which may have let its decoder go.
     """
@@ -62,6 +64,8 @@ class Predictor:
         self.options = options or PredictOptions()
         model.llm.plain_layers = self.options.plain_layers
         self.cache = cache
+        branches = model.vision_branches().items() if cache is not None else ()
+        self._keys = {modality: encoder_key(branch.encoder) for modality, branch in branches}
         self.collate = Collator(
             model.inputs(),
             ImageStore(decode),
@@ -104,7 +108,8 @@ class Predictor:
         if self.cache is not None:
             pairs = [pair for batch in batches for group in batch for pair in group]
             shown = [image for _, one in pairs for image in one.images]
-            keep_features(self.model, self.cache, self.collate.inputs, shown)
+            inputs = self.collate.inputs
+            keep_features(self.model, self.cache, inputs, shown, keys=self._keys)
         return self._answers(batches)
 
     def _batches(self, left: Mapping[int, Example], of: int) -> list[list[Group]]:

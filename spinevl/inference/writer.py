@@ -80,7 +80,7 @@ class Writer:
         width = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
-        size = next(self.model.llm.parameters()).element_size()
+        size = self.model.llm.model.get_input_embeddings().weight.element_size()
         return int(2 * config.num_hidden_layers * heads * width * size)
 
     @torch.inference_mode()
@@ -105,12 +105,12 @@ class Writer:
             repetition_penalty=self.options.repetition_penalty,
             each_step=self.each_step,
         )
-        if None in answers and len(waiting) > 1:
-            # a NaN may reach all that are read together: alone, the right one is named
-            return [text for one in waiting for text in self._texts([one])]
+        # a NaN may reach others that are read together: alone, the right one is named
         return [
-            self._decoded(example, tokens)
-            for (example, _), tokens in zip(waiting, answers, strict=True)
+            self._texts([one])[0]
+            if tokens is None and len(waiting) > 1
+            else self._decoded(one[0], tokens)
+            for one, tokens in zip(waiting, answers, strict=True)
         ]
 
     @torch.inference_mode()

@@ -30,10 +30,10 @@ class AnswerCache:
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._contexts: list[_Context] = []
-        self._read = self._contexts  # those whose prompts are being read
+        self._being_read: list[_Context] = []
         self._rows: list[slice | torch.Tensor] = []  # of a step's tokens, in each context
 
-    def read(
+    def begin_prompts(
         self, contexts: Sequence[AttentionBlocks], *, dtype: torch.dtype, first: int = 0
     ) -> None:
         """Begin to read prompts.
@@ -43,22 +43,26 @@ class AnswerCache:
             dtype: of the masks.
             first: number of the first prompt.
         """
-        self._read = [_Context(one, dtype, first, self._longest) for one in contexts]
-        self._contexts += self._read
+        self._being_read = [_Context(one, dtype, first, self._longest) for one in contexts]
+        self._contexts += self._being_read
 
     def keep(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
         """Take in keys and values [B * L, heads, d] of a layer, of the prompts that are read."""
-        for one in self._read:
+        for one in self._being_read:
             one.keep(layer, key, value)
 
-    def begin(self, prompts: Sequence[int]) -> None:
-        """Begin a step with one token of each of some answers, by the numbers of their prompts."""
+    def begin_step(self, prompts: Sequence[int]) -> None:
+        """Begin a step with one token of each of some answers, by the numbers of their prompts.
+
+        Where all answers of a context have ended, its keys are let go of.
+        """
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        self._rows = []
-        for one in self._contexts:
-            own = [prompt for prompt in one.place_of if prompt in row_of]
-            self._rows.append(_index([row_of[prompt] for prompt in own], one.mask.device))
-            one.begin(own)
+        contexts, self._contexts, self._being_read, self._rows = self._contexts, [], [], []
+        for one in contexts:
+            if own := [prompt for prompt in one.place_of if prompt in row_of]:
+                one.begin_step(own)
+                self._contexts.append(one)
+                self._rows.append(_index([row_of[prompt] for prompt in own], one.mask.device))
 
     def attend(
         self,
@@ -75,15 +79,15 @@ class AnswerCache:
         output = flat_query.new_empty(len(flat_query), query.shape[1], value.shape[-1])
         for one, rows in zip(self._contexts, self._rows, strict=True):
             given = (flat_query[rows], flat_key[rows], flat_value[rows])
-            if len(given[0]):
-                output[rows] = one.attend(layer, *given, scaling)
+            output[rows] = one.attend(layer, *given, scaling)
         return output[None]
 
 
 def _index(places: Sequence[int], device: torch.device) -> slice | torch.Tensor:
     """What selects some places; a slice where one follows the other, since that copies nothing."""
-    if not places or list(places) == list(range(places[0], places[0] + len(places))):
-        return slice(places[0], places[0] + len(places)) if places else slice(0)
+    run = range(places[0], places[0] + len(places))
+    if list(places) == list(run):
+        return slice(run.start, run.stop)
     return torch.tensor(places, dtype=torch.long, device=device)
 
 
@@ -125,22 +129,17 @@ class _Context:
         ]
         self._kept[layer] = (gathered[0].contiguous(), gathered[1].contiguous())
 
-    def begin(self, prompts: Sequence[int]) -> None:
+    def begin_step(self, prompts: Sequence[int]) -> None:
         """Make room for a token of each of these prompts' answers, which sees its own alone."""
-        if not prompts:
-            self._kept = {}
-            return
         self._leave_out_the_rest(prompts)
         count, queries, room = self.mask.shape
         if self.used + queries > room:
             more = max(_FIRST_STEPS, self._steps)
             self._make_room(queries * min(more, self._longest - self._steps))
-        at = torch.tensor([self.place_of[one] for one in prompts], device=self.mask.device)
+        places = [self.place_of[one] for one in prompts]
+        at = torch.tensor(places, device=self.mask.device)
         self.mask[at // queries, at % queries, self.used + at % queries] = 0
-        everybody = prompts and [self.place_of[one] for one in prompts] == list(
-            range(count * queries)
-        )
-        self._at = None if everybody else at
+        self._at = None if places == list(range(count * queries)) else at
         self.used += queries
         self._steps += 1
 
@@ -164,7 +163,8 @@ class _Context:
             return
         chosen = torch.tensor(left, device=self.mask.device)
         self.mask = self.mask[chosen]
-        self._kept = {layer: (k[chosen], v[chosen]) for layer, (k, v) in self._kept.items()}
+        for layer, (key, value) in self._kept.items():  # one after the other, to save memory
+            self._kept[layer] = (key[chosen], value[chosen])
         moved = {old: new for new, old in enumerate(left)}
         self.place_of = {
             one: moved[place // queries] * queries + place % queries
@@ -191,7 +191,8 @@ class _Context:
         else:
             member, own = self._at // queries, self._at % queries
             for kept, new in ((keys, key), (values, value)):
-                kept[:, :, step] = 0  # an answer that has ended has none, and nobody may read noise
+                # where an answer has ended; the room was not filled, and 0 * NaN is NaN
+                kept[:, :, step] = 0
                 kept[member, :, step.start + own] = new
             padded = query.new_zeros(count * queries, *query.shape[1:])
             padded[self._at] = query

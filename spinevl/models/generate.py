@@ -135,9 +135,9 @@ def generate(
         yield told
         left = finite & (chosen != end_id)
         going_on, chosen = going_on[left], chosen[left]
-        if not len(going_on):
+        if not len(going_on) or number + 1 == max_new_tokens:
             return
-        answers.begin(going_on.tolist())
+        answers.begin_step(going_on.tolist())
         places = lengths[going_on] + number
         states = model.llm.hidden(
             model.llm.embed(chosen)[None], None, places[None], answers=answers
@@ -153,7 +153,7 @@ def _read(
     states: list[torch.Tensor] = []
     for batch in prompts:
         embeddings = splice(model.llm.embed(batch.input_ids), visual_rows, batch.visual_index)
-        answers.read(batch.contexts, dtype=embeddings.dtype, first=sum(map(len, states)))
+        answers.begin_prompts(batch.contexts, dtype=embeddings.dtype, first=sum(map(len, states)))
         states.append(_last_states(model, batch, embeddings, answers))
     return torch.cat(states), answers
 

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from spinevl.models.fewer_passes import asked_for_on_a_cpu
+from spinevl.models.fewer_passes import asked_for_on_a_cpu, on_a_cpu
 
 _MOST_SCORES = 2**24
 """Scores of a step of the backward pass, unless keys of one head have more."""
@@ -35,13 +35,14 @@ def masked_attention(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output: torch.Tensor = _HalfAttention.apply(query, key, value, mask, scale)
         return output
-    times = query.shape[1] // key.shape[1]
-    if times > 1 and not key.is_cuda:
-        return _grouped_attention(query, key, value, mask, scaling=scaling, dropout=dropout)
-    if times > 1:  # CUDA kernels that take a mask do not take grouped heads
-        key, value = repeat_kv(key, times), repeat_kv(value, times)
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and on_a_cpu(query) and not torch.is_grad_enabled():
+        return _grouped_attention(query, key, value, mask, scaling=scaling)
+    if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
+        times = query.shape[1] // key.shape[1]
+        key, value, grouped = repeat_kv(key, times), repeat_kv(value, times), False
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
     )
 
 
@@ -52,19 +53,19 @@ def _grouped_attention(
     mask: torch.Tensor,
     *,
     scaling: float | None,
-    dropout: float = 0.0,
 ) -> torch.Tensor:
     """See masked_attention; the query heads that share keys are rows of one head.
 
-    So keys are read once for all of them. On CPUs torch reads them once for each.
+    So keys are read once for all of them; on CPUs torch reads them once for each. The rows have a
+    mask of their own, which a backward pass would keep for every layer.
     """
     n, heads, q, dim = query.shape
     groups, k = key.shape[1:3]
-    together = heads // groups
-    rows = query.reshape(n, groups, together * q, dim)
-    masks = mask[:, :, None].expand(n, 1, together, q, k).reshape(n, 1, together * q, k)
+    times = heads // groups
+    rows = query.reshape(n, groups, times * q, dim)
+    masks = mask[:, :, None].expand(n, 1, times, q, k).reshape(n, 1, times * q, k)
     output = functional.scaled_dot_product_attention(
-        rows, key, value, attn_mask=masks, dropout_p=dropout, scale=scaling
+        rows, key, value, attn_mask=masks, scale=scaling
     )
     return output.reshape(n, heads, q, value.shape[-1])
 
@@ -141,7 +142,7 @@ def _gradients(
     del scores
     of_value = torch.bmm(weights.to(query.dtype).transpose(1, 2), above)
     # of softmax: weights * (their gradient - its mean over weights), which the output gives
-    wide = above.float()
+    wide = above.float()  # a copy: gradients are bfloat16 here
     of_scores = torch.bmm(wide, value.float().transpose(1, 2))
     mean = wide.mul_(output).sum(-1, keepdim=True)
     of_scores = of_scores.sub_(mean).mul_(weights).to(query.dtype)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-from spinevl.features import key
 from spinevl.features.encode import encode
 from spinevl.features.key import encoder_key, source_modules
 from spinevl.features.store import FeatureCache, Features
@@ -107,54 +106,6 @@ def test_what_is_no_weight_is_in_the_key(change: Any) -> None:
     changed = encoder()
     change(changed)
     assert encoder_key(changed) != encoder_key(encoder())
-
-
-def _in_place(one: TinyEncoder) -> None:
-    with torch.no_grad():
-        next(one.parameters())[0] += 1
-
-
-def _replaced(one: TinyEncoder) -> None:
-    one.load_state_dict(encoder(seed=1).state_dict(), assign=True)
-
-
-def _rounded(one: TinyEncoder) -> None:
-    one.half().float()  # may come to lie where the exact ones were
-
-
-def _turned(one: TinyEncoder) -> None:
-    weight = next(one.parameters())
-    weight.data = weight.data.flip(-1)
-
-
-@pytest.mark.parametrize("change", [_in_place, _replaced, _rounded, _turned])
-def test_weights_are_read_again_once_they_were_changed(change: Any) -> None:
-    one = encoder()
-    before = encoder_key(one)
-    assert encoder_key(one) == before
-    change(one)
-    after = encoder_key(one)
-    assert after != before
-    fresh = encoder()
-    fresh.load_state_dict(one.state_dict())
-    assert encoder_key(fresh) == after
-
-
-def test_weights_that_nobody_changed_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    real = key._digest
-    monkeypatch.setattr(key, "_digest", lambda weight: read.append(weight[0]) or real(weight))
-    one = encoder()
-    first = encoder_key(one)
-    count = len(read)
-    assert count == len(one.state_dict())
-    assert encoder_key(one) == first
-    assert len(read) == count
-    with torch.inference_mode():
-        counted_by_nobody = encoder()
-    for _ in range(2):
-        assert encoder_key(counted_by_nobody) == first
-    assert len(read) == 3 * count
 
 
 def flip(file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.features.store import FeatureCache
+from spinevl.inference import predictor as predictor_module
 from spinevl.inference import writer
 from spinevl.inference.answer import Answer
 from spinevl.inference.predictor import Predictor, predictions
@@ -237,6 +239,44 @@ def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) 
     volume = replace(long, images=(ImageRef("v", modality="image3d"),))
     with pytest.raises(UserError, match=r"record 3 \(id 7\): .*<image3d>"):
         predictor(model).answers([volume])
+
+
+def test_what_is_answered_beside_a_bad_patient_is_not_asked_again(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = writer.greedy
+
+    def one_fails(*given: Any, prompts: Any, **options: Any) -> list[list[int] | None]:
+        answers = real(*given, prompts=prompts, **options)
+        asked.append(len(answers))
+        return [None if len(answers) > 1 and k == 2 else one for k, one in enumerate(answers)]
+
+    asking = predictor(model, mode=PredictMode.generate)
+    expected = {index: one.rounds for index, one in asking.answers(EXAMPLES[:4])}
+    monkeypatch.setattr(writer, "greedy", one_fails)
+    found = {index: one.rounds for index, one in asking.answers(EXAMPLES[:4])}
+    assert found == expected
+    assert asked[:2] == [len(EXAMPLES[:4]), 1]
+
+
+def test_the_weights_of_encoders_are_hashed_once(
+    model: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = predictor_module.encoder_key
+
+    def noting(encoder: Any) -> str:
+        hashed.append(real(encoder))
+        return hashed[-1]
+
+    monkeypatch.setattr(predictor_module, "encoder_key", noting)
+    asking = predictor(model, cache=FeatureCache(tmp_path, max_bytes=10**9))
+    first = dict(asking.answers(EXAMPLES[:2]))
+    again = dict(asking.answers(EXAMPLES[:2]))
+    assert again == first
+    assert hashed == [real(model.encoder)]
+    assert [one.name for one in tmp_path.iterdir() if one.is_dir()] == hashed
 
 
 @pytest.mark.parametrize("mode", list(PredictMode))

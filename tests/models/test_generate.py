@@ -102,7 +102,8 @@ def test_answers_that_share_a_prefix_are_those_of_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Grouped heads; prompts that begin alike, one that another begins with, and a twin."""
-    monkeypatch.setattr(prompts_module, "_TOKENS_TOGETHER", 1)
+    monkeypatch.setattr(prompts_module, "_MOST_TOKENS", 1)
+    monkeypatch.setattr(prompts_module, "_MOST_BATCHES", 99)
     monkeypatch.setattr(answer_cache, "_FIRST_STEPS", 3)
     llm = HFCausalLM(path=write_small_llm(tmp_path, kind), conversation="medmvl", end_token="A")
     with torch.no_grad():
@@ -151,17 +152,27 @@ def test_what_is_read_together_is_bounded_by_whole_patients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prompts = [expanded([1, 2, 3, last], []) for last in range(4, 10)]
+    monkeypatch.setattr(prompts_module, "_MOST_BATCHES", 99)
 
-    def sizes(most: int, packing: Packing = Packing.tree) -> list[int]:
-        monkeypatch.setattr(prompts_module, "_TOKENS_TOGETHER", most)
-        batches = lay_out_prompts(prompts, patients="abbbcc", packing=packing)
+    def sizes(most: int, packing: Packing = Packing.tree, patients: str = "abbbcc") -> list[int]:
+        monkeypatch.setattr(prompts_module, "_MOST_TOKENS", most)
+        batches = lay_out_prompts(prompts, patients=patients, packing=packing)
         return [len(one.lengths) for one in batches]
 
-    assert sizes(4) == [1, 3, 2]  # 4, 6 and 5 tokens, where the first three are shared
-    assert sizes(10) == [4, 2]
-    assert sizes(15) == [6]
+    assert sizes(4) == [1, 3, 2]  # 4, 6 and 5 tokens where each is read alone
+    assert sizes(7) == [4, 2]  # three tokens are shared, each has one of its own
+    assert sizes(8) == [4, 2]
+    assert sizes(9) == [6]
+    assert sizes(9, patients="abcdef") == [6]  # whoever it is about, a prefix is read once
     assert sizes(23, Packing.plain) == [4, 2]
     assert sizes(24, Packing.plain) == [6]
+    prompts[0] = expanded([1, 2, 3, 4, 5, 6], [])
+    assert sizes(26, Packing.plain) == [6]
+    assert sizes(26, Packing.off) == [4, 2]  # rows are as wide as the longest
+    monkeypatch.setattr(prompts_module, "_MOST_BATCHES", 2)
+    assert sizes(1, Packing.plain, "abcdef") == [2, 3, 1]  # 13 tokens each, half of all
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        lay_out_prompts(prompts, patients="abc")
 
 
 def test_an_answer_never_reads_what_nobody_wrote(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spinevl.models import masked_attention as module
-from spinevl.models.fewer_passes import computed
+from spinevl.models.fewer_passes import as_on_gpus, computed
 from spinevl.models.masked_attention import additive_mask, masked_attention
 
 
@@ -42,11 +42,35 @@ def test_heads_that_share_keys_attend_each_by_itself(
     value = drawn(3, groups, 43, width, seed=2).to(dtype)
     allowed = drawn(3, queries, 43, seed=3) > 0
     mask = additive_mask(allowed, dtype).unsqueeze(1)
-    found = masked_attention(query, key, value, mask, scaling=None)
+    with torch.no_grad():
+        found = masked_attention(query, key, value, mask, scaling=None)
     assert found.dtype == dtype
     exact = written_out(query, key, value, allowed)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
+
+
+def test_rows_of_one_head_are_for_cpus_that_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward pass would keep their masks; a rehearsal of a GPU's memory must not see them."""
+    seen: list[int] = []
+    real = module._grouped_attention
+
+    def noting(*given: Any, **options: Any) -> torch.Tensor:
+        seen.append(1)
+        return real(*given, **options)
+
+    monkeypatch.setattr(module, "_grouped_attention", noting)
+    query, key = drawn(1, 4, 3, 8, seed=0), drawn(1, 2, 5, 8, seed=1)
+    mask = torch.zeros(1, 1, 3, 5).bfloat16()
+    outputs = [masked_attention(query, key, key, mask, scaling=None)]
+    with torch.no_grad():
+        with as_on_gpus():
+            outputs.append(masked_attention(query, key, key, mask, scaling=None))
+        assert not seen
+        outputs.append(masked_attention(query, key, key, mask, scaling=None))
+    assert seen
+    for one in outputs[1:]:
+        torch.testing.assert_close(one, outputs[0], atol=1e-2, rtol=0)
 
 
 def gradients(

@@ -20,9 +20,9 @@ from spinevl.schema.batch import AttentionBlocks
 SMALL_SUBTREE = 128
 # Blocks share a tensor as long as their padding stays below this share of the work.
 MOST_PADDING = 0.25
-# Keys are padded to a multiple of this: of the vector registers of any processor. What does not
-# fill one is computed number by number, which took half of the attention in bfloat16.
-KEYS_TOGETHER = 32
+# Keys are padded to a multiple of this: numbers in a vector register of any processor. CPU kernels
+# compute a remainder number by number, which took half of attention's time in bfloat16.
+KEY_MULTIPLE = 32
 
 _Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
 
@@ -45,7 +45,7 @@ def attention_blocks(
     groups = []
     done = 0
     for members in _grouped(blocks):
-        group = _padded(members, keys_together=KEYS_TOGETHER)
+        group = _padded(members, key_multiple=KEY_MULTIPLE)
         for number, (query, _, _) in enumerate(members):
             order[query] = done + number * group.query.shape[1] + np.arange(len(query))
         done += group.query.numel()
@@ -136,11 +136,11 @@ def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
         yield members
 
 
-def _padded(members: Sequence[_Block], *, keys_together: int = 1) -> AttentionBlocks:
+def _padded(members: Sequence[_Block], *, key_multiple: int = 1) -> AttentionBlocks:
     """One group; padding repeats the first query and key, which only padding attends to."""
     queries = max(len(query) for query, _, _ in members)
     keys = max(len(key) for _, key, _ in members)
-    keys += -keys % keys_together
+    keys += -keys % key_multiple
     query = np.empty((len(members), queries), dtype=np.int64)
     key = np.empty((len(members), keys), dtype=np.int64)
     allowed = np.zeros((len(members), queries, keys), dtype=bool)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from spinevl.data.packing.prefix_tree import shared
 
@@ -42,7 +43,7 @@ def branchings(options: Sequence[Sequence[int]]) -> list[list[Branching]]:
         place, members = groups.pop()
         while len(members := [one for one in members if place < len(options[one])]) > 1:
             in_order = sorted(tuple(options[one]) for one in members)
-            # what the first and the last share, all share
+            # what the first and the last share, all between them share
             place = shared(in_order[0], in_order[-1], start=place)
             after: dict[int, list[int]] = {}
             for one in members:
@@ -50,7 +51,7 @@ def branchings(options: Sequence[Sequence[int]]) -> list[list[Branching]]:
                     after.setdefault(options[one][place], []).append(one)
             if len(after) > 1:
                 allowed = tuple(sorted(after))
-                for one in (one for group in after.values() for one in group):
+                for one in chain.from_iterable(after.values()):
                     found[one].append(Branching(place, allowed))
                 groups += [(place + 1, group) for group in after.values()]
                 break

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_TOGETHER = 64  # symbols that are compared at once
+_CHUNK = 64  # symbols that are compared at once
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ def pack(
     path: list[int] = []
     for sequence in sequences:
         # a question's options share most tokens: begin where the last path is left
-        path = path[: shared(before, sequence[:-1])]
+        own = sequence[:-1]
+        path = path[: shared(before, own)]
+        before = own
         parent = path[-1] if path else -1
         level = children[parent] if path else roots
-        before = sequence[:-1]
-        for symbol in before[len(path) :]:
+        for symbol in own[len(path) :]:
             node = level.get(symbol)
             if node is None:
                 node = level[symbol] = len(symbols)
@@ -83,10 +84,15 @@ def pack(
 
 
 def shared(one: Sequence[int], other: Sequence[int], *, start: int = 0) -> int:
-    """The first place from ``start`` where two sequences, alike before it, differ or one ends."""
+    """The first place where two lists or two tuples differ, or one ends.
+
+    Args:
+        one, other: the sequences.
+        start: they are known to be alike before it.
+    """
     end = min(len(one), len(other))
-    while start < end and one[start : start + _TOGETHER] == other[start : start + _TOGETHER]:
-        start += _TOGETHER
+    while start < end and one[start : start + _CHUNK] == other[start : start + _CHUNK]:
+        start += _CHUNK
     while start < end and one[start] == other[start]:
         start += 1
     return min(start, end)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from spinevl.data.packing.layout import Sequenced, packed_rows
 from spinevl.data.packing.prefix_tree import shared
 from spinevl.schema.prompt_batch import PromptBatch
 
-_TOKENS_TOGETHER = 4096
-"""Tokens that are read together, unless a single patient's prompts have more.
+_MOST_TOKENS = 4096
+_MOST_BATCHES = 4
+"""Prompts are read in batches of so many tokens, or more where there would be too many batches.
 
-The memory that reading takes grows with them; its speed hardly does.
+The memory that reading takes grows with a batch, its speed hardly does. But in each step the
+answers attend to the keys of one batch after the other.
 """
 
 
@@ -32,32 +35,31 @@ def lay_out_prompts(
     Args:
         prompts: two arrays [L] each: symbols (token ids where 0 or more), and the row of the
             visual token at each position, -1 where a token id stands.
-        patients: whom each is about; consecutive prompts about one are read together. Without
-            them all are.
+        patients: whom each is about; consecutive prompts about one are in one batch. Without
+            ``patients`` all prompts are.
         packing: see Collator; ``tree`` lets prompts share the tokens that they begin with.
     """
     # a visual token is named by its row, so that one stands for the same image in every prompt
     named = [np.where(rows >= 0, -1 - rows, symbols).tolist() for symbols, rows in prompts]
-    owners = iter(patients or [None] * len(named))
-    together: list[list[list[int]]] = []
-    size = 0
-    for _, of_patient in groupby(named, key=lambda _: next(owners)):
-        members = list(of_patient)
-        more = _tokens(members, packing)
-        if not together or size + more > _TOKENS_TOGETHER:
-            together.append([])
-            size = 0
-        together[-1] += members
-        size += more
-    return [_laid_out(some, packing) for some in together]
+    most = max(_MOST_TOKENS, _tokens(named, packing) // _MOST_BATCHES)
+    batches: list[list[list[int]]] = []
+    owned = zip(patients or [None] * len(named), named, strict=True)
+    for _, group in groupby(owned, key=itemgetter(0)):
+        members = [one for _, one in group]
+        if not batches or _tokens([*batches[-1], *members], packing) > most:
+            batches.append([])
+        batches[-1] += members
+    return [_laid_out(one, packing) for one in batches]
 
 
 def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
-    """About how many tokens are read for some prompts."""
-    known = [0] * len(prompts)
+    """How many tokens are read for some prompts; in a tree, at most."""
+    if packing is Packing.off:
+        return len(prompts) * max(map(len, prompts))
+    tokens = sum(map(len, prompts))
     if packing is Packing.tree:
-        known = [shared(one, other) for one, other in zip([[], *prompts], prompts, strict=False)]
-    return sum(map(len, prompts)) - sum(known)
+        tokens -= sum(shared(one, other) for one, other in pairwise(prompts))
+    return tokens
 
 
 def _laid_out(named: Sequence[list[int]], packing: Packing) -> PromptBatch:
