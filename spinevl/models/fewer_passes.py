@@ -77,14 +77,10 @@ def asked_for(tensor: torch.Tensor) -> bool:
     return _asked()[0] and tensor.dtype in _TYPES
 
 
-def on_a_cpu(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is on a CPU, and does not stand for one on a GPU (``as_on_gpus``)."""
-    return tensor.device.type == "cpu" and not getattr(_here, "rehearses", False)
-
-
 def asked_for_on_a_cpu(tensor: torch.Tensor) -> bool:
-    """The same as ``asked_for``, of what is done on CPUs alone."""
-    return on_a_cpu(tensor) and asked_for(tensor)
+    """The same, of what is done on CPUs alone."""
+    on_cpu = tensor.device.type == "cpu" and not getattr(_here, "rehearses", False)
+    return on_cpu and asked_for(tensor)
 
 
 def _applies(tensor: torch.Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from spinevl.models.fewer_passes import asked_for_on_a_cpu, on_a_cpu
+from spinevl.models.fewer_passes import asked_for_on_a_cpu
 
 _MOST_SCORES = 2**24
 """Scores of a step of the backward pass, unless keys of one head have more."""
@@ -36,7 +36,7 @@ def masked_attention(
         output: torch.Tensor = _HalfAttention.apply(query, key, value, mask, scale)
         return output
     grouped = query.shape[1] != key.shape[1]
-    if grouped and on_a_cpu(query) and not torch.is_grad_enabled():
+    if grouped and asked_for_on_a_cpu(query) and not torch.is_grad_enabled():
         return _grouped_attention(query, key, value, mask, scaling=scaling)
     if grouped and key.is_cuda:  # CUDA kernels that take a mask do not take grouped heads
         times = query.shape[1] // key.shape[1]

@@ -42,7 +42,7 @@ def test_heads_that_share_keys_attend_each_by_itself(
     value = drawn(3, groups, 43, width, seed=2).to(dtype)
     allowed = drawn(3, queries, 43, seed=3) > 0
     mask = additive_mask(allowed, dtype).unsqueeze(1)
-    with torch.no_grad():
+    with torch.no_grad(), computed(True):
         found = masked_attention(query, key, value, mask, scaling=None)
     assert found.dtype == dtype
     exact = written_out(query, key, value, allowed)
@@ -50,8 +50,8 @@ def test_heads_that_share_keys_attend_each_by_itself(
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
 
 
-def test_rows_of_one_head_are_for_cpus_that_predict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backward pass would keep their masks; a rehearsal of a GPU's memory must not see them."""
+def test_rows_of_one_head_are_for_predictions_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward pass would keep their masks, and GPUs do not take them."""
     seen: list[int] = []
     real = module._grouped_attention
 
@@ -62,12 +62,19 @@ def test_rows_of_one_head_are_for_cpus_that_predict(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "_grouped_attention", noting)
     query, key = drawn(1, 4, 3, 8, seed=0), drawn(1, 2, 5, 8, seed=1)
     mask = torch.zeros(1, 1, 3, 5).bfloat16()
-    outputs = [masked_attention(query, key, key, mask, scaling=None)]
-    with torch.no_grad():
-        with as_on_gpus():
-            outputs.append(masked_attention(query, key, key, mask, scaling=None))
-        assert not seen
-        outputs.append(masked_attention(query, key, key, mask, scaling=None))
+
+    def output() -> torch.Tensor:
+        return masked_attention(query, key, key, mask, scaling=None)
+
+    with computed(True):
+        outputs = [output()]
+        with torch.no_grad(), as_on_gpus():
+            outputs.append(output())
+    with torch.no_grad(), computed(False):  # plain_layers
+        outputs.append(output())
+    assert not seen
+    with torch.no_grad(), computed(True):
+        outputs.append(output())
     assert seen
     for one in outputs[1:]:
         torch.testing.assert_close(one, outputs[0], atol=1e-2, rtol=0)
