@@ -57,8 +57,9 @@ class AnswerCache:
         Where all answers of a context have ended, its keys are let go of.
         """
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        contexts, self._contexts, self._being_read, self._rows = self._contexts, [], [], []
-        for one in contexts:
+        before = self._contexts
+        self._contexts, self._being_read, self._rows = [], [], []
+        for one in before:
             if own := [prompt for prompt in one.place_of if prompt in row_of]:
                 one.begin_step(own)
                 self._contexts.append(one)
