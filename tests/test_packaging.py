@@ -52,3 +52,15 @@ def test_the_playground_has_the_versions_of_all_others_but_two() -> None:
     assert {name for name in own if all_.get(name, own[name]) != own[name]} == {"pillow", "tomlkit"}
     project = (REPOSITORY / "pyproject.toml").read_text("utf-8")
     assert f'playground = ["gradio=={own["gradio"]}"]' in project
+
+
+def test_the_repository_holds_no_links() -> None:
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a checkout")
+    told = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    lines = told.stdout.splitlines()
+    assert lines
+    # a link leads to a folder of one machine, and where that is missing, nothing can be made there
+    assert [line for line in lines if line.startswith("120000")] == []

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from spinevl.config.options import AugmentOptions, OptimOptions
 from spinevl.data.datamodule import ExampleDataModule
@@ -173,7 +171,6 @@ def test_what_learns_and_is_not_reached_is_named() -> None:
         require_reached(vlm)
 
 
-LIMIT = 240  # seconds for two processes
 # what the examples of each rank show, step by step; a rank without examples has a blank batch
 STEPS: list[tuple[list[tuple[Modality, ...]], list[tuple[Modality, ...]]]] = [
     ([("image",)], [()]),
@@ -311,16 +308,7 @@ def dev_score(rank: int, world: int) -> float:
     return mean_logprob(*(of_all_ranks(batches, found) if world > 1 else (batches, found)))
 
 
-def _rank(rank: int, store: str, results: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2"}
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+def _rank(rank: int, results: str) -> None:
     # one image of three is a chunk of its own, so that ranks call frozen encoders unequally often
     base.FIXED_BATCH = every_branch.FIXED_BATCH = {"image": 2, "image3d": 1}
     found = {
@@ -329,24 +317,13 @@ def _rank(rank: int, store: str, results: str) -> None:
         "zero3": {case: with_zero3(case, rank) for case in CASES},
     }
     torch.save(found, f"{results}-{rank}")
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both ranks found, within a limit of time."""
+    """What both ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.spawn(
-        _rank, args=(str(folder / "store"), str(folder / "found")), nprocs=2, join=False
-    )
-    assert context is not None
-    ends = time.monotonic() + LIMIT
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < ends, "a rank waits for another"
-    finally:
-        for process in context.processes:
-            process.kill()
+    on_two_ranks(_rank, folder, str(folder / "found"))
     return [torch.load(folder / f"found-{rank}") for rank in range(2)]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from two_ranks import on_two_ranks
 
 from spinevl.distributed.ranks import AGENT, mean_over_ranks, of_first, rank, world_size
 
@@ -25,8 +26,7 @@ def test_what_a_cluster_says_of_other_processes_is_not_believed(
     assert (rank(), world_size()) == (1, 2)
 
 
-def _rank(rank: int, store: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _rank(rank: int) -> None:
     # each rank's loss is the sum over its own tokens; data parallelism averages the gradients
     tokens = [torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0])][rank]
     weight = torch.ones(1, requires_grad=True)
@@ -35,11 +35,10 @@ def _rank(rank: int, store: str) -> None:
     assert weight.grad is not None
     distributed.all_reduce(weight.grad)
     assert torch.isclose(weight.grad / 2, torch.tensor(3.5))  # (1 + 2 + 6 + 5) / 4
-    distributed.destroy_process_group()
 
 
 def test_two_ranks_average_over_the_tokens_of_both(tmp_path: Path) -> None:
-    multiprocessing.spawn(_rank, args=(str(tmp_path / "store"),), nprocs=2)
+    on_two_ranks(_rank, tmp_path)
 
 
 def test_without_a_group_the_first_process_is_the_only_one() -> None:

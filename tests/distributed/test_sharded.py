@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small_llm import write_small_llm
-from torch import distributed, multiprocessing, nn
+from torch import nn
+from two_ranks import on_two_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -93,11 +92,6 @@ def two_losses(folder: Path, mode: str) -> list[float]:
 
 
 def _rank(rank: int, folder: Path, expected: dict[str, list[float]]) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "DS_ACCELERATOR": "cpu"}
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2
-    )
     import deepspeed
     import deepspeed.ops
     from safetensors.torch import load_file
@@ -137,16 +131,9 @@ def _rank(rank: int, folder: Path, expected: dict[str, list[float]]) -> None:
         assert abs(second.item() - expected[mode][1]) < 1e-5, mode
         assert abs(second.item() - first.item()) > 1e-4, mode  # so that a step would be missed
         engine.destroy()
-    distributed.destroy_process_group()
 
 
 def test_weights_adapters_and_losses_are_those_of_one_process(tmp_path: Path) -> None:
     write_parts(tmp_path)
     expected = {mode: two_losses(tmp_path, mode) for mode in MODES}
-    ranks = multiprocessing.spawn(_rank, args=(tmp_path, expected), nprocs=2, join=False)
-    late = time.monotonic() + 240
-    while not ranks.join(timeout=5):
-        if time.monotonic() > late:
-            for process in ranks.processes:
-                process.kill()
-            pytest.fail("the ranks hang")
+    on_two_ranks(_rank, tmp_path, tmp_path, expected)
