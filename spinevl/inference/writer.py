@@ -145,6 +145,7 @@ class Writer:
                 [(prompt, images.rows(prompt)) for prompt in prompts],
                 patients=[example.key.patient for example, _ in waiting],
                 packing=self.options.packing,
+                attention=self.options.attention,
             ),
             "visual_rows": visual_rows_of(self.model, images),
         }

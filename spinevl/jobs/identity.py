@@ -23,7 +23,10 @@ from spinevl.schema.image_ref import MODALITIES
 _NO_MATTER = ("cache_dir", "logger", "trusted_targets", "feature_cache", "resume")
 _NO_MATTER_WITHIN = {
     "trainer": ("progress_bar", "num_workers", "save_every", "keep", "keep_best"),
-    "predict": ("devices", "batch_size", "packing", "vllm_python"),
+    "predict": (
+        *("devices", "batch_size", "packing", "attention", "compile", "compile_mode"),
+        "vllm_python",
+    ),
 }
 
 # keys whose values name what a job reads; other values do where they have a slash in them

@@ -17,7 +17,7 @@ from spinevl.config.keys import Positive
 from spinevl.models import fewer_passes, prefix_attention
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.held import DType, autocast_of, torch_dtype
-from spinevl.models.prefix_attention import BlockMasks
+from spinevl.models.prefix_attention import Masks
 from spinevl.models.quantized import Quantize
 from spinevl.models.sharded import read_as_shares, require_finite_shares
 from spinevl.models.small_copy import small_copy
@@ -107,7 +107,7 @@ class CausalLM(nn.Module):
     def hidden(
         self,
         embeddings: torch.Tensor,
-        masks: BlockMasks | None,
+        masks: Masks | None,
         position_ids: torch.Tensor,
         read: torch.Tensor | None = None,
         answers: AnswerCache | None = None,

@@ -18,7 +18,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.last_layer import computed_at, token_wise_parts
 from spinevl.models.masked_attention import additive_mask, masked_attention
-from spinevl.schema.batch import AttentionBlocks
+from spinevl.models.tree_mask import TreeMask
+from spinevl.schema.batch import AttentionBlocks, Batch
+from spinevl.schema.prompt_batch import PromptBatch
 
 NAME = "spinevl_prefix_attention"
 
@@ -45,6 +47,45 @@ class BlockMasks:
             ready.append((one.query, one.key, additive_mask(one.allowed, dtype).unsqueeze(1)))
         return cls(tuple(ready), order)
 
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
+
+        ``options`` as of masked_attention.
+        """
+        batch, _, length, _ = query.shape
+        flat_query, flat_key, flat_value = (
+            one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
+        )  # [B * L, heads, d]
+        outputs = []
+        for query_index, key_index, mask in self.blocks:
+            output = masked_attention(
+                _gathered(flat_query, query_index),
+                _gathered(flat_key, key_index),
+                _gathered(flat_value, key_index),
+                mask,
+                **options,
+            )
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return joined.index_select(0, self.order).unflatten(0, (batch, length))
+
+
+Masks = BlockMasks | TreeMask
+
+
+def masks_of(batch: Batch | PromptBatch, *, dtype: torch.dtype) -> Masks:
+    """What the tokens of a batch attend to, as it is laid out.
+
+    Args:
+        batch: with attention blocks or the ends of subtrees.
+        dtype: of additive masks.
+    """
+    if batch.subtree_end is not None:
+        return TreeMask.of(batch.subtree_end)
+    return BlockMasks.of(batch.attention, batch.attention_order, dtype=dtype)
+
 
 def prefix_attention(
     module: torch.nn.Module,
@@ -54,40 +95,24 @@ def prefix_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    block_masks: BlockMasks | None = None,
+    masks: Masks | None = None,
     answers: AnswerCache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
 
-    Without ``block_masks`` these are tokens of ``answers``. Without either this is transformers'
+    Without ``masks`` these are tokens of ``answers``. Without either this is transformers'
     own scaled dot-product attention.
     """
-    if block_masks is None and answers is not None:
+    if masks is None and answers is not None:
         return answers.attend(module, query, key, value, scaling), None
-    if block_masks is None:
+    if masks is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     if answers is not None:
         answers.keep(module, *(one.transpose(1, 2).flatten(0, 1) for one in (key, value)))
-    batch, _, length, _ = query.shape
-    flat_query, flat_key, flat_value = (
-        one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
-    )  # [B * L, heads, d]
-    outputs = []
-    for query_index, key_index, mask in block_masks.blocks:
-        output = masked_attention(
-            _gathered(flat_query, query_index),
-            _gathered(flat_key, key_index),
-            _gathered(flat_value, key_index),
-            mask,
-            scaling=scaling,
-            dropout=dropout,
-        )
-        outputs.append(output.transpose(1, 2).flatten(0, 1))
-    joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    return joined.index_select(0, block_masks.order).unflatten(0, (batch, length)), None
+    return masks.attend(query, key, value, scaling=scaling, dropout=dropout), None
 
 
 def _gathered(flat: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -106,7 +131,7 @@ def install(model: Any) -> None:
 def hidden_states(
     model: Any,
     embeddings: torch.Tensor,
-    block_masks: BlockMasks | None,
+    masks: Masks | None,
     position_ids: torch.Tensor,
     *,
     read: torch.Tensor | None = None,
@@ -118,18 +143,20 @@ def hidden_states(
     Args:
         model: the decoder.
         embeddings, position_ids: of a batch.
-        block_masks: what its tokens attend to; None where they are tokens of ``answers``.
+        masks: what its tokens attend to; None where they are tokens of ``answers``.
         answers: takes in the keys of the batch's tokens.
         read: [R] flat index (b * L + i) of the tokens whose hidden states are used, if not all.
         token_wise: what of the last layer is computed for those alone, see ``last_layer``.
     """
+    # the steps of answers differ in more than shapes, and are not compiled
+    decoder = model.base_model if answers is None else model.base_model.forward
     with computed_at(model, read, token_wise, position_ids.shape):
-        output = model.base_model(
+        output = decoder(
             inputs_embeds=embeddings,
             attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself
             position_ids=position_ids,
             use_cache=False,
-            block_masks=block_masks,
+            masks=masks,
             answers=answers,
         )
     return output.last_hidden_state

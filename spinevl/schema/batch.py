@@ -41,8 +41,9 @@ class Batch:
         input_ids: [B, L] token ids; 0 where a visual token or padding stands.
         visual_index: [B, L] row of the visual tokens [U * N + V * M], -1 for text and padding.
         position_ids: [B, L] depth in the tree.
-        attention: which tokens each token attends to, in blocks.
+        attention: which tokens each token attends to, in blocks; none where ``subtree_end`` says.
         attention_order: [B * L] where each token's output stands in the blocks' outputs.
+        subtree_end: [B, L] one past the last place of each token's subtree; None with blocks.
         pixel_values: [U, C, H, W] images after the encoder's transform; [0] where there are
             ``features``.
         features: [U, N, dim] what the encoder made of the images earlier; None without a cache.
@@ -102,6 +103,7 @@ class Batch:
     image_numbers: tuple[int, ...] = ()
     number: int = 0
     allowed: torch.Tensor | None = None
+    subtree_end: torch.Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``."""
@@ -118,6 +120,7 @@ class Batch:
             volume_features=None,
             attention=(),
             attention_order=empty,
+            subtree_end=None,
         )
 
     def blank(self) -> Batch:

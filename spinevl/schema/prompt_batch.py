@@ -19,8 +19,7 @@ class PromptBatch:
         input_ids: [B, L] token ids; 0 where a visual token or padding stands.
         visual_index: [B, L] row of the visual tokens, -1 for text and padding.
         position_ids: [B, L] depth in the tree.
-        attention: which tokens each token attends to, in blocks.
-        attention_order: [B * L] where each token's output stands in the blocks' outputs.
+        attention, attention_order, subtree_end: which tokens each token attends to, see Batch.
         last: [N] flat index (b * L + i) of each prompt's last token.
         lengths: [N] tokens of each prompt.
         contexts: what the answers attend to, in blocks: the queries are numbers of prompts, the
@@ -35,6 +34,7 @@ class PromptBatch:
     last: torch.Tensor
     lengths: torch.Tensor
     contexts: tuple[AttentionBlocks, ...]
+    subtree_end: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same on a device."""

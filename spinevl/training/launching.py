@@ -9,7 +9,7 @@ import torch
 
 from spinevl.build.trust import Trust
 from spinevl.build.worker_words import worker_words
-from spinevl.config.options import TrainerOptions
+from spinevl.config.options import Attention, TrainerOptions
 from spinevl.distributed.launch import check_nodes, check_processes, launch
 from spinevl.schema.errors import UserError, refused
 
@@ -52,6 +52,13 @@ def check_devices(options: TrainerOptions) -> None:
             "a device that torch can use on this machine",
             "none",
             "write trainer.accelerator=auto or cpu",
+        )
+    if options.attention == Attention.flex and device_of(options.accelerator) != "cuda":
+        raise refused(
+            "trainer.attention=flex",
+            "a CUDA GPU, since FlexAttention learns on no other device",
+            device_of(options.accelerator),
+            "take trainer.attention=blocks",
         )
     if not is_launched(options):
         return

@@ -122,6 +122,7 @@ def training_data(
         model.inputs(),
         ImageStore(study.decode),
         packing=options.packing,
+        attention=options.attention,
         loss=options.loss,
         learn=True,
         scoring=spec.scoring,
@@ -183,7 +184,7 @@ def training_module(
     if spec.trainer.gradient_checkpointing:
         recompute_layers(model)
     if spec.trainer.compile:
-        model.llm.compile()
+        model.llm.compile(mode=spec.trainer.compile_mode)
     module.train()
     for part in ("encoder", "encoder3d", "llm"):
         if hasattr(model, part) and not learns(getattr(model, part)):

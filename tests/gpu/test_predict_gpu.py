@@ -50,6 +50,9 @@ def test_the_device_chooses_as_the_cpu_and_two_processes_as_one(
         if first - second > 2e-4:
             assert one["choice"] == other["choice"]
 
+    for one, other in zip(there, answered(work, "flex", "predict.attention=flex"), strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+
     def launch(module: str, words: list[str], *, out: Path, processes: int) -> None:
         folder, trust = read_worker_words(words)
         monkeypatch.setenv("LOCAL_RANK", "0")  # both on the one device that is there

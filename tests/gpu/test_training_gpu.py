@@ -79,6 +79,19 @@ def test_the_device_and_the_cpu_train_alike(tmp_path: Path) -> None:
     assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=1e-2)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_flex_attention_learns_what_blocks_do(tmp_path: Path, tuning: str, precision: str) -> None:
+    words = [f"trainer.precision={precision}", f"tuning={tuning}", "augment=none"]
+    firsts = []
+    for attention in ("blocks", "flex"):
+        trained(tmp_path / attention, *words, f"trainer.attention={attention}")
+        firsts.append(first_step(tmp_path / attention / "metrics.csv"))
+    near = 1e-3 if precision == "32-true" else 2e-2
+    assert firsts[1]["loss"] == pytest.approx(firsts[0]["loss"], rel=near)
+    assert firsts[1]["grad_norm"] == pytest.approx(firsts[0]["grad_norm"], rel=5 * near)
+
+
 @pytest.mark.parametrize("stage", ["ddp", "deepspeed_zero2", "deepspeed_zero3"])
 def test_a_strategy_on_one_device_trains_what_no_strategy_does(tmp_path: Path, stage: str) -> None:
     exact = ["trainer.precision=32-true", "augment=none", "tuning.lora.dropout=0"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from spinevl.config.options import Packing, PredictOptions, Scoring
+from spinevl.config.options import Attention, Packing, PredictOptions, Scoring
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.image_input import BatchImages
@@ -101,15 +104,30 @@ def generated(model: VLM, example: Example) -> list[float]:
     return [by_text[one] for one in written]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("attention", list(Attention))
 @pytest.mark.parametrize("packing", list(Packing))
 def test_trie_scores_are_those_of_decoding_held_to_the_options(
-    model: VLM, packing: Packing
+    model: VLM, packing: Packing, attention: Attention
 ) -> None:
-    for example, found in zip(EXAMPLES, scores(model, EXAMPLES, packing=packing), strict=True):
+    all_found = scores(model, EXAMPLES, packing=packing, attention=attention)
+    for example, found in zip(EXAMPLES, all_found, strict=True):
         assert [found[k] for k in range(len(found))] == pytest.approx(
             generated(model, example), abs=2e-5
         )
         assert sum(np.exp(list(found.values()))) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiled with g++")
+def test_a_compiled_decoder_scores_the_same(
+    model: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    before = scores(model, EXAMPLES)
+    after = scores(copy.deepcopy(model), EXAMPLES, compile=True)
+    for one, other in zip(before, after, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_full_scores_are_of_whole_texts_and_leave_room_for_other_answers(model: VLM) -> None:

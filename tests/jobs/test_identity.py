@@ -21,7 +21,14 @@ CONFIG: dict[str, Any] = {
     "sag_image": [5, 6],
     "optim": {"lr": {"llm": 1e-3}},
     "trainer": {"max_epochs": 3, "num_workers": 0, "progress_bar": True},
-    "predict": {"mode": "choice", "batch_size": 16, "devices": None, "packing": "tree"},
+    "predict": {
+        "mode": "choice",
+        "batch_size": 16,
+        "devices": None,
+        "packing": "tree",
+        "attention": "blocks",
+        "compile": False,
+    },
     "cache_dir": "/a",
     "logger": {"wandb": None},
 }
@@ -59,6 +66,7 @@ def test_what_changes_a_result_makes_another_job(path: str, value: Any) -> None:
     [
         *(("cache_dir", "/b"), ("logger.wandb", {}), ("trainer.num_workers", 4)),
         *(("predict.devices", 2), ("predict.batch_size", 1), ("predict.packing", "off")),
+        *(("predict.attention", "flex"), ("predict.compile", True)),
     ],
 )
 def test_where_and_how_fast_does_not(path: str, value: Any) -> None:

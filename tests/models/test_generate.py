@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_llm import write_small_llm
 
-from spinevl.config.options import Packing
+from spinevl.config.options import Attention, Packing
 from spinevl.data.packing import prompts as prompts_module
 from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.models import answer_cache
@@ -67,7 +67,9 @@ def alone(vlm: VLM, prompt: list[int], visual: torch.Tensor, steps: int) -> list
     return output[0].tolist()
 
 
-def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("attention", list(Attention))
+def test_a_padded_batch_says_what_each_prompt_says_alone(attention: Attention) -> None:
     vlm = model()
     pixels = torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -75,7 +77,9 @@ def test_a_padded_batch_says_what_each_prompt_says_alone() -> None:
     end_id = int(vlm.llm.tokenizer.eos_token_id)
     answers = greedy(
         vlm,
-        prompts=lay_out_prompts([expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)]),
+        prompts=lay_out_prompts(
+            [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)], attention=attention
+        ),
         visual_rows=visual.flatten(0, 1),
         end_id=end_id,
         max_new_tokens=9,

@@ -12,6 +12,7 @@ from spinevl.data.packing.attention_blocks import attention_blocks
 from spinevl.data.packing.prefix_tree import pack
 from spinevl.models.llm import CausalLM
 from spinevl.models.prefix_attention import BlockMasks
+from spinevl.models.tree_mask import TreeMask
 from spinevl.schema.errors import UserError
 
 CONFIGS = {
@@ -30,8 +31,10 @@ def decoder(name: str) -> CausalLM:
     return CausalLM(model, tokenizer=None, conversation="medmvl")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("flex", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_hidden_states_of_a_tree_are_those_of_its_sequences(name: str) -> None:
+def test_hidden_states_of_a_tree_are_those_of_its_sequences(name: str, flex: bool) -> None:
     llm = decoder(name)
     generator = torch.Generator().manual_seed(0)
 
@@ -44,7 +47,11 @@ def test_hidden_states_of_a_tree_are_those_of_its_sequences(name: str) -> None:
     blocks, order = attention_blocks([row], length=len(row.symbols))
     ids = torch.from_numpy(row.symbols)[None]
     with torch.inference_mode():
-        masks = BlockMasks.of(blocks, order, dtype=torch.float32)
+        masks = (
+            TreeMask.of(torch.from_numpy(row.subtree_end)[None])
+            if flex
+            else BlockMasks.of(blocks, order, dtype=torch.float32)
+        )
         together = llm.hidden(llm.embed(ids), masks, torch.from_numpy(row.depth)[None])
         llm.model.set_attn_implementation("sdpa")
         for sequence, targets in zip(sequences, row.targets, strict=True):

@@ -12,7 +12,7 @@ import torch
 
 from spinevl.build.trust import Trust
 from spinevl.config.compose import compose
-from spinevl.config.options import TrainerOptions
+from spinevl.config.options import Attention, TrainerOptions
 from spinevl.config.plain import plain
 from spinevl.distributed import launch as distributed_launch
 from spinevl.inference.devices import device_count
@@ -60,6 +60,13 @@ def test_auto_is_every_gpu() -> None:
     check_devices(options(accelerator="gpu", devices=2))
     with pytest.raises(UserError, match=r"trainer\.devices=3.*found 2.*trainer\.devices=2"):
         check_devices(options(accelerator="auto", devices=3))
+
+
+def test_flex_attention_learns_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_devices(options(accelerator="auto", attention=Attention.flex))
+    with pytest.raises(UserError, match=r"trainer\.attention=flex.*found cpu.*blocks"):
+        check_devices(options(accelerator="cpu", attention=Attention.flex))
 
 
 def test_processes_on_the_cpu_are_as_many_as_the_machine_has_room_for(

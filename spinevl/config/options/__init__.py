@@ -18,6 +18,7 @@ from spinevl.config.options.logger import (
 from spinevl.config.options.training import (
     AUTO,
     PRECISIONS,
+    Attention,
     AugmentOptions,
     ClassWeights,
     ImbalanceOptions,
@@ -48,6 +49,7 @@ __all__ = [
     "AUTO",
     "PRECISIONS",
     "SCHEMAS",
+    "Attention",
     "AugmentOptions",
     "ClassWeights",
     "DebugOptions",

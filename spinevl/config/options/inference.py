@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from spinevl.config.keys import key
-from spinevl.config.options.training import Packing
+from spinevl.config.options.training import COMPILE_MODES, Attention, Packing
 
 
 class PredictMode(StrEnum):
@@ -71,6 +71,11 @@ class PredictOptions:
         pattern=(r"auto|[1-9][0-9]{0,3}", "auto or a whole number, 1 or more"),
     )
     packing: Packing = key(Packing.tree, help="as trainer.packing")
+    attention: Attention = key(Attention.blocks, help="as trainer.attention")
+    compile: bool = key(
+        False, help="torch.compile the LLM where options are scored: a minute to start"
+    )
+    compile_mode: str = key("default", help="as trainer.compile_mode", choices=COMPILE_MODES)
     plain_layers: bool = key(
         False,
         help="compute all layers of the LLM as transformers does, for every token, instead of the "

@@ -31,6 +31,17 @@ class Packing(StrEnum):
     off = "off"
 
 
+class Attention(StrEnum):
+    """How an LLM's attention over packed rows is computed; what a batch gives is the same."""
+
+    blocks = "blocks"
+    flex = "flex"
+
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile."""
+
+
 class Mode(StrEnum):
     """What of a part is trained: nothing, low-rank adapters, or every weight."""
 
@@ -216,11 +227,20 @@ class TrainerOptions:
         help="answer: an answer weighs the same however long; token: each of its tokens does",
     )
     compile: bool = key(False, help="torch.compile the LLM: slower to start, faster on GPUs")
+    compile_mode: str = key(
+        "default",
+        help="of torch.compile; reduce-overhead records CUDA graphs, one for each shape of a batch",
+        choices=COMPILE_MODES,
+    )
     gradient_checkpointing: bool = key(
         False, help="compute layers again in the backward pass: less memory, a third slower"
     )
     packing: Packing = key(
         Packing.tree, help="tree shares prefixes, plain packs side by side, off pads"
+    )
+    attention: Attention = key(
+        Attention.blocks,
+        help="blocks: small masks, on every device; flex: FlexAttention, no masks, CUDA GPUs alone",
     )
     plain_layers: bool = key(
         False, help="compute all layers of the LLM as transformers and peft do"

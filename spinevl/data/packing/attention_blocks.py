@@ -8,10 +8,12 @@ another, and blocks of like size are computed together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from spinevl.config.options import Attention
 from spinevl.data.packing.prefix_tree import PackedRow
 from spinevl.schema.batch import AttentionBlocks
 
@@ -25,6 +27,23 @@ MOST_PADDING = 0.25
 KEY_MULTIPLE = 32
 
 _Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
+
+
+def attended(rows: Sequence[PackedRow], *, length: int, attention: Attention) -> dict[str, Any]:
+    """What the tokens of packed rows attend to, as the fields of a Batch that say so.
+
+    Args:
+        rows, length: see attention_blocks.
+        attention: in blocks, or by the ends of subtrees [B, L]; padding attends to itself.
+    """
+    if attention is Attention.blocks:
+        blocks, order = attention_blocks(rows, length=length)
+        return {"attention": blocks, "attention_order": order}
+    end = np.tile(np.arange(1, length + 1), (len(rows), 1))
+    for number, row in enumerate(rows):
+        end[number, : len(row.symbols)] = row.subtree_end
+    nothing = {"attention": (), "attention_order": torch.zeros(0, dtype=torch.long)}
+    return {**nothing, "subtree_end": torch.from_numpy(end)}
 
 
 def attention_blocks(

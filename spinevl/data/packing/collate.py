@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from spinevl.config.options import LossMean, Packing, Scoring
+from spinevl.config.options import Attention, LossMean, Packing, Scoring
 from spinevl.data.auxiliary_targets import head_targets
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.conversation import Conversation
@@ -31,6 +31,7 @@ class Collator:
         images: decoded images.
         packing: ``tree`` lays the sequences of a batch out as one prefix tree, where every shared
             token stands once; ``plain`` packs them side by side; ``off`` pads, one a row.
+        attention: what the attention of the LLM is laid out for.
         loss: whether an answer, or each of its tokens, has the example's weight in the loss.
         learn: lay out the true answers to learn; otherwise every option of a closed question, to
             score them, and the answers of conversations as they are.
@@ -49,6 +50,7 @@ class Collator:
         images: ImageStore,
         *,
         packing: Packing = Packing.tree,
+        attention: Attention = Attention.blocks,
         loss: LossMean = LossMean.answer,
         learn: bool = False,
         scoring: Scoring = Scoring.trie,
@@ -60,6 +62,7 @@ class Collator:
         self.inputs = {kind: ImageInput(one, images) for kind, one in model.vision.items()}
         self.max_length = model.max_length
         self.packing = Packing(packing)
+        self.attention = Attention(attention)
         self.loss = LossMean(loss)
         self.learn = learn
         self.scoring = Scoring(scoring)
@@ -95,6 +98,7 @@ class Collator:
             sequences,
             images,
             packing=self.packing,
+            attention=self.attention,
             loss=self.loss,
             questions=[index for index, _ in pairs],
             fixed=fixed,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spinevl.config.options import LossMean, Packing
-from spinevl.data.packing.attention_blocks import attention_blocks
+from spinevl.config.options import Attention, LossMean, Packing
+from spinevl.data.packing.attention_blocks import attended
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.schema.batch import Batch
@@ -47,6 +47,7 @@ def lay_out(
     images: BatchImages,
     *,
     packing: Packing,
+    attention: Attention = Attention.blocks,
     loss: LossMean = LossMean.answer,
     questions: Sequence[int],
     fixed: Collection[ImageRef] = (),
@@ -58,7 +59,7 @@ def lay_out(
     Args:
         sequences: their images numbered by ``images``.
         images: of the batch.
-        packing, loss: see Collator.
+        packing, attention, loss: see Collator.
         questions: the dataset's index of each question.
         fixed: images that must not be shifted (their boxes are targets).
         auxiliary: targets of the auxiliary classification heads.
@@ -87,13 +88,11 @@ def lay_out(
     pixel_values, features = encoded.get("image", nothing)
     volumes, volume_features = encoded.get("image3d", nothing)
     predicting, target_row, allowed = _predictions(np.concatenate(sources), sequences)
-    blocks, order = attention_blocks(rows, length=width)
     return Batch(
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
         visual_index=torch.from_numpy(images.rows(symbols)),
         position_ids=torch.from_numpy(depth),
-        attention=blocks,
-        attention_order=order,
+        **attended(rows, length=width, attention=attention),
         pixel_values=pixel_values,
         features=features,
         volumes=volumes,

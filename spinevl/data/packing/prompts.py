@@ -9,8 +9,8 @@ from operator import itemgetter
 import numpy as np
 import torch
 
-from spinevl.config.options import Packing
-from spinevl.data.packing.attention_blocks import attention_blocks, contexts
+from spinevl.config.options import Attention, Packing
+from spinevl.data.packing.attention_blocks import attended, contexts
 from spinevl.data.packing.layout import Sequenced, packed_rows
 from spinevl.data.packing.prefix_tree import shared
 from spinevl.schema.prompt_batch import PromptBatch
@@ -29,6 +29,7 @@ def lay_out_prompts(
     *,
     patients: Sequence[Hashable] = (),
     packing: Packing = Packing.tree,
+    attention: Attention = Attention.blocks,
 ) -> list[PromptBatch]:
     """Prompts in rows, in batches that are read one after the other.
 
@@ -37,7 +38,8 @@ def lay_out_prompts(
             visual token at each position, -1 where a token id stands.
         patients: whom each is about; consecutive prompts about one are in one batch. Without
             ``patients`` all prompts are.
-        packing: see Collator; ``tree`` lets prompts share the tokens that they begin with.
+        packing, attention: see Collator; ``tree`` lets prompts share the tokens that they begin
+            with.
     """
     # a visual token is named by its row, so that one stands for the same image in every prompt
     named = [np.where(rows >= 0, -1 - rows, symbols).tolist() for symbols, rows in prompts]
@@ -49,7 +51,7 @@ def lay_out_prompts(
         if not batches or _tokens([*batches[-1], *members], packing) > most:
             batches.append([])
         batches[-1] += members
-    return [_laid_out(one, packing) for one in batches]
+    return [_laid_out(one, packing, attention) for one in batches]
 
 
 def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
@@ -62,7 +64,7 @@ def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
     return tokens
 
 
-def _laid_out(named: Sequence[list[int]], packing: Packing) -> PromptBatch:
+def _laid_out(named: Sequence[list[int]], packing: Packing, attention: Attention) -> PromptBatch:
     lengths = [len(one) for one in named]
     rows = packed_rows(
         # the answer's first token, whatever it will be, takes no place in the row
@@ -80,13 +82,11 @@ def _laid_out(named: Sequence[list[int]], packing: Packing) -> PromptBatch:
         symbols[number, : len(row.symbols)] = row.symbols
         depth[number, : len(row.symbols)] = row.depth
         last += [int(target[0, 0]) + number * width for target in row.targets]
-    blocks, order = attention_blocks(rows, length=width)
     return PromptBatch(
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
         visual_index=torch.from_numpy(np.where(symbols < 0, -1 - symbols, -1)),
         position_ids=torch.from_numpy(depth),
-        attention=blocks,
-        attention_order=order,
+        **attended(rows, length=width, attention=attention),
         last=torch.tensor(last),
         lengths=torch.tensor(lengths),
         contexts=contexts(rows, last, length=width),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spinevl.build.trust import NOTHING, Trust
+from spinevl.config.options import Attention
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import grouped
@@ -83,7 +84,10 @@ class Estimator:
         return self(2).total - first if fails > 2 else 1.0
 
     def _data(self, model: VLM, batch_patients: int) -> ExampleDataModule:
-        trainer = replace(self.spec.trainer, batch_patients=batch_patients)
+        # a rehearsal has no GPU for FlexAttention, which takes no more memory than blocks
+        trainer = replace(
+            self.spec.trainer, batch_patients=batch_patients, attention=Attention.blocks
+        )
         spec = replace(self.spec, trainer=trainer)
         return training_data(spec, self.study, model, self.heads)
 

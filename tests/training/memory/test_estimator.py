@@ -59,6 +59,10 @@ def real(spec: TrainSpec, study: Study) -> tuple[TrainingModule, Batch]:
     return module, data.collate(heaviest_batch(data))
 
 
+def test_flex_attention_is_rehearsed_as_blocks(estimator_of: Callable[..., Estimator]) -> None:
+    assert estimator_of(*STEP, "trainer.attention=flex")(2) == estimator_of(*STEP)(2)
+
+
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_weights_gradients_and_optimizer_are_those_of_the_model(
     estimator_of: Callable[..., Estimator], study: Study, words: list[str]
