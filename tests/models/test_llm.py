@@ -239,3 +239,50 @@ def test_decoders_that_are_alike_are_tried_once(monkeypatch: pytest.MonkeyPatch)
     assert (first.token_wise, first.takes_fewer_passes) == (second.token_wise, True)
     TinyLLM(width=24, layers=1, heads=2)
     assert copied == [16, 24]
+
+
+@pytest.mark.parametrize("most", [64, 3 * 64, 5 * 64 + 1])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_logits_in_parts_are_all_logits_and_are_not_kept(
+    most: int, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen2", **SMALL, tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_config(config)
+    llm = CausalLM(model, None, conversation="medmvl")
+    hidden = torch.randn(7, 32)
+    rows = torch.tensor([6, 0, 0, 3, 2, 5, 4, 1, 3])  # some are asked for two tokens
+    ids = torch.randint(0, 64, (9,))
+    weight = model.get_output_embeddings().weight
+
+    def found() -> tuple[list[torch.Tensor], int]:
+        """Log-probabilities and gradients, and the numbers of the largest tensor that is kept."""
+        given = hidden.clone().requires_grad_()
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() != weight.data_ptr():
+                sizes.append(tensor.numel())
+            return tensor
+
+        kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with kept, torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            logprobs = llm.logprobs(given, rows, ids)
+        assert logprobs.dtype == torch.float32
+        loss = (logprobs * torch.linspace(-1, 1, 9)).sum()
+        gradients = torch.autograd.grad(loss, [given, weight])
+        with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            torch.testing.assert_close(llm.logprobs(given, rows, ids), logprobs)
+        return [logprobs, *gradients], max(sizes)
+
+    whole, large = found()
+    monkeypatch.setattr(llm_module, "MOST_LOGITS", most)
+    parts, small = found()
+    near = (
+        {"atol": 1e-6, "rtol": 1e-5} if precision == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    )
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one, other, **near)
+    assert small < 7 * 64 <= large
+    llm.plain_layers = True
+    assert found()[1] == large
