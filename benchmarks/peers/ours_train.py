@@ -43,6 +43,8 @@ class Training:
             if tensor.requires_grad
         }
         save_file(adapters, self.options.adapters)
+        self.start(rate=0.0)  # a process's first step is slow
+        self.steps(patients=[0])
         return {"imports": imports, "trained": sum(one.numel() for one in adapters.values())}
 
     def start(self, *, rate: float) -> dict[str, Any]:

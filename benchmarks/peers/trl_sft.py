@@ -45,6 +45,7 @@ class Training:
         for name, tensor in load_file(self.options.adapters).items():
             found = next(one for known, one in trained.items() if known.endswith(f".{name}"))
             found.data.copy_(tensor)
+        self.steps(patients=[0], rate=0.0)  # a process's first step is slow
         told = {"imports": imports, "trained": sum(one.numel() for one in trained.values())}
         names = ("trl", "peft", "torch", "transformers")
         return {**told, "versions": protocol.versions(*names)}
