@@ -11,16 +11,31 @@ from torch import nn
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
 
+CPU = torch.device("cpu")
 
-def matmul_rate(*, side: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
-    """The machine's matrix product in a type, best of some, in FLOP/s."""
-    a, b = torch.randn(side, side, dtype=dtype), torch.randn(side, side, dtype=dtype)
+
+def matmul_rate(
+    *,
+    side: int = 2048,
+    repeats: int = 5,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> float:
+    """The device's matrix product in a type, best of some, in FLOP/s."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now(device)
         a @ b
-        best = min(best, time.perf_counter() - start)
+        best = min(best, now(device) - start)
     return 2 * side**3 / best
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def linear(module: nn.Module, *, skip: tuple[str, ...] = ()) -> int:

@@ -2,17 +2,17 @@
 
 Model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311) is what the model needs, padding
 and repetition not counted, over what the device's matrix products could do in that time; their rate
-is measured in the same run, in the same type. Random weights of the shape of a 1.5 B LLM with 576
-tokens an image; bfloat16. Writes ``gpu.json`` and ``gpu.md``.
+is measured in the same run, in the same type. The weights are random: an LLM of 0.8 B parameters,
+576 tokens an image, in bfloat16. Writes ``gpu.json`` and ``gpu.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import flops, subject
 from benchmarks.measure import QUESTIONS, decode
-from spinevl.config.options import Attention, Packing
+from spinevl.config.options import Attention, Compile, Packing
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
@@ -30,17 +30,18 @@ from spinevl.models.recompute import recompute_layers
 from spinevl.models.vlm import VLM
 
 SHAPE = {"width": 1536, "layers": 28, "image_size": 336, "patch": 14}
-QUICK = {"width": 192, "layers": 2}
+WARM_UP = 6
+"""Steps that are not counted: each of two batches is compiled, recorded and replayed."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute the same.
+    """One configuration that is measured.
 
     Attributes:
         learn: train adapters on all linear layers, a patient a step; otherwise score options.
         attention, packing: see Collator.
-        compile_mode: of torch.compile; None does not compile.
+        compile: the LLM, with CUDA graphs or without.
         recompute: compute layers again in the backward pass.
         plain_layers: as transformers and peft compute them.
     """
@@ -48,24 +49,27 @@ class Way:
     learn: bool
     attention: Attention = Attention.blocks
     packing: Packing = Packing.tree
-    compile_mode: str | None = None
+    compile: Compile = Compile.none
     recompute: bool = False
     plain_layers: bool = False
 
 
+MODES = {Compile.default: "default", Compile.cuda_graphs: "reduce-overhead"}
 SCORES, LEARNS = Way(learn=False), Way(learn=True)
 WAYS = {
     "predict": SCORES,
     "predict without sharing": replace(SCORES, packing=Packing.plain),
     "predict plain layers": replace(SCORES, plain_layers=True),
     "predict flex": replace(SCORES, attention=Attention.flex),
-    "predict compiled": replace(SCORES, compile_mode="default"),
-    "predict CUDA graphs": replace(SCORES, compile_mode="reduce-overhead"),
+    "predict compiled": replace(SCORES, compile=Compile.default),
+    "predict flex compiled": replace(SCORES, attention=Attention.flex, compile=Compile.default),
+    "predict CUDA graphs": replace(SCORES, attention=Attention.flex, compile=Compile.cuda_graphs),
     "train": LEARNS,
     "train without sharing": replace(LEARNS, packing=Packing.plain),
     "train plain layers": replace(LEARNS, plain_layers=True),
     "train flex": replace(LEARNS, attention=Attention.flex),
-    "train compiled": replace(LEARNS, compile_mode="default"),
+    "train compiled": replace(LEARNS, compile=Compile.default),
+    "train flex compiled": replace(LEARNS, attention=Attention.flex, compile=Compile.default),
     "train layers computed again": replace(LEARNS, recompute=True),
 }
 
@@ -81,24 +85,25 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/spinevl").expanduser())
     parser.add_argument("--quick", action="store_true", help="a tiny model: is everything there?")
     options = parser.parse_args(words)
-    if options.device == "cuda" and not torch.cuda.is_available():
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device=cuda: no GPU is at hand; cpu tries the tiny model of --quick")
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(WAYS):
         parser.error(f"--only: {sorted(unknown)}; expected some of {list(WAYS)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    rates = [_matmul_rate(options.device)]
+    rates = [_matmul_rate(device)]
     rows = {}
     for name in chosen:
         with tempfile.TemporaryDirectory() as scratch:
             rows[name] = _tried(WAYS[name], options, Path(scratch))
         print(name, json.dumps(rows[name]), flush=True)
-        rates.append(_matmul_rate(options.device))
+        rates.append(_matmul_rate(device))
     rate = statistics.median(rates)
     for row in rows.values():
         if "seconds" in row:
             row["utilisation"] = row["flop"] / row["seconds"] / rate
-    found = {"device": _name_of(options.device), "matmul_gflops": rate / 1e9, "ways": rows}
+    found = {"device": _name_of(device), "matmul_gflops": rate / 1e9, "ways": rows}
     (options.out / "gpu.json").write_text(json.dumps(found, indent=2, allow_nan=False))
     (options.out / "gpu.md").write_text(table(found))
     print(table(found))
@@ -131,13 +136,19 @@ def _tried(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str, An
     """What was measured of a way, or why it was not."""
     try:
         return _measured(way, options, scratch)
-    except (RuntimeError, NotImplementedError) as error:  # no memory, or no kernel
-        return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+    except Exception as error:  # no memory, no kernel, no compiler: of many classes
+        first, *_ = [*str(error).strip().splitlines(), ""]
+        return {"error": f"{type(error).__name__}: {first}".replace("|", "/")}
+    finally:  # compiled code and graphs hold memory
+        torch._dynamo.reset()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     device = torch.device(options.device)
-    nodes = subject.parts(scratch, **(QUICK if options.quick else SHAPE))
+    nodes = subject.parts(scratch, **(subject.SMALL if options.quick else SHAPE))
     for part in ("encoder", "llm"):
         nodes[part]["dtype"] = "bfloat16"
     nodes["tuning"] |= {"connector": "frozen", "llm": "lora" if way.learn else "frozen"}
@@ -145,10 +156,12 @@ def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str,
     model.llm.plain_layers = way.plain_layers
     if way.recompute:
         recompute_layers(model)
-    if way.compile_mode:
-        model.llm.compile(mode=way.compile_mode)
+    if way.attention == Attention.flex:
+        model.llm.check_flex(learn=way.learn)
+    if way.compile != Compile.none:
+        model.llm.compile(mode=MODES[way.compile])
     count = 1 if way.learn else options.patients
-    examples = subject.patients(options.cache, count=max(count, 2))
+    examples = subject.patients(options.cache, count=2 * count)
     collate = Collator(
         model.inputs(),
         ImageStore(decode),
@@ -157,20 +170,20 @@ def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str,
         learn=way.learn,
     )
     groups = grouped(examples)
-    batches = [groups[:count], groups[-count:]]
+    batches = [groups[:count], groups[count:]]
     work = _training(model, way) if way.learn else _scoring(model)
     seconds: list[float] = []
-    for number in range(options.rounds + 2):  # the first two warm up
+    for number in range(options.rounds + WARM_UP):
         batch = collate(batches[number % 2]).to(device)
-        if number == 2 and device.type == "cuda":
+        if number == WARM_UP and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        start = _now(device)
+        start = flops.now(device)
         work(batch)
-        seconds.append(_now(device) - start)
+        seconds.append(flops.now(device) - start)
     return {
-        "seconds": statistics.median(seconds[2:]),
+        "seconds": statistics.median(seconds[WARM_UP:]),
         "questions": count * QUESTIONS,
-        "flop": _needed(model, batches[0], learn=way.learn),
+        "flop": statistics.mean(_needed(model, one, learn=way.learn) for one in batches),
         "peak": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
 
@@ -208,26 +221,14 @@ def _needed(model: VLM, groups: Sequence[Group], *, learn: bool) -> float:
     return (2 if learn else 1) * read + seen
 
 
-def _matmul_rate(device: str) -> float:
-    side = 8192 if device == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        start = _now(torch.device(device))
-        a @ b
-        best = min(best, _now(torch.device(device)) - start)
-    return 2 * side**3 / best
+def _matmul_rate(device: torch.device) -> float:
+    side = 8192 if device.type == "cuda" else 1024
+    return flops.matmul_rate(side=side, repeats=8, dtype=torch.bfloat16, device=device)
 
 
-def _now(device: torch.device) -> float:
+def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _name_of(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     return str(torch.cpu.get_capabilities().get("cpu_name") or device)
 
 

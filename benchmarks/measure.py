@@ -33,7 +33,7 @@ QUESTIONS = 18
 
 def measure(scratch: Path, options: Any) -> dict[str, Any]:
     """All results by name."""
-    small = {"width": 192, "layers": 2} if options.quick else {}
+    small = subject.SMALL if options.quick else {}
     nodes = subject.parts(scratch, **small)
     examples = subject.patients(options.cache, count=4)
     results: dict[str, Any] = {"rounds": options.rounds, "threads": torch.get_num_threads()}

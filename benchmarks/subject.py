@@ -13,6 +13,9 @@ from spinevl.schema.example import Example
 from spinevl.schema.task import Task
 from spinevl.sources.phantom.source import PhantomSource
 
+SMALL = {"width": 192, "layers": 2}
+"""Sizes of a tiny model, with which a benchmark is tried."""
+
 
 def parts(
     folder: Path, *, width: int = 768, image_size: int = 224, patch: int = 32, layers: int = 12

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import subject
 from benchmarks.peers import material, measure, picture, table, targets
 from benchmarks.peers.environments import PACKAGES, Unavailable, environment
 
@@ -56,7 +57,7 @@ def main() -> None:
     for name in PACKAGES:
         if name in options.only:
             _install(name, options.envs)
-    sizes = {"width": 192, "layers": 2} if options.quick else {}
+    sizes = subject.SMALL if options.quick else {}
     kept = material.make(options.cache, **sizes)
     with tempfile.TemporaryDirectory() as scratch:
         _measure(options, kept, Path(scratch))

@@ -12,7 +12,13 @@ import torch
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
-from spinevl.config.options import FeatureCacheOptions, PredictMode, PredictOptions
+from spinevl.config.options import (
+    Attention,
+    Compile,
+    FeatureCacheOptions,
+    PredictMode,
+    PredictOptions,
+)
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator, Group
@@ -30,7 +36,7 @@ from spinevl.inference.writer import Writer
 from spinevl.io.memory import give_back_memory
 from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
-from spinevl.schema.errors import UserError
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
@@ -63,8 +69,9 @@ class Predictor:
         self.model = model
         self.options = options or PredictOptions()
         model.llm.plain_layers = self.options.plain_layers
-        if self.options.compile:
-            model.llm.compile(mode=self.options.compile_mode)
+        if self.options.compile != Compile.none:
+            graphs = self.options.compile == Compile.cuda_graphs
+            model.llm.compile(mode="reduce-overhead" if graphs else "default")
         self.cache = cache
         branches = model.vision_branches().items() if cache is not None else ()
         self._keys = {modality: encoder_key(branch.encoder) for modality, branch in branches}
@@ -232,11 +239,20 @@ def load_predictor(
         engine: see Predictor.
     """
     device = device or predict_device()
+    if options.attention == Attention.flex and torch.device(device).type != "cuda":
+        raise refused(
+            "predict.attention=flex",
+            "a CUDA GPU, since FlexAttention holds all scores on other devices",
+            device,
+            "take predict.attention=blocks",
+        )
     folder = study.spec.cache_folder
     options = settled(options, checkpoint=checkpoint, device=device, cache_folder=folder)
     held = held_in(options.precision, device)
     loaded = load_checkpoint(checkpoint, allowed=allowed, held=held)
     ready(loaded.model, options.precision)
+    if options.attention == Attention.flex:
+        loaded.model.llm.check_flex(learn=False)
     written = isinstance(study, ConversationStudy) or options.mode == PredictMode.generate
     if engine is not None and written:
         loaded.model.llm.keep_embeddings_alone()

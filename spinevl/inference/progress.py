@@ -9,7 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from spinevl.config.options import Attention, Packing, PredictOptions
+from spinevl.config.options import PREDICT_NO_MATTER, PredictOptions
 from spinevl.inference.answer import Answer
 from spinevl.io.files import write_text_atomic
 from spinevl.io.hashing import stamp
@@ -110,20 +110,12 @@ def answer_keys(
     Args:
         examples: what is asked.
         checkpoint: the folder; an edited file changes every key.
-        options: of predict; how many are answered at once, where, and how they are packed, changes
-            none, nor does the place of vLLM.
+        options: of predict; PREDICT_NO_MATTER of them change none.
         settings: what else decides how the images are read.
     """
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    no_matter: dict[str, Any] = {
-        "batch_size": 1,
-        "packing": Packing.tree,
-        "attention": Attention.blocks,
-        "compile": False,
-        "compile_mode": "default",
-        "devices": None,
-        "vllm_python": None,
-    }
+    default = PredictOptions()
+    no_matter: dict[str, Any] = {name: getattr(default, name) for name in PREDICT_NO_MATTER}
     decides = astuple(replace(options, **no_matter))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {

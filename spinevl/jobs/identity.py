@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.options import PREDICT_NO_MATTER
 from spinevl.data.study_spec import PATHS
 from spinevl.io.files import expanded
 from spinevl.io.hashing import sha256, stamp
@@ -23,10 +24,7 @@ from spinevl.schema.image_ref import MODALITIES
 _NO_MATTER = ("cache_dir", "logger", "trusted_targets", "feature_cache", "resume")
 _NO_MATTER_WITHIN = {
     "trainer": ("progress_bar", "num_workers", "save_every", "keep", "keep_best"),
-    "predict": (
-        *("devices", "batch_size", "packing", "attention", "compile", "compile_mode"),
-        "vllm_python",
-    ),
+    "predict": PREDICT_NO_MATTER,
 }
 
 # keys whose values name what a job reads; other values do where they have a slash in them

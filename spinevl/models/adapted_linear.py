@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from spinevl.models.fewer_passes import asked_for
+from spinevl.models.products import linear
 from spinevl.models.sharded import is_sharded
 
 
@@ -40,11 +40,12 @@ class AdaptedLinear(torch.autograd.Function):
         Without ``dropped``, which are the states behind a dropout, the adapter reads the states.
         """
         read = states if dropped is None else dropped
-        inner = read @ down.to(states.dtype).T  # [T, r]
-        output = functional.linear(states, weight, bias)
-        output.addmm_(inner, up.to(states.dtype).T, alpha=scale)
+        ctx.scale, ctx.learned = scale, up.dtype
+        down, up = down.to(states.dtype), up.to(states.dtype)
+        inner = read @ down.T  # [T, r]
+        output = linear(states, weight, bias)
+        output.addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(read, inner, weight, down, up)
-        ctx.scale = scale
         return output
 
     @staticmethod
@@ -52,15 +53,15 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the states, of those behind a dropout, and of both adapter weights."""
         read, inner, weight, down, up = ctx.saved_tensors
-        of_inner = gradient @ (up.to(gradient.dtype) * ctx.scale)  # [T, r]
-        of_up = (gradient.T @ (inner * ctx.scale)).to(up.dtype)
-        of_down = (of_inner.T @ read).to(down.dtype)
-        of_states = gradient @ weight if ctx.needs_input_grad[0] else None
+        of_inner = gradient @ (up * ctx.scale)  # [T, r]
+        of_up = (gradient.T @ (inner * ctx.scale)).to(ctx.learned)
+        of_down = (of_inner.T @ read).to(ctx.learned)
+        of_states = linear(gradient, weight.T, None) if ctx.needs_input_grad[0] else None
         of_dropped = None
         if ctx.needs_input_grad[1]:
-            of_dropped = of_inner @ down.to(gradient.dtype)
+            of_dropped = of_inner @ down
         elif of_states is not None:
-            of_states.addmm_(of_inner, down.to(gradient.dtype))
+            of_states.addmm_(of_inner, down)
         return of_states, of_dropped, None, None, of_down, of_up, None
 
 

@@ -30,7 +30,12 @@ def token_wise_parts(model: Any) -> tuple[str, ...]:
 
 @contextmanager
 def computed_at(
-    model: Any, rows: torch.Tensor | None, names: Sequence[str], shape: torch.Size
+    model: Any,
+    rows: torch.Tensor | None,
+    names: Sequence[str],
+    shape: torch.Size,
+    *,
+    compiled: bool = False,
 ) -> Iterator[None]:
     """Compute parts of the last layer at some tokens; elsewhere their output is 0.
 
@@ -39,8 +44,9 @@ def computed_at(
         rows: [R] the flat index (b * L + i) of those tokens; None computes them everywhere.
         names: of the parts, see token_wise_parts.
         shape: (B, L) of the batch.
+        compiled: whether compiled code runs in place of the layers, without their hooks.
     """
-    if rows is None or not names or _is_replaced(model):
+    if rows is None or not names or compiled or _is_computed_again(model):
         yield
         return
     tokens = shape[0] * shape[1]
@@ -65,7 +71,6 @@ def computed_at(
             handle.remove()
 
 
-def _is_replaced(model: Any) -> bool:
-    """Whether the layers are compiled, or computed again in the backward pass without the hooks."""
-    compiled = model.base_model._compiled_call_impl is not None
-    return compiled or ("forward" in vars(model.base_model.layers[-1]) and torch.is_grad_enabled())
+def _is_computed_again(model: Any) -> bool:
+    """Whether the last layer is computed again in the backward pass, without the hooks."""
+    return "forward" in vars(model.base_model.layers[-1]) and torch.is_grad_enabled()

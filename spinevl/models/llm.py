@@ -15,12 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
-from spinevl.models import fewer_passes, prefix_attention
+from spinevl.models import fewer_passes, prefix_attention, products
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import Masks
 from spinevl.models.quantized import Quantize
-from spinevl.models.sharded import read_as_shares, require_finite_shares
+from spinevl.models.sharded import is_sharded, read_as_shares, require_finite_shares
 from spinevl.models.small_copy import small_copy
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.models.template_trial import excess_of
@@ -29,7 +29,10 @@ from spinevl.schema.errors import UserError, refused
 Template = Literal["medmvl", "chat", "pretrain"]
 
 MOST_LOGITS = 2**26
-"""Logits that are held at once: a quarter of a gigabyte in float32."""
+"""The most logits that are computed in one part: a quarter of a gigabyte in float32."""
+
+RECOMPILE_LIMIT = 64
+SMALLEST_HEAD = 16  # of FlexAttention's kernels
 
 # the date for chat templates that write today's: a prompt must not change from day to day
 _DATE = "26 Jul 2024"
@@ -75,6 +78,7 @@ class CausalLM(nn.Module):
         self.token_wise, norms = _tried(model)
         prefix_attention.install(model)
         fewer_passes.install(model, norms)
+        products.install(model)
         self.takes_fewer_passes = bool(norms)
         self.plain_layers = False
         self.model = model
@@ -97,8 +101,33 @@ class CausalLM(nn.Module):
         prefix_attention.install(self.model)
 
     def compile(self, **options: Any) -> None:
-        """Compile the decoder in place; ``options`` as of torch.compile."""
-        self.model.base_model.compile(**{"dynamic": True, **options})
+        """Compile the decoder in place; ``options`` as of torch.compile.
+
+        Batches differ in how many blocks of attention they have, so it is compiled more often than
+        torch does by default, which runs uncompiled from then on.
+        """
+        told = {"dynamic": True, "recompile_limit": RECOMPILE_LIMIT}
+        self.model.base_model.compile(**{**told, **options})
+
+    def check_flex(self, *, learn: bool) -> None:
+        """Refuse a decoder whose attention FlexAttention cannot compute.
+
+        Args:
+            learn: whether it is in training mode, in which attention weights may be dropped out.
+
+        Raises:
+            UserError: see above.
+        """
+        config = self.model.config
+        heads = int(config.num_attention_heads)
+        size = int(getattr(config, "head_dim", None) or self.dim // heads)
+        dropout = float(getattr(config, "attention_dropout", 0.0) or 0.0)
+        problem = f"heads of {size} numbers" if size < SMALLEST_HEAD else ""
+        if learn and dropout:
+            problem = f"attention_dropout={dropout} in its config"
+        if problem:
+            wanted = f"heads of {SMALLEST_HEAD} numbers or more, and no attention dropout"
+            raise refused("llm: FlexAttention", wanted, problem, "take attention=blocks")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the decoder is to be called in; see autocast_of."""
@@ -148,22 +177,26 @@ class CausalLM(nn.Module):
         tokens of a vocabulary of 152,000 take 0.8 GB then and 3.6 GB otherwise.
         """
         step = max(1, MOST_LOGITS // int(self.model.config.vocab_size))
-        if self.plain_layers or len(hidden) <= step:
-            return torch.log_softmax(self.logits(hidden).float(), dim=-1)[rows, ids]
-        parts = zip(hidden.index_select(0, rows).split(step), ids.split(step), strict=True)
-        return torch.cat([self._logprobs_again(*part) for part in parts])
+        # ranks that share the head's weight must all call it equally often
+        shared = any(map(is_sharded, self.model.get_output_embeddings().parameters()))
+        if self.plain_layers or shared or len(hidden) <= step:
+            return self._logprobs(hidden, rows, ids)
+        found = hidden.new_zeros(len(ids), dtype=torch.float32)
+        for number, part in enumerate(hidden.split(step)):
+            places = rows - number * step
+            inside = (places >= 0) & (places < len(part))
+            places = places.clamp(0, len(part) - 1)
+            if torch.is_grad_enabled():
+                some = checkpoint(self._logprobs, part, places, ids, use_reentrant=False)
+            else:
+                some = self._logprobs(part, places, ids)
+            found = torch.where(inside, some, found)
+        return found
 
-    def _logprobs_again(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Of a token at each row; a backward pass computes the logits again."""
-
-        def logprobs(hidden: torch.Tensor) -> torch.Tensor:
-            found = torch.log_softmax(self.logits(hidden).float(), dim=-1)
-            return found.gather(1, ids[:, None])[:, 0]
-
-        if not torch.is_grad_enabled():
-            return logprobs(hidden)
-        result: torch.Tensor = checkpoint(logprobs, hidden, use_reentrant=False)
-        return result
+    def _logprobs(
+        self, hidden: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        return torch.log_softmax(self.logits(hidden).float(), dim=-1)[rows, ids]
 
     def logits_of(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim], token ids [T, W] -> their logits, float32 [T, W]."""

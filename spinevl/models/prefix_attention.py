@@ -148,9 +148,11 @@ def hidden_states(
         read: [R] flat index (b * L + i) of the tokens whose hidden states are used, if not all.
         token_wise: what of the last layer is computed for those alone, see ``last_layer``.
     """
-    # the steps of answers differ in more than shapes, and are not compiled
-    decoder = model.base_model if answers is None else model.base_model.forward
-    with computed_at(model, read, token_wise, position_ids.shape):
+    # the cache of answers changes in every step, in more than its shapes, so that nothing is
+    # compiled while answers are generated
+    decoder = model.base_model if answers is None else model.base_model._call_impl
+    compiled = answers is None and model.base_model._compiled_call_impl is not None
+    with computed_at(model, read, token_wise, position_ids.shape, compiled=compiled):
         output = decoder(
             inputs_embeds=embeddings,
             attention_mask=embeddings.new_zeros(1, 1, 1, 1),  # 4D: transformers makes none itself

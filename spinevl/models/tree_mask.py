@@ -1,8 +1,9 @@
 """Attention over packed prefix trees without masks, as FlexAttention computes it.
 
-A row holds its trees in preorder, so a token attends to another one that stands before it and whose
-subtree it is in: ``k <= q < end[k]``. One number a token says it all. FlexAttention (Dong et al.
-2024, arXiv 2412.05496) asks that within tiles that are mixed, and leaves out those that are empty.
+A row holds its trees in preorder, so a query q attends to a key k that stands before it and whose
+subtree it is in: ``k <= q < end[k]``, and the end of each subtree is enough to decide it.
+FlexAttention (Dong et al. 2024, arXiv 2412.05496) asks this of each pair only in tiles where some
+pairs are allowed and others are not, and skips tiles without any.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from functools import cache
 from typing import Any
 
 import torch
-
-from spinevl.schema.errors import refused
 
 TILE = 128
 """Queries and keys of a tile; FlexAttention's own."""
@@ -32,20 +31,21 @@ class TreeMask:
 
     @classmethod
     def of(cls, subtree_end: torch.Tensor) -> TreeMask:
-        """Of the ends of subtrees [B, L], each behind its own place.
+        """The mask of rows whose subtrees end at ``subtree_end`` [B, L], each after its own place.
 
-        It takes L + (L / TILE)^2 numbers a row, and nothing waits for a GPU.
+        Nothing of the size L^2 is made, and nothing waits for the GPU.
         """
         from torch.nn.attention.flex_attention import BlockMask
 
         rows, length = subtree_end.shape
         count = -(-length // TILE)
-        filled = torch.nn.functional.pad(subtree_end, (0, count * TILE - length))
-        ends = filled.view(rows, count, TILE)
-        first = torch.arange(count, device=subtree_end.device) * TILE  # place of each tile
-        before = first[:, None] > first  # [tile of queries, tile of keys]
-        some = (before & (ends.amax(-1)[:, None] > first[:, None])) | (first[:, None] == first)
-        whole = before & (ends.amin(-1)[:, None] >= first[:, None] + TILE)
+        padded = torch.nn.functional.pad(subtree_end, (0, count * TILE - length))
+        ends = padded.view(rows, count, TILE)
+        start = torch.arange(count, device=subtree_end.device) * TILE
+        earlier = start[:, None] > start  # [tile of queries, tile of keys]
+        reached = earlier & (ends.amax(-1)[:, None] > start[:, None])
+        allowed_all = earlier & (ends.amin(-1)[:, None] >= start[:, None] + TILE)
+        allowed_any = reached | (start[:, None] == start)
         end = subtree_end
 
         def sees(
@@ -54,8 +54,8 @@ class TreeMask:
             return (key <= query) & (query < end[row, key])
 
         tiles = BlockMask.from_kv_blocks(
-            *_listed(some & ~whole),
-            *_listed(whole),
+            *_tile_lists(allowed_any & ~allowed_all),
+            *_tile_lists(allowed_all),
             BLOCK_SIZE=TILE,
             mask_mod=sees,
             seq_lengths=(length, length),
@@ -73,33 +73,33 @@ class TreeMask:
     ) -> torch.Tensor:
         """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
 
-        Raises:
-            UserError: attention weights are to be dropped out, which FlexAttention cannot do.
+        ``dropout`` must be 0, see CausalLM.check_flex.
         """
-        if dropout:
-            raise refused(
-                "trainer.attention=flex",
-                "an LLM without attention dropout",
-                f"attention_dropout={dropout} in its config",
-                "take trainer.attention=blocks",
-            )
+        assert not dropout
         grouped = query.shape[1] != key.shape[1]
-        output: torch.Tensor = _flex_attention(query.is_cuda)(
+        compiled = query.is_cuda and not torch.compiler.is_compiling()
+        output: torch.Tensor = _flex_attention(compiled)(
             query, key, value, block_mask=self.tiles, scale=scaling, enable_gqa=grouped
         )
         return output.transpose(1, 2)
 
 
-def _listed(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _tile_lists(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, q, k] -> how many tiles of keys are chosen [B, 1, q], and these ahead of the others."""
     order = chosen.int().argsort(dim=-1, descending=True, stable=True)
     return chosen.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None].contiguous()
 
 
-@cache
 def _flex_attention(compiled: bool) -> Callable[..., Any]:
-    """FlexAttention; what is not compiled computes all scores, and is for comparisons alone."""
+    """FlexAttention; what is never compiled holds all scores, and is for comparisons alone."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    function: Any = flex_attention
-    return torch.compile(function) if compiled else function
+    return _compiled(flex_attention) if compiled else flex_attention
+
+
+@cache
+def _compiled(function: Any) -> Any:
+    # More is compiled than torch does by default, and anything beyond is an error: it would run
+    # uncompiled from then on, and hold all scores.
+    more: dict[str, Any] = {"recompile_limit": 256}
+    return torch.compile(function, fullgraph=True, **more)

@@ -30,7 +30,7 @@ class Clock(pl.Callback):
         self.seconds = 0.0
         self.parts = dict.fromkeys(PARTS, 0.0)
         self._begun = self._waits = 0.0
-        self._in_step = False
+        self._in_forward = False
         self._watch = _Watch()
         self._hooks: list[Any] = []
 
@@ -46,11 +46,11 @@ class Clock(pl.Callback):
 
     def _time(self, part: nn.Module, name: str) -> None:
         def begin(*_: Any) -> None:
-            if self._in_step:
+            if self._in_forward:
                 self._watch.begin(name)
 
         def end(*_: Any) -> None:
-            if self._in_step:
+            if self._in_forward:
                 self._watch.end(name)
 
         self._hooks += [part.register_forward_pre_hook(begin), part.register_forward_hook(end)]
@@ -76,10 +76,11 @@ class Clock(pl.Callback):
         """Start the clock."""
         self._begun = time.perf_counter()
         self.parts["data"] += self._begun - self._waits
-        self._in_step = True
+        self._in_forward = True
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-        """The forward pass is done."""
+        """The forward pass is done; parts that run from here on are run again for gradients."""
+        self._in_forward = False
         self._watch.begin("backward")
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
@@ -95,7 +96,6 @@ class Clock(pl.Callback):
     ) -> None:
         """Stop it, and count."""
         self._watch.end("optimizer")
-        self._in_step = False
         self._take()
         self._waits = time.perf_counter()
         self.seconds += self._waits - self._begun

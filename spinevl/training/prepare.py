@@ -11,6 +11,7 @@ from typing import Any
 from spinevl.build.build import build
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.options import Attention
 from spinevl.data.datamodule import ExampleDataModule
 from spinevl.data.examples import grouped
 from spinevl.data.images import ImageStore
@@ -181,10 +182,12 @@ def training_module(
         stand_ins=stand_ins,
     )
     model.llm.plain_layers = spec.trainer.plain_layers
+    if spec.trainer.attention == Attention.flex:
+        model.llm.check_flex(learn=learns(model.llm))
     if spec.trainer.gradient_checkpointing:
         recompute_layers(model)
     if spec.trainer.compile:
-        model.llm.compile(mode=spec.trainer.compile_mode)
+        model.llm.compile()
     module.train()
     for part in ("encoder", "encoder3d", "llm"):
         if hasattr(model, part) and not learns(getattr(model, part)):

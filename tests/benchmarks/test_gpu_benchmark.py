@@ -39,6 +39,7 @@ def test_another_way_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFi
 def test_every_way_runs_on_a_gpu(tmp_path: Path) -> None:
     result = found(tmp_path)
     assert result["ways"].keys() == gpu.WAYS.keys()
+    assert [row["error"] for row in result["ways"].values() if "error" in row] == []
     for row in result["ways"].values():
         assert row["peak"] > 0
         assert 0 < row["utilisation"] < 1

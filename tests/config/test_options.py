@@ -103,6 +103,10 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
         ("suffix=a/b", "suffix=a/b: expected letters, digits, . _ and -"),
         ("trusted_targets=[a-b]", "trusted_targets: 'a-b' is no package name"),
         ("predict.batch_size=0", "predict.batch_size=0: expected a whole number, 1 or more"),
+        (
+            "predict.compile=cuda_graphs",
+            "predict.attention=blocks: expected flex with predict.compile=cuda_graphs",
+        ),
         ("task=[qd", "cannot read 'task=[qd': "),
         ("experiment=nope", "experiment=nope: no such option; valid: "),
     ],

@@ -16,9 +16,10 @@ from torch import distributed, multiprocessing
 def on_two_ranks(work: Callable[..., None], folder: Path, *args: Any, limit_s: float = 240) -> None:
     """Call ``work(rank, *args)`` in two spawned processes that form a group.
 
-    Raises what a rank raised, and AssertionError where a rank waits for longer than ``limit_s``.
+    Raises ProcessRaisedException with what a rank raised, and AssertionError where a rank waits for
+    longer than ``limit_s``.
     """
-    told = (work, str(folder / "store"), *args)
+    told = (work, str(folder / "store"), limit_s, *args)
     ranks = multiprocessing.spawn(_rank, args=told, nprocs=2, join=False)
     assert ranks is not None
     ends = time.monotonic() + limit_s
@@ -28,9 +29,10 @@ def on_two_ranks(work: Callable[..., None], folder: Path, *args: Any, limit_s: f
     finally:
         for process in ranks.processes:
             process.kill()
+            process.join()
 
 
-def _rank(rank: int, work: Callable[..., None], store: str, *args: Any) -> None:
+def _rank(rank: int, work: Callable[..., None], store: str, limit_s: float, *args: Any) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_SIZE": "2", "DS_ACCELERATOR": "cpu"}
     distributed.init_process_group(
@@ -38,7 +40,7 @@ def _rank(rank: int, work: Callable[..., None], store: str, *args: Any) -> None:
         init_method=f"file://{store}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=limit_s),
     )
     work(rank, *args)
     distributed.barrier()  # no rank closes its connections while the other still uses them

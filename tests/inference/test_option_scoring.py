@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from spinevl.config.options import Attention, Packing, PredictOptions, Scoring
+from spinevl.config.options import Attention, Compile, Packing, PredictOptions, Scoring
 from spinevl.data.images import ImageStore
 from spinevl.data.packing.collate import Collator
 from spinevl.data.packing.image_input import BatchImages
@@ -125,7 +125,7 @@ def test_a_compiled_decoder_scores_the_same(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     before = scores(model, EXAMPLES)
-    after = scores(copy.deepcopy(model), EXAMPLES, compile=True)
+    after = scores(copy.deepcopy(model), EXAMPLES, compile=Compile.default)
     for one, other in zip(before, after, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
 

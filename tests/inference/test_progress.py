@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevl.config.options import Attention, Engine, Packing, PredictMode, PredictOptions
+from spinevl.config.options import Attention, Compile, Engine, Packing, PredictMode, PredictOptions
 from spinevl.inference.answer import Answer
 from spinevl.inference.progress import Progress, answer_keys
 from spinevl.schema.example import Example, Key
@@ -186,7 +186,9 @@ def test_settings_that_decide_an_answer_change_every_key(
         assert not set(before) & set(keys(made, options=options))
     assert not set(before) & set(keys(made, settings=(0.0, 80.0)))
     # a smaller batch after the memory ran out keeps what is answered
-    smaller = PredictOptions(batch_size=2, packing=Packing.off, attention=Attention.flex)
+    smaller = PredictOptions(
+        batch_size=2, packing=Packing.off, attention=Attention.flex, compile=Compile.default
+    )
     assert keys(made, options=smaller) == before
     assert keys(made, options=PredictOptions(devices=3)) == before
     assert keys(made, options=PredictOptions(vllm_python="/p")) == before

@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
         "devices": None,
         "packing": "tree",
         "attention": "blocks",
-        "compile": False,
+        "compile": "none",
     },
     "cache_dir": "/a",
     "logger": {"wandb": None},
@@ -66,7 +66,7 @@ def test_what_changes_a_result_makes_another_job(path: str, value: Any) -> None:
     [
         *(("cache_dir", "/b"), ("logger.wandb", {}), ("trainer.num_workers", 4)),
         *(("predict.devices", 2), ("predict.batch_size", 1), ("predict.packing", "off")),
-        *(("predict.attention", "flex"), ("predict.compile", True)),
+        *(("predict.attention", "flex"), ("predict.compile", "default")),
     ],
 )
 def test_where_and_how_fast_does_not(path: str, value: Any) -> None:

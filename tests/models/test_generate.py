@@ -94,6 +94,20 @@ def test_a_padded_batch_says_what_each_prompt_says_alone(attention: Attention) -
     assert len(said) == 3  # three different answers, so that a mix-up would show
 
 
+def test_a_compiled_decoder_answers_uncompiled() -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    vlm = model()
+    laid_out = lay_out_prompts([expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)])
+    with torch.inference_mode():
+        visual = vlm.visual_tokens(torch.randn(3, 1, 64, 64)).flatten(0, 1)
+    asked = {"prompts": laid_out, "visual_rows": visual, "end_id": 1, "max_new_tokens": 5}
+    before = greedy(vlm, **asked)
+    vlm.llm.compile(backend=refuse)
+    assert greedy(vlm, **asked) == before
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "phi3", "gemma"])
 @pytest.mark.parametrize("packing", list(Packing))
 @pytest.mark.parametrize(("patients", "parts"), [("", 1), ("aaabbccd", 4)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask
 
 from spinevl.config.options import Attention
-from spinevl.data.packing.attention_blocks import attended
+from spinevl.data.packing.attention_blocks import attention_fields
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.models import tree_mask
+from spinevl.models.llm import CausalLM
 from spinevl.models.tree_mask import TILE, TreeMask
 from spinevl.schema.errors import UserError
 
@@ -46,7 +49,7 @@ ROWS = {
 
 def ends(rows: list[PackedRow]) -> torch.Tensor:
     length = max(len(row.symbols) for row in rows)
-    told = attended(rows, length=length, attention=Attention.flex)
+    told = attention_fields(rows, length=length, attention=Attention.flex)
     assert told["attention"] == ()
     return told["subtree_end"]
 
@@ -102,15 +105,41 @@ def test_what_is_compiled_computes_the_same(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     compiled = tree_mask._flex_attention(True)
-    monkeypatch.setattr(tree_mask, "_flex_attention", lambda compiled_: compiled)
+    monkeypatch.setattr(tree_mask, "_flex_attention", lambda _: compiled)
     rows = ROWS["rows of many lengths"]
     with torch.no_grad():
         ours, theirs = attended_by(rows, TreeMask.of(ends(rows)))
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_attention_weights_cannot_be_dropped_out() -> None:
-    mask = TreeMask.of(torch.tensor([[2, 2]]))
-    some = torch.zeros(1, 1, 2, 16)
-    with pytest.raises(UserError, match=r"attention_dropout=0\.1.*trainer\.attention=blocks"):
-        mask.attend(some, some, some, scaling=None, dropout=0.1)
+@pytest.mark.parametrize(
+    ("changed", "learn", "why"),
+    [
+        ({}, True, None),
+        ({"attention_dropout": 0.1}, False, None),
+        ({"attention_dropout": 0.1}, True, r"found attention_dropout=0\.1 in its config"),
+        ({"head_dim": 8}, False, "found heads of 8 numbers.*attention=blocks"),
+        ({"head_dim": None, "num_attention_heads": 16}, False, "found heads of 4 numbers"),
+    ],
+)
+def test_a_decoder_that_flex_attention_cannot_compute_is_refused(
+    changed: dict[str, object], learn: bool, why: str | None
+) -> None:
+    config = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    llm = CausalLM.__new__(CausalLM)
+    torch.nn.Module.__init__(llm)
+    llm.dim = 64
+    llm.model = SimpleNamespace(config=SimpleNamespace(**{**config, **changed}))
+    with pytest.raises(UserError, match=why) if why else nullcontext():
+        llm.check_flex(learn=learn)
+
+
+def test_half_precision_under_autocast_is_computed_in_it() -> None:
+    """Rotary embeddings give float32 queries there, beside values in bfloat16."""
+    mask = TreeMask.of(ends(ROWS["a tree"]))
+    length = mask.tiles.seq_lengths[0]
+    query, key, value = torch.randn(3, 1, 2, length, 16).unbind()
+    exact = mask.attend(query, key, value, scaling=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = mask.attend(query, key, value.bfloat16(), scaling=None)
+    torch.testing.assert_close(rounded.float(), exact, atol=3e-2, rtol=3e-2)

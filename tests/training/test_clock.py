@@ -61,7 +61,9 @@ def test_each_part_has_its_own_time_and_dev_has_none(spend: Callable[[float], No
             part(torch.zeros(1))
         spend(0.1)  # the loss
         clock.on_before_backward(None, trained, None)
-        spend(16.0)
+        spend(15.0)
+        head(torch.zeros(1))  # run again for its gradients
+        spend(0.5)
         clock.on_after_backward(None, trained)
         if step:  # the first only accumulates
             clock.on_before_optimizer_step(None, trained, None)

@@ -2,6 +2,8 @@
 
 from spinevl.config.options.debug import DebugOptions, Profiler
 from spinevl.config.options.inference import (
+    PREDICT_NO_MATTER,
+    Compile,
     Engine,
     FeatureCacheOptions,
     History,
@@ -48,10 +50,12 @@ from spinevl.config.options.verbs import (
 __all__ = [
     "AUTO",
     "PRECISIONS",
+    "PREDICT_NO_MATTER",
     "SCHEMAS",
     "Attention",
     "AugmentOptions",
     "ClassWeights",
+    "Compile",
     "DebugOptions",
     "Engine",
     "ExportFormat",

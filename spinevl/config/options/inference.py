@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from spinevl.config.keys import key
-from spinevl.config.options.training import COMPILE_MODES, Attention, Packing
+from spinevl.config.options.training import Attention, Packing
 
 
 class PredictMode(StrEnum):
@@ -47,6 +47,18 @@ class Engine(StrEnum):
     vllm = "vllm"
 
 
+class Compile(StrEnum):
+    """Whether torch.compile compiles the LLM, and whether CUDA graphs replay it."""
+
+    none = "none"
+    default = "default"
+    cuda_graphs = "cuda_graphs"
+
+
+PREDICT_NO_MATTER = ("devices", "batch_size", "packing", "attention", "compile", "vllm_python")
+"""Keys of ``predict`` that say where and how fast; answers differ by rounding at most."""
+
+
 @dataclass
 class PredictOptions:
     """How answers are read off the model."""
@@ -72,10 +84,11 @@ class PredictOptions:
     )
     packing: Packing = key(Packing.tree, help="as trainer.packing")
     attention: Attention = key(Attention.blocks, help="as trainer.attention")
-    compile: bool = key(
-        False, help="torch.compile the LLM where options are scored: a minute to start"
+    compile: Compile = key(
+        Compile.none,
+        help="torch.compile the LLM where options are scored, which takes a minute: none, default, "
+        "or cuda_graphs, which are recorded for each shape and need predict.attention=flex",
     )
-    compile_mode: str = key("default", help="as trainer.compile_mode", choices=COMPILE_MODES)
     plain_layers: bool = key(
         False,
         help="compute all layers of the LLM as transformers does, for every token, instead of the "
@@ -97,10 +110,13 @@ class PredictOptions:
 
     @staticmethod
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
-        """vLLM's penalty counts the question's tokens, and ours the answer's alone."""
+        """vLLM's penalty counts the question's tokens; blocks have a shape in every batch."""
+        found = {}
         if values["engine"] == Engine.vllm and values["repetition_penalty"] != 1:
-            return {"repetition_penalty": "1 with predict.engine=vllm, whose penalty is another"}
-        return {}
+            found["repetition_penalty"] = "1 with predict.engine=vllm, whose penalty is another"
+        if values["compile"] == Compile.cuda_graphs and values["attention"] != Attention.flex:
+            found["attention"] = "flex with predict.compile=cuda_graphs"
+        return found
 
 
 @dataclass

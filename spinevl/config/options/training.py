@@ -32,14 +32,10 @@ class Packing(StrEnum):
 
 
 class Attention(StrEnum):
-    """How an LLM's attention over packed rows is computed; what a batch gives is the same."""
+    """How an LLM's attention over packed rows is computed; both are the same up to rounding."""
 
     blocks = "blocks"
     flex = "flex"
-
-
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""Of torch.compile."""
 
 
 class Mode(StrEnum):
@@ -227,11 +223,6 @@ class TrainerOptions:
         help="answer: an answer weighs the same however long; token: each of its tokens does",
     )
     compile: bool = key(False, help="torch.compile the LLM: slower to start, faster on GPUs")
-    compile_mode: str = key(
-        "default",
-        help="of torch.compile; reduce-overhead records CUDA graphs, one for each shape of a batch",
-        choices=COMPILE_MODES,
-    )
     gradient_checkpointing: bool = key(
         False, help="compute layers again in the backward pass: less memory, a third slower"
     )

@@ -26,15 +26,23 @@ MOST_PADDING = 0.25
 # compute a remainder number by number, which took half of attention's time in bfloat16.
 KEY_MULTIPLE = 32
 
+# Rows for FlexAttention are padded to a multiple of its tiles.
+FLEX_TILE = 128
+
 _Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
 
 
-def attended(rows: Sequence[PackedRow], *, length: int, attention: Attention) -> dict[str, Any]:
+def attention_fields(
+    rows: Sequence[PackedRow], *, length: int, attention: Attention
+) -> dict[str, Any]:
     """What the tokens of packed rows attend to, as the fields of a Batch that say so.
 
     Args:
         rows, length: see attention_blocks.
         attention: in blocks, or by the ends of subtrees [B, L]; padding attends to itself.
+
+    Returns:
+        ``attention``, ``attention_order`` and, without blocks, ``subtree_end``.
     """
     if attention is Attention.blocks:
         blocks, order = attention_blocks(rows, length=length)
@@ -44,6 +52,15 @@ def attended(rows: Sequence[PackedRow], *, length: int, attention: Attention) ->
         end[number, : len(row.symbols)] = row.subtree_end
     nothing = {"attention": (), "attention_order": torch.zeros(0, dtype=torch.long)}
     return {**nothing, "subtree_end": torch.from_numpy(end)}
+
+
+def row_length(rows: Sequence[PackedRow], attention: Attention) -> int:
+    """L, to which rows are padded: the longest, or the next whole tile of FlexAttention.
+
+    It is compiled for lengths, so there should be few.
+    """
+    longest = max(len(row.symbols) for row in rows)
+    return longest if attention is Attention.blocks else longest + -longest % FLEX_TILE
 
 
 def attention_blocks(

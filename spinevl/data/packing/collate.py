@@ -31,7 +31,7 @@ class Collator:
         images: decoded images.
         packing: ``tree`` lays the sequences of a batch out as one prefix tree, where every shared
             token stands once; ``plain`` packs them side by side; ``off`` pads, one a row.
-        attention: what the attention of the LLM is laid out for.
+        attention: the attention of the LLM that batches are prepared for.
         loss: whether an answer, or each of its tokens, has the example's weight in the loss.
         learn: lay out the true answers to learn; otherwise every option of a closed question, to
             score them, and the answers of conversations as they are.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spinevl.config.options import Attention, LossMean, Packing
-from spinevl.data.packing.attention_blocks import attended
+from spinevl.data.packing.attention_blocks import attention_fields, row_length
 from spinevl.data.packing.image_input import BatchImages
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.schema.batch import Batch
@@ -66,7 +66,7 @@ def lay_out(
         numbers: of the images in the training.
     """
     rows = packed_rows(sequences, packing)
-    width = max(len(row.symbols) for row in rows)
+    width = row_length(rows, attention)
     symbols = np.zeros((len(rows), width), dtype=np.int64)
     depth = np.zeros_like(symbols)
     sources: list[np.ndarray] = []
@@ -92,7 +92,7 @@ def lay_out(
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
         visual_index=torch.from_numpy(images.rows(symbols)),
         position_ids=torch.from_numpy(depth),
-        **attended(rows, length=width, attention=attention),
+        **attention_fields(rows, length=width, attention=attention),
         pixel_values=pixel_values,
         features=features,
         volumes=volumes,

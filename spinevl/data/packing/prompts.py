@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spinevl.config.options import Attention, Packing
-from spinevl.data.packing.attention_blocks import attended, contexts
+from spinevl.data.packing.attention_blocks import attention_fields, contexts, row_length
 from spinevl.data.packing.layout import Sequenced, packed_rows
 from spinevl.data.packing.prefix_tree import shared
 from spinevl.schema.prompt_batch import PromptBatch
@@ -74,7 +74,7 @@ def _laid_out(named: Sequence[list[int]], packing: Packing, attention: Attention
         ],
         packing,
     )
-    width = max(len(row.symbols) for row in rows)
+    width = row_length(rows, attention)
     symbols = np.zeros((len(rows), width), dtype=np.int64)
     depth = np.zeros_like(symbols)
     last: list[int] = []
@@ -86,7 +86,7 @@ def _laid_out(named: Sequence[list[int]], packing: Packing, attention: Attention
         input_ids=torch.from_numpy(np.maximum(symbols, 0)),
         visual_index=torch.from_numpy(np.where(symbols < 0, -1 - symbols, -1)),
         position_ids=torch.from_numpy(depth),
-        **attended(rows, length=width, attention=attention),
+        **attention_fields(rows, length=width, attention=attention),
         last=torch.tensor(last),
         lengths=torch.tensor(lengths),
         contexts=contexts(rows, last, length=width),

@@ -84,7 +84,7 @@ class Estimator:
         return self(2).total - first if fails > 2 else 1.0
 
     def _data(self, model: VLM, batch_patients: int) -> ExampleDataModule:
-        # a rehearsal has no GPU for FlexAttention, which takes no more memory than blocks
+        # a rehearsal has no GPU for FlexAttention, which needs neither masks nor heads repeated
         trainer = replace(
             self.spec.trainer, batch_patients=batch_patients, attention=Attention.blocks
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spinevl.data.images import ImageStore
+from spinevl.data.packing.attention_blocks import FLEX_TILE
 from spinevl.data.packing.collate import Collator
 from spinevl.models.llm import TinyLLM
 from spinevl.schema.errors import UserError
@@ -103,6 +104,25 @@ def test_parts_of_one_file_are_images_of_their_own() -> None:
     other = replace(CLOSED, images=(parts[0], ImageRef("s6", crop=(0, 0, 4, 4), plane="axial")))
     assert len(collator()([[(0, replace(CLOSED, images=parts))]]).pixel_values) == 1
     assert len(collator()([[(0, other)]]).pixel_values) == 2
+
+
+def test_for_flex_attention_rows_are_whole_tiles_and_have_no_blocks() -> None:
+    groups = [[(0, CLOSED)], [(1, TALK)]]
+    blocks, flex = (
+        collator(learn=True, packing="off", attention=kind)(groups) for kind in ("blocks", "flex")
+    )
+    assert blocks.subtree_end is None
+    assert (flex.attention, flex.attention_order.numel()) == ((), 0)
+    length = flex.input_ids.shape[1]
+    assert (length % FLEX_TILE, flex.tokens) == (0, blocks.tokens)
+    ends = [blocks.tokens, flex.subtree_end[:, 0].sum()]  # a row is one chain here
+    assert ends[0] == ends[1]
+    assert torch.equal(flex.input_ids[:, : blocks.input_ids.shape[1]], blocks.input_ids)
+    padding = flex.subtree_end[0, flex.subtree_end[0, 0] :]
+    assert torch.equal(padding, torch.arange(length - len(padding), length) + 1)
+    assert torch.equal(flex.each(lambda one: one + 1).subtree_end, flex.subtree_end + 1)
+    assert torch.equal(flex.blank().subtree_end, flex.subtree_end)
+    assert flex.without_inputs().subtree_end is None
 
 
 def test_auxiliary_targets_name_image_head_class_and_weight() -> None:

@@ -1,0 +1,65 @@
+"""Matrix products of linear layers in float32, by the faster library on the processor.
+
+torch multiplies float32 matrices with MKL, which has AVX-512 kernels for Intel's processors alone;
+on others it falls back to AVX2. oneDNN, which torch uses for bfloat16, has them for all: on two
+cores of an AMD EPYC (Zen 4) its products take 1.5 to 1.9 times less for 18 to 72 rows, and 1.1 to
+1.2 times less for 1,000 and more.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from spinevl.models.fewer_passes import asked_for_on_a_cpu
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether MKL lacks this processor's vector instructions; the same each time it is asked."""
+    able = torch.cpu.get_capabilities()
+    amd = str(able.get("cpu_name", "")).startswith("AMD")
+    there = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # of one version of torch
+    return amd and bool(able.get("avx512_f")) and torch.backends.mkldnn.is_available() and there
+
+
+def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """rows [..., I] weight^T [I, O] + bias [O] -> [..., O], through which no gradient passes."""
+    if not _is_for_onednn(rows, weight):
+        return functional.linear(rows, weight, bias)
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return result
+
+
+def _is_for_onednn(rows: torch.Tensor, weight: torch.Tensor) -> bool:
+    return (
+        onednn_is_faster()
+        and rows.device.type == "cpu"
+        and rows.dtype == weight.dtype == torch.float32
+        and type(rows) is torch.Tensor  # no rehearsal
+        and rows.ndim > 1
+        and rows.numel() > 0
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def install(model: nn.Module) -> None:
+    """Let a decoder's linear layers take ``linear`` where it ``takes_fewer_passes``, in place."""
+    if not onednn_is_faster():
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear and "forward" not in vars(module):
+            module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
+
+
+def _forward(layer: Any, rows: torch.Tensor) -> torch.Tensor:
+    if torch.is_grad_enabled() or not asked_for_on_a_cpu(rows):
+        result: torch.Tensor = type(layer).forward(layer, rows)
+        return result
+    return linear(rows, layer.weight, layer.bias)
