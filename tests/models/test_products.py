@@ -99,3 +99,17 @@ def test_a_processor_is_judged_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
         assert not judged()
     finally:
         onednn_is_faster.cache_clear()
+
+
+def test_the_head_takes_them_where_nothing_is_learned(calls: list[tuple[int, ...]]) -> None:
+    llm, hidden = decoder(), torch.randn(5, SMALL_DECODER["hidden_size"])
+    calls.clear()
+    learned = llm.logits(hidden)
+    assert learned.requires_grad
+    assert calls == []
+    with torch.inference_mode():
+        torch.testing.assert_close(llm.logits(hidden), learned.detach(), atol=1e-5, rtol=1e-5)
+        assert calls == [tuple(hidden.shape)]
+        llm.plain_layers = True
+        llm.logits(hidden)
+    assert len(calls) == 1
