@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,20 @@ class Way:
     plain_layers: bool = False
 
 
-MODES = {Compile.default: "default", Compile.cuda_graphs: "reduce-overhead"}
-SCORES, LEARNS = Way(learn=False), Way(learn=True)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    " without sharing": {"packing": Packing.plain},
+    " plain layers": {"plain_layers": True},
+    " flex": {"attention": Attention.flex},
+    " compiled": {"compile": Compile.default},
+    " flex compiled": {"attention": Attention.flex, "compile": Compile.default},
+}
+GRAPHS = Way(learn=False, attention=Attention.flex, compile=Compile.cuda_graphs)
 WAYS = {
-    "predict": SCORES,
-    "predict without sharing": replace(SCORES, packing=Packing.plain),
-    "predict plain layers": replace(SCORES, plain_layers=True),
-    "predict flex": replace(SCORES, attention=Attention.flex),
-    "predict compiled": replace(SCORES, compile=Compile.default),
-    "predict flex compiled": replace(SCORES, attention=Attention.flex, compile=Compile.default),
-    "predict CUDA graphs": replace(SCORES, attention=Attention.flex, compile=Compile.cuda_graphs),
-    "train": LEARNS,
-    "train without sharing": replace(LEARNS, packing=Packing.plain),
-    "train plain layers": replace(LEARNS, plain_layers=True),
-    "train flex": replace(LEARNS, attention=Attention.flex),
-    "train compiled": replace(LEARNS, compile=Compile.default),
-    "train flex compiled": replace(LEARNS, attention=Attention.flex, compile=Compile.default),
-    "train layers computed again": replace(LEARNS, recompute=True),
+    **{f"predict{name}": Way(learn=False, **changed) for name, changed in VARIANTS.items()},
+    "predict CUDA graphs": GRAPHS,
+    **{f"train{name}": Way(learn=True, **changed) for name, changed in VARIANTS.items()},
+    "train layers computed again": Way(learn=True, recompute=True),
 }
 
 
@@ -159,7 +156,7 @@ def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str,
     if way.attention == Attention.flex:
         model.llm.check_flex(learn=way.learn)
     if way.compile != Compile.none:
-        model.llm.compile(mode=MODES[way.compile])
+        model.llm.compile(cuda_graphs=way.compile == Compile.cuda_graphs)
     count = 1 if way.learn else options.patients
     examples = subject.patients(options.cache, count=2 * count)
     collate = Collator(
@@ -171,7 +168,7 @@ def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str,
     )
     groups = grouped(examples)
     batches = [groups[:count], groups[count:]]
-    work = _training(model, way) if way.learn else _scoring(model)
+    work = _training(model) if way.learn else _scoring(model)
     seconds: list[float] = []
     for number in range(options.rounds + WARM_UP):
         batch = collate(batches[number % 2]).to(device)
@@ -196,7 +193,7 @@ def _scoring(model: VLM) -> Callable[[Any], object]:
     return score
 
 
-def _training(model: VLM, way: Way) -> Callable[[Any], object]:
+def _training(model: VLM) -> Callable[[Any], object]:
     model.train()
     model.encoder.eval()
     learned = [one for one in model.parameters() if one.requires_grad]

@@ -70,8 +70,7 @@ class Predictor:
         self.options = options or PredictOptions()
         model.llm.plain_layers = self.options.plain_layers
         if self.options.compile != Compile.none:
-            graphs = self.options.compile == Compile.cuda_graphs
-            model.llm.compile(mode="reduce-overhead" if graphs else "default")
+            model.llm.compile(cuda_graphs=self.options.compile == Compile.cuda_graphs)
         self.cache = cache
         branches = model.vision_branches().items() if cache is not None else ()
         self._keys = {modality: encoder_key(branch.encoder) for modality, branch in branches}

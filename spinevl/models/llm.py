@@ -100,13 +100,14 @@ class CausalLM(nn.Module):
         """Install prefix attention again, after another attention implementation was set."""
         prefix_attention.install(self.model)
 
-    def compile(self, **options: Any) -> None:
+    def compile(self, *, cuda_graphs: bool = False, **options: Any) -> None:
         """Compile the decoder in place; ``options`` as of torch.compile.
 
         Batches differ in how many blocks of attention they have, so it is compiled more often than
         torch does by default, which runs uncompiled from then on.
         """
-        told = {"dynamic": True, "recompile_limit": RECOMPILE_LIMIT}
+        mode = {"mode": "reduce-overhead"} if cuda_graphs else {}
+        told = {"dynamic": True, "recompile_limit": RECOMPILE_LIMIT, **mode}
         self.model.base_model.compile(**{**told, **options})
 
     def check_flex(self, *, learn: bool) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-TILE = 128
-"""Queries and keys of a tile; FlexAttention's own."""
+from spinevl.schema.batch import FLEX_TILE
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,24 @@ class TreeMask:
         from torch.nn.attention.flex_attention import BlockMask
 
         rows, length = subtree_end.shape
-        count = -(-length // TILE)
-        padded = torch.nn.functional.pad(subtree_end, (0, count * TILE - length))
-        ends = padded.view(rows, count, TILE)
-        start = torch.arange(count, device=subtree_end.device) * TILE
+        count = -(-length // FLEX_TILE)
+        padded = torch.nn.functional.pad(subtree_end, (0, count * FLEX_TILE - length))
+        ends = padded.view(rows, count, FLEX_TILE)
+        start = torch.arange(count, device=subtree_end.device) * FLEX_TILE
         earlier = start[:, None] > start  # [tile of queries, tile of keys]
         reached = earlier & (ends.amax(-1)[:, None] > start[:, None])
-        allowed_all = earlier & (ends.amin(-1)[:, None] >= start[:, None] + TILE)
+        allowed_all = earlier & (ends.amin(-1)[:, None] >= start[:, None] + FLEX_TILE)
         allowed_any = reached | (start[:, None] == start)
-        end = subtree_end
 
         def sees(
             row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
         ) -> torch.Tensor:
-            return (key <= query) & (query < end[row, key])
+            return (key <= query) & (query < subtree_end[row, key])
 
         tiles = BlockMask.from_kv_blocks(
             *_tile_lists(allowed_any & ~allowed_all),
             *_tile_lists(allowed_all),
-            BLOCK_SIZE=TILE,
+            BLOCK_SIZE=FLEX_TILE,
             mask_mod=sees,
             seq_lengths=(length, length),
         )

@@ -10,6 +10,10 @@ if TYPE_CHECKING:  # build and evaluate import this package without torch
     import torch
 
 
+FLEX_TILE = 128
+"""Queries and keys of a tile of FlexAttention; rows for it are padded to whole tiles."""
+
+
 @dataclass(frozen=True)
 class AttentionBlocks:
     """n attention blocks of similar size: the queries, and the keys that each may attend to.

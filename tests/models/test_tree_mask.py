@@ -18,7 +18,8 @@ from spinevl.data.packing.attention_blocks import attention_fields
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 from spinevl.models import tree_mask
 from spinevl.models.llm import CausalLM
-from spinevl.models.tree_mask import TILE, TreeMask
+from spinevl.models.tree_mask import TreeMask
+from spinevl.schema.batch import FLEX_TILE
 from spinevl.schema.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -43,7 +44,7 @@ ROWS = {
         join([tree(4, 3, 90), tree(5, 1, 400)]),
         tree(6, 1, 2),
     ],
-    "whole tiles": [pack([list(range(4 * TILE + 1))], [[(1, 2)]])],
+    "whole tiles": [pack([list(range(4 * FLEX_TILE + 1))], [[(1, 2)]])],
 }
 
 

@@ -87,7 +87,7 @@ class PredictOptions:
     compile: Compile = key(
         Compile.none,
         help="torch.compile the LLM where options are scored, which takes a minute: none, default, "
-        "or cuda_graphs, which are recorded for each shape and need predict.attention=flex",
+        "or cuda_graphs, recorded for each length of rows, with predict.attention=flex",
     )
     plain_layers: bool = key(
         False,
@@ -110,7 +110,7 @@ class PredictOptions:
 
     @staticmethod
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
-        """vLLM's penalty counts the question's tokens; blocks have a shape in every batch."""
+        """vLLM's penalty counts the question too; blocks have too many shapes for graphs."""
         found = {}
         if values["engine"] == Engine.vllm and values["repetition_penalty"] != 1:
             found["repetition_penalty"] = "1 with predict.engine=vllm, whose penalty is another"

@@ -15,7 +15,7 @@ import torch
 
 from spinevl.config.options import Attention
 from spinevl.data.packing.prefix_tree import PackedRow
-from spinevl.schema.batch import AttentionBlocks
+from spinevl.schema.batch import FLEX_TILE, AttentionBlocks
 
 # A subtree of up to this many tokens is one block with a mask of its own; above it, its first
 # chain is a block and its branches are cut further.
@@ -25,9 +25,6 @@ MOST_PADDING = 0.25
 # Keys are padded to a multiple of this: numbers in a vector register of any processor. CPU kernels
 # compute a remainder number by number, which took half of attention's time in bfloat16.
 KEY_MULTIPLE = 32
-
-# Rows for FlexAttention are padded to a multiple of its tiles.
-FLEX_TILE = 128
 
 _Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
 

@@ -13,7 +13,6 @@ from torch import nn
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import Trust
 from spinevl.checkpoints.load import parts_of
-from spinevl.config.options import Attention
 from spinevl.models.assemble import Build, assemble
 from spinevl.models.llm import CausalLM
 from spinevl.models.vlm import VLM
@@ -74,8 +73,7 @@ def blank_module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> Train
         model: see blank_model.
         heads: of the auxiliary heads, see head_sizes.
     """
-    trainer = replace(spec.trainer, compile=False, attention=Attention.blocks)
-    eager = replace(spec, trainer=trainer)
+    eager = replace(spec, trainer=replace(spec.trainer, compile=False))
     with torch.device("meta"):
         module = training_module(eager, model, heads, {})
     for child in module.modules():

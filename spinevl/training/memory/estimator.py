@@ -41,7 +41,8 @@ class Estimator:
     def __init__(
         self, spec: TrainSpec, study: Study, *, trust: Trust = NOTHING, device: str | None = None
     ) -> None:
-        self.spec = spec
+        # a rehearsal has no GPU for FlexAttention, which needs neither masks nor heads repeated
+        self.spec = replace(spec, trainer=replace(spec.trainer, attention=Attention.blocks))
         self.study = study
         self.device = device or device_of(spec.trainer.accelerator)
         self.sharding = sharding_of(spec.trainer)
@@ -49,7 +50,7 @@ class Estimator:
         self.most = len(grouped(study.examples("train")))
         model = blank_model(spec, trust=trust)
         freeze_unshown(model, self._data(model, 1).shown())
-        self.module = blank_module(spec, model, self.heads)
+        self.module = blank_module(self.spec, model, self.heads)
         autocast = autocast_of(spec.trainer)
         if self.sharding.stage and autocast:  # DeepSpeed keeps all weights in the half type
             self.module.to(autocast)
@@ -84,10 +85,7 @@ class Estimator:
         return self(2).total - first if fails > 2 else 1.0
 
     def _data(self, model: VLM, batch_patients: int) -> ExampleDataModule:
-        # a rehearsal has no GPU for FlexAttention, which needs neither masks nor heads repeated
-        trainer = replace(
-            self.spec.trainer, batch_patients=batch_patients, attention=Attention.blocks
-        )
+        trainer = replace(self.spec.trainer, batch_patients=batch_patients)
         spec = replace(self.spec, trainer=trainer)
         return training_data(spec, self.study, model, self.heads)
 

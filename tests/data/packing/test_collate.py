@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from spinevl.data.images import ImageStore
-from spinevl.data.packing.attention_blocks import FLEX_TILE
 from spinevl.data.packing.collate import Collator
 from spinevl.models.llm import TinyLLM
+from spinevl.schema.batch import FLEX_TILE
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef
