@@ -150,7 +150,7 @@ def _measured(way: Way, options: argparse.Namespace, scratch: Path) -> dict[str,
         nodes[part]["dtype"] = "bfloat16"
     nodes["tuning"] |= {"connector": "frozen", "llm": "lora" if way.learn else "frozen"}
     model = subject.model(nodes).to(device)
-    model.llm.plain_layers = way.plain_layers
+    model.compute_plainly(way.plain_layers)
     if way.recompute:
         recompute_layers(model)
     if way.attention == Attention.flex:

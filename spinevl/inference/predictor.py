@@ -68,7 +68,7 @@ class Predictor:
     ) -> None:
         self.model = model
         self.options = options or PredictOptions()
-        model.llm.plain_layers = self.options.plain_layers
+        model.compute_plainly(self.options.plain_layers)
         if self.options.compile != Compile.none:
             model.llm.compile(cuda_graphs=self.options.compile == Compile.cuda_graphs)
         self.cache = cache

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from spinevl.models.fewer_passes import asked_for
 from spinevl.models.products import linear
-from spinevl.models.sharded import is_sharded
+from spinevl.models.sharded import is_whole
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -42,7 +41,7 @@ class AdaptedLinear(torch.autograd.Function):
         read = states if dropped is None else dropped
         ctx.scale, ctx.learned = scale, up.dtype
         down, up = down.to(states.dtype), up.to(states.dtype)
-        inner = read @ down.T  # [T, r]
+        inner = linear(read, down, None)  # [T, r]
         output = linear(states, weight, bias)
         output.addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(read, inner, weight, down, up)
@@ -53,9 +52,9 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the states, of those behind a dropout, and of both adapter weights."""
         read, inner, weight, down, up = ctx.saved_tensors
-        of_inner = gradient @ (up * ctx.scale)  # [T, r]
-        of_up = (gradient.T @ (inner * ctx.scale)).to(ctx.learned)
-        of_down = (of_inner.T @ read).to(ctx.learned)
+        of_inner = linear(gradient, (up * ctx.scale).T, None)  # [T, r]
+        of_up = linear((inner * ctx.scale).T, gradient.T, None).T.to(ctx.learned)
+        of_down = linear(of_inner.T, read.T, None).to(ctx.learned)
         of_states = linear(gradient, weight.T, None) if ctx.needs_input_grad[0] else None
         of_dropped = None
         if ctx.needs_input_grad[1]:
@@ -112,13 +111,8 @@ def _is_plain(layer: Any, states: torch.Tensor) -> bool:
     parts = (layer.base_layer, layer.lora_A[name], layer.lora_B[name])
     autocast = torch.is_autocast_enabled(states.device.type)
     return (
-        all(type(one) is nn.Linear and _is_whole(one.weight) for one in parts)
+        all(type(one) is nn.Linear and is_whole(one.weight) for one in parts)
         and not any(one.requires_grad for one in layer.base_layer.parameters())
         and all(one.bias is None for one in parts[1:])
         and (autocast or all(one.weight.dtype == states.dtype for one in parts))
     )
-
-
-def _is_whole(weight: torch.Tensor) -> bool:
-    """Whether a weight is not divided among devices, whose layers must be called to gather it."""
-    return type(weight.data) in (torch.Tensor, FakeTensor) and not is_sharded(weight)

@@ -168,8 +168,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [T, dim] -> [T, vocabulary]."""
-        fewer = not self.plain_layers and not torch.is_grad_enabled()
-        with self.autocast(), fewer_passes.computed(fewer):
+        with self.autocast(), fewer_passes.computed(not self.plain_layers):
             return self.model.get_output_embeddings()(hidden)
 
     def logprobs(self, hidden: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from spinevl.models.fewer_passes import asked_for_on_a_cpu
+from spinevl.models.sharded import is_whole
 
 
 @functools.cache
@@ -28,11 +30,37 @@ def onednn_is_faster() -> bool:
 
 
 def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """rows [..., I] weight^T [I, O] + bias [O] -> [..., O], through which no gradient passes."""
+    """rows [..., I] weight^T [I, O] + bias [O] -> [..., O]."""
     if not _is_for_onednn(rows, weight):
         return functional.linear(rows, weight, bias)
+    if not torch.is_grad_enabled():
+        return _product(rows, weight, bias)
+    if not is_whole(weight) or any(one is not None and one.requires_grad for one in (weight, bias)):
+        return functional.linear(rows, weight, bias)
+    result: torch.Tensor = _FrozenLinear.apply(rows, weight, bias)
+    return result
+
+
+def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return result
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A layer that does not learn, between others that do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return _product(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return linear(gradient, weight.T, None), None, None
 
 
 def _is_for_onednn(rows: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -43,14 +71,13 @@ def _is_for_onednn(rows: torch.Tensor, weight: torch.Tensor) -> bool:
         and type(rows) is torch.Tensor  # no rehearsal
         and rows.ndim > 1
         and rows.numel() > 0
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
 def install(model: nn.Module) -> None:
-    """Let a decoder's linear layers take ``linear`` where it ``takes_fewer_passes``, in place."""
+    """Let the linear layers of a decoder or an encoder take ``linear`` within ``computed``."""
     if not onednn_is_faster():
         return
     for module in model.modules():

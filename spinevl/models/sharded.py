@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 
 from spinevl.distributed.ranks import gathered
 from spinevl.io.finite import is_finite
@@ -71,6 +72,14 @@ def read_as_shares(dtype: torch.dtype) -> Iterator[None]:
 def is_sharded(weight: torch.Tensor) -> bool:
     """Whether ranks have divided a weight among them; ``numel`` is 0 then."""
     return hasattr(weight, "ds_id")
+
+
+def is_whole(weight: torch.Tensor) -> bool:
+    """Whether this process holds all of a weight, or all of its description.
+
+    A layer whose weight is divided among devices must be called as a module, which gathers it.
+    """
+    return type(weight.data) in (torch.Tensor, FakeTensor) and not is_sharded(weight)
 
 
 def size_of(weight: Any) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from spinevl.models import products
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder, encode, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
@@ -55,6 +56,17 @@ class VLM(nn.Module):
         self.llm = llm
         if encoder3d is not None:
             self.encoder3d, self.connector3d = encoder3d, connector3d
+        for branch in self.vision_branches().values():
+            products.install(branch.encoder)
+
+    def compute_plainly(self, plain: bool) -> None:
+        """Whether all layers are computed as their libraries do, or in faster ways; see CausalLM.
+
+        Features of one way are not kept as those of the other.
+        """
+        self.llm.plain_layers = plain
+        for branch in self.vision_branches().values():
+            branch.encoder.plain_layers = plain
 
     def vision_branches(self) -> dict[Modality, VisionBranch]:
         """The encoder and connector of each modality that the model reads."""

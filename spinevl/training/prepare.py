@@ -99,6 +99,7 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
         model = assemble(
             {**spec.parts, "tuning": tuning}, build=partial(build, trust=trust), held=held
         )
+        model.compute_plainly(spec.trainer.plain_layers)
         return model, {**held.settled(spec.parts), "tuning": tuning}
     start = load_checkpoint(spec.checkpoint, allowed=trust.allowed, held=held)
     parts = held.settled(start.parts)
@@ -108,6 +109,7 @@ def starting_model(spec: TrainSpec, trust: Trust) -> tuple[VLM, dict[str, Any]]:
         start.model.llm.conversation = conversation
         parts["llm"] = {**llm, "conversation": conversation}
     start.model.llm.quantize = spec.parts["llm"].get("quantize")
+    start.model.compute_plainly(spec.trainer.plain_layers)
     return tuned(start.model, tuning), {**parts, "tuning": tuning}
 
 
@@ -181,7 +183,6 @@ def training_module(
         seed=spec.seed,
         stand_ins=stand_ins,
     )
-    model.llm.plain_layers = spec.trainer.plain_layers
     if spec.trainer.attention == Attention.flex:
         model.llm.check_flex(learn=learns(model.llm))
     if spec.trainer.gradient_checkpointing:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spinevl.build.roles import role
+from spinevl.models.fewer_passes import computed
 from spinevl.models.held import autocast_of, half_of
 from spinevl.schema.errors import UserError
 from spinevl.schema.image_ref import Modality
@@ -29,12 +30,14 @@ class Encoder(nn.Module, ABC):
         grid: their layout, (rows, columns) or (slices, rows, columns), row by row. There is one
             token more than the grid has cells where a class token comes first.
         modality: ``image`` reads 2D images, ``image3d`` volumes.
+        plain_layers: compute every layer as its library does.
     """
 
     dim: int
     tokens: int
     grid: tuple[int, ...]
     modality: Modality = "image"
+    plain_layers: bool = False
 
     @abstractmethod
     def transform(self, image: np.ndarray) -> torch.Tensor:
@@ -68,7 +71,7 @@ class Encoder(nn.Module, ABC):
         own = {name: v for name, v in vars(self).items() if name not in vars(nn.Module())}
         arrays = {
             name: v.tobytes().hex() if isinstance(v, np.ndarray) else repr(v)
-            for name, v in sorted(own.items())
+            for name, v in sorted({**own, "plain_layers": self.plain_layers}.items())
         }
         return f"{self!r}\n{arrays}"
 
@@ -93,7 +96,7 @@ def encode_in_fixed_batches(encoder: Encoder, pixel_values: torch.Tensor) -> tor
 def encode(encoder: Encoder, pixel_values: torch.Tensor) -> torch.Tensor:
     """pixel_values [U, ...] -> features [U, tokens, dim]; see autocast_of."""
     half = half_of(encoder)
-    with autocast_of(encoder):
+    with autocast_of(encoder), computed(not encoder.plain_layers, norms=False):
         return encoder(pixel_values if half is None else pixel_values.to(half))
 
 

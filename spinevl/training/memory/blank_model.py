@@ -34,7 +34,9 @@ def blank_model(spec: TrainSpec, *, trust: Trust) -> VLM:
     """
     parts, made = _blank(spec, trust)
     with torch.device("meta"):
-        return assemble({**parts, "tuning": asdict(spec.tuning)}, build=made, held=held_of(spec))
+        model = assemble({**parts, "tuning": asdict(spec.tuning)}, build=made, held=held_of(spec))
+    model.compute_plainly(spec.trainer.plain_layers)
+    return model
 
 
 def blank_llm(spec: TrainSpec, *, trust: Trust) -> CausalLM:
