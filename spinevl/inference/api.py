@@ -14,11 +14,11 @@ from spinevl.build.allowlist import Allowed
 from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.check import from_plain
-from spinevl.config.options import PredictOptions
+from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
-from spinevl.inference.precision import held_in, ready, settled
+from spinevl.inference.precision import held_in, pack, ready, settled
 from spinevl.inference.predictor import Predictor
 from spinevl.io.files import expanded
 from spinevl.models.source import checkpoint_folder
@@ -195,6 +195,7 @@ def load(
     held = held_in(options.precision, chosen)
     loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)), held=held)
     ready(loaded.model, options.precision).to(chosen)
+    pack(loaded.model, options, writes=options.mode == PredictMode.generate)
     return SpineModel(loaded, options)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from spinevl.checkpoints.load import is_native
-from spinevl.config.options import Precision, PredictOptions
+from spinevl.config.options import Compile, Precision, PredictOptions
 from spinevl.io.json_file import read_json_object
 from spinevl.models.half_speed import bfloat16_pays
 from spinevl.models.held import Held, auto_dtype
@@ -60,6 +60,18 @@ def held_in(precision: Precision, device: str | torch.device) -> Held:
     if precision == Precision.bfloat16:
         return Held(every="bfloat16")
     return Held("float32" if precision == Precision.float32 else auto_dtype(device))
+
+
+def pack(model: VLM, options: PredictOptions, *, writes: bool) -> None:
+    """Pack a ready model's weights as its device multiplies them fastest, in place.
+
+    Args:
+        model: on its device, for nothing but answering.
+        options: how answers are read off it; plain or compiled layers stay as they are.
+        writes: whether all answers are generated.
+    """
+    if options.compile == Compile.none and not options.plain_layers:
+        model.llm.pack(head=writes)
 
 
 def ready(model: VLM, precision: Precision) -> VLM:

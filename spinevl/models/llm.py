@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spinevl.build.roles import role
 from spinevl.config.keys import Positive
-from spinevl.models import fewer_passes, prefix_attention, products
+from spinevl.models import fewer_passes, packed, prefix_attention, products
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.held import DType, autocast_of, torch_dtype
 from spinevl.models.prefix_attention import Masks
@@ -60,6 +60,7 @@ class CausalLM(nn.Module):
             last layer is computed where it is read, and others in fewer passes over memory.
         takes_fewer_passes: whether norms and rotary embeddings in fewer passes were tried and
             change nothing.
+        packs: whether packed weights were tried and change nothing.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.
@@ -75,7 +76,7 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self.token_wise, norms = _tried(model)
+        self.token_wise, norms, self.packs = _tried(model)
         prefix_attention.install(model)
         fewer_passes.install(model, norms)
         products.install(model)
@@ -129,6 +130,20 @@ class CausalLM(nn.Module):
         if problem:
             wanted = f"heads of {SMALLEST_HEAD} numbers or more, and no attention dropout"
             raise refused("llm: FlexAttention", wanted, problem, "take attention=blocks")
+
+    def pack(self, *, head: bool) -> None:
+        """Pack the weights of linear layers where products are faster then; for answering alone.
+
+        Args:
+            head: those of the output head too; options are then scored more slowly, which reads
+                its rows.
+        """
+        first, *others = {one.dtype for one in self.model.parameters()}
+        if not self.packs or others or not packed.pays(first, self.model.device):
+            return
+        packed.pack(self.model.base_model)
+        if head:
+            packed.pack(self.model)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the decoder is to be called in; see autocast_of."""
@@ -237,15 +252,15 @@ def _require_known_tokens(model: Any, tokenizer: Any, *, where: str) -> None:
 
 
 # class and config of a decoder -> what its trial has shown in this process
-_trials: dict[tuple[type, str], tuple[tuple[str, ...], frozenset[type]]] = {}
+_trials: dict[tuple[type, str], tuple[tuple[str, ...], frozenset[type], bool]] = {}
 
 
-def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
+def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type], bool]:
     """Try a small copy of the model.
 
     Returns:
-        What of its last layer may be computed for predicting tokens alone, and which classes of
-        norms in fewer passes.
+        What of its last layer may be computed for predicting tokens alone, which classes of norms
+        in fewer passes, and whether weights may be packed.
 
     Raises:
         UserError: packed sequences or its head would be wrong.
@@ -260,6 +275,7 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
         plain = packs and _has_plain_head(small)
         token_wise = prefix_attention.tried_token_wise(small) if packs else ()
         norms = fewer_passes.tried(small) if packs else frozenset()
+        layers = packs and packed.tried(small)  # the last, since it leaves no weights
     if not packs:
         raise UserError(
             f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
@@ -271,7 +287,7 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type]]:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
-    _trials[alike] = token_wise, norms
+    _trials[alike] = token_wise, norms, layers
     return _trials[alike]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from spinevl.config.options import Precision, PredictOptions
-from spinevl.inference.precision import held_in, ready, settled
-from spinevl.models import half_speed
+from spinevl.config.options import Compile, Precision, PredictOptions
+from spinevl.inference.precision import held_in, pack, ready, settled
+from spinevl.models import half_speed, packed
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import TinyLLM
@@ -99,15 +99,40 @@ def test_no_cache_folder_is_no_reason_to_fail(
     assert (options.precision, found) == ("bfloat16", [None])
 
 
-def test_every_weight_is_held_in_it_and_no_buffer() -> None:
+def small_model() -> VLM:
     torch.manual_seed(0)
     encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
     llm = TinyLLM(width=32, layers=2, heads=4)
     connector = MLPConnector(in_dim=16, out_dim=llm.dim, in_tokens=4, in_grid=(2, 2))
-    model = VLM(encoder, connector, llm).eval()
+    return VLM(encoder, connector, llm).eval()
+
+
+def test_every_weight_is_held_in_it_and_no_buffer() -> None:
+    model = small_model()
     buffers = {name: one.dtype for name, one in model.named_buffers()}
     assert held_in(Precision.bfloat16, "cpu").every == "bfloat16"
     assert held_in(Precision.float32, "cuda").auto == "float32"
     ready(model, Precision.bfloat16)
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
     assert {name: one.dtype for name, one in model.named_buffers()} == buffers
+
+
+@pytest.mark.parametrize(
+    ("told", "packs"),
+    [
+        ({}, True),
+        ({"plain_layers": True}, False),
+        ({"compile": Compile.default}, False),
+    ],
+)
+def test_weights_are_packed_unless_layers_are_plain_or_compiled(
+    told: dict[str, Any], packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "onednn_is_faster", lambda: True)
+    model = small_model()
+    asked = model.llm.packs  # False in a torch without oneDNN
+    pack(model, PredictOptions(**told), writes=False)
+    kinds = {type(one) for one in model.llm.model.base_model.modules()}
+    assert (packed.PackedLinear in kinds) == (packs and asked)
+    assert type(model.llm.model.get_output_embeddings()) is torch.nn.Linear
+    assert packed.PackedLinear not in {type(one) for one in model.connector.modules()}

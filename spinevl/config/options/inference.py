@@ -92,7 +92,7 @@ class PredictOptions:
     plain_layers: bool = key(
         False,
         help="compute all layers of the LLM as transformers does, for every token, instead of the "
-        "last one where it is read and norms in fewer passes",
+        "last one where it is read, norms in fewer passes and packed weights",
     )
     max_new_tokens: int | None = key(
         None, help="longest generated answer; null is 48, of conversations 512", min=1

@@ -15,7 +15,7 @@ from spinevl.data.packing.layout import Sequenced, packed_rows
 from spinevl.data.packing.prefix_tree import shared
 from spinevl.schema.prompt_batch import PromptBatch
 
-_MOST_TOKENS = 4096
+_MOST_TOKENS = 2048
 _MOST_BATCHES = 4
 """Prompts are read in batches of so many tokens, or more where there would be too many batches.
 
