@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import uuid
 import zlib
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from spinevl.features.encode import encoded_in_parts
 from spinevl.features.key import encoder_key, image_key
+from spinevl.features.speed import Speed, seconds_to_read
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
 from spinevl.io.temporary import remove_leftovers
@@ -35,6 +37,7 @@ from spinevl.schema.errors import UserError
 log = logging.getLogger(__name__)
 
 _SEGMENT_IMAGES = 1024
+_MEASURED_BYTES = 2**26
 
 Encode = Callable[[Sequence[Hashable]], Iterable[np.ndarray]]
 
@@ -64,10 +67,15 @@ class FeatureCache:
     Attributes:
         folder: where every encoder gets a folder of its own.
         max_bytes: the bound; least recently used segments are evicted first.
+        only_if_faster: features are used only where reading them is not known to be slower than
+            encoding.
+        agreed: what all processes that share a training make of one's answer.
     """
 
     folder: Path
     max_bytes: int
+    only_if_faster: bool = False
+    agreed: Callable[[bool], bool] = bool
 
     def features(
         self,
@@ -89,14 +97,18 @@ class FeatureCache:
             key: the encoder_key of both, where it is known.
 
         Returns:
-            The features; None where they are more than the cache may hold.
+            The features; None where they are more than the cache may hold, or slower to read
+            than to make.
 
         Raises:
             UserError: the folder cannot be written, or features are not finite.
         """
+        home = self.folder / (key or encoder_key(encoder, autocast=autocast))
+        device = next(encoder.parameters()).device
+        if not self.agreed(self._pays(home, device)):
+            return None
         shown = list(dict.fromkeys(images))
         with ThreadPoolExecutor() as pool:  # decoders and hashes let go of the interpreter's lock
-            own = pool.submit(lambda: key or encoder_key(encoder, autocast=autocast))
             keys = dict(zip(shown, pool.map(lambda one: image_key(load(one)), shown), strict=True))
         first_of = {key: image for image, key in reversed(keys.items())}
         size = 4 * encoder.tokens * encoder.dim * len(first_of)
@@ -109,11 +121,15 @@ class FeatureCache:
                 self.max_bytes / 1e9,
             )
             return None
-        home = self.folder / own.result()
         try:
-            encode = partial(encoded_in_parts, encoder, load=load, autocast=autocast)
+            times: list[float] = []
+            encode = partial(
+                encoded_in_parts, encoder, load=load, autocast=autocast, took=times.append
+            )
             shape = (encoder.tokens, encoder.dim)
-            encoded, rows = _read_or_encode(home, first_of, shape, encode)
+            encoded, rows, reading = _read_or_encode(home, first_of, shape, encode)
+            if reading is not None:
+                Speed(min(times), reading).write(home, device)
             self._evict(used={Path(row.filename) for row in rows.values()})
         except OSError as error:
             raise UserError(
@@ -125,6 +141,19 @@ class FeatureCache:
             "features of %d images: %d encoded, %d in the cache", len(first_of), encoded, found
         )
         return Features(encoded, found, {image: rows[key] for image, key in keys.items()})
+
+    def _pays(self, home: Path, device: torch.device) -> bool:
+        """Whether kept features are to be used, by what earlier jobs have measured."""
+        speed = Speed.measured(home, device) if self.only_if_faster else None
+        if speed is None or speed.keeping_pays:
+            return True
+        log.info(
+            "features are not kept: encoding an image takes %.2g ms here, and reading its features "
+            "%.2g; feature_cache.only_if_faster=false keeps them",
+            1e3 * speed.encode,
+            1e3 * speed.read,
+        )
+        return False
 
     def _evict(self, *, used: set[Path]) -> None:
         """Remove least recently used segments, but none that is ``used``, until the bound holds.
@@ -150,8 +179,12 @@ class FeatureCache:
 
 def _read_or_encode(
     home: Path, first_of: Mapping[str, Hashable], shape: tuple[int, int], encode: Encode
-) -> tuple[int, dict[str, Any]]:
-    """How many images (by key) had to be encoded, and the rows of all."""
+) -> tuple[int, dict[str, Any], float | None]:
+    """How many images (by key) had to be encoded, the rows of all, and what reading takes.
+
+    That is the seconds an image, where some had to be encoded.
+    """
+    reading = None
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
         _sweep(home)
@@ -160,12 +193,16 @@ def _read_or_encode(
         missing = [key for key in first_of if key not in rows]
         for start in range(0, len(missing), _SEGMENT_IMAGES):
             keys = missing[start : start + _SEGMENT_IMAGES]
-            _write(home, keys, shape, encode([first_of[key] for key in keys]))
+            segment = _write(home, keys, shape, encode([first_of[key] for key in keys]))
+            if reading is None:  # measured before it is mapped, which would keep it in memory
+                some = keys[: max(1, _MEASURED_BYTES // (4 * math.prod(shape)))]
+                read = partial(_read_segment, keys=set(some), shape=shape)
+                reading = seconds_to_read(segment, read) / len(some)
             if len(missing) > _SEGMENT_IMAGES:
                 log.info("encoded %d of %d images", start + len(keys), len(missing))
         if missing:
             rows |= _read(home, set(missing), shape)
-    return len(missing), rows
+    return len(missing), rows, reading
 
 
 def _read(home: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
@@ -175,33 +212,38 @@ def _read(home: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
     """
     rows: dict[str, Any] = {}
     for file in sorted(home.glob("*.npy"), key=_stat):
-        wanted = False
-        try:
-            index = read_json_object(file.with_suffix(".json"))
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            entries = list(zip(index["images"], index["crc32"], strict=True))
-            if array.shape != (len(entries), *shape) or array.dtype != np.float32:
-                raise ValueError(f"an array of {array.dtype} {array.shape}")
-        except (ValueError, KeyError, TypeError, EOFError, UserError) as error:
-            log.warning("%s is damaged (%s); its images are encoded again", file, error)
-            _remove(file)
-            continue
-        for number, (key, crc) in enumerate(entries):
-            if key not in keys:
-                continue
-            if zlib.crc32(array[number]) == crc and np.isfinite(array[number]).all():
-                rows[key] = array[number]
-                wanted = True
-            else:
-                log.warning("%s: image %d is damaged and encoded again", file, number)
-        if wanted:
+        if found := _read_segment(file, keys, shape):
+            rows |= found
             os.utime(file)
+    return rows
+
+
+def _read_segment(file: Path, keys: set[str], shape: tuple[int, int]) -> dict[str, Any]:
+    """See _read; a segment without an index, or with another shape, is removed."""
+    try:
+        index = read_json_object(file.with_suffix(".json"))
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        entries = list(zip(index["images"], index["crc32"], strict=True))
+        if array.shape != (len(entries), *shape) or array.dtype != np.float32:
+            raise ValueError(f"an array of {array.dtype} {array.shape}")
+    except (ValueError, KeyError, TypeError, EOFError, UserError) as error:
+        log.warning("%s is damaged (%s); its images are encoded again", file, error)
+        _remove(file)
+        return {}
+    rows: dict[str, Any] = {}
+    for number, (key, crc) in enumerate(entries):
+        if key not in keys:
+            continue
+        if zlib.crc32(array[number]) == crc and np.isfinite(array[number]).all():
+            rows[key] = array[number]
+        else:
+            log.warning("%s: image %d is damaged and encoded again", file, number)
     return rows
 
 
 def _write(
     home: Path, keys: Sequence[str], shape: tuple[int, int], parts: Iterable[np.ndarray]
-) -> None:
+) -> Path:
     """Write features [n, *shape] into a segment of their own; the index first, then the array."""
     name = uuid.uuid4().hex
     beside = home / f"{name}.part"
@@ -221,7 +263,7 @@ def _write(
         os.fsync(file.fileno())
     index = {"images": list(keys), "crc32": checks}
     write_text_atomic(home / f"{name}.json", json.dumps(index))
-    beside.rename(home / f"{name}.npy")
+    return beside.rename(home / f"{name}.npy")
 
 
 def _sweep(home: Path) -> None:

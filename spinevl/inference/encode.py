@@ -9,6 +9,7 @@ import torch
 
 from spinevl.config.options import FeatureCacheOptions
 from spinevl.data.packing.image_input import BatchImages, ImageInputs
+from spinevl.distributed.ranks import gathered
 from spinevl.features.store import FeatureCache, Features
 from spinevl.models.vlm import VLM, visual_rows
 from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
@@ -16,7 +17,12 @@ from spinevl.schema.image_ref import MODALITIES, ImageRef, Modality
 
 def feature_cache_in(folder: Path, options: FeatureCacheOptions) -> FeatureCache:
     """The cache of frozen encoders' features below a cache folder."""
-    return FeatureCache(folder / "features", max_bytes=int(options.max_gb * 1e9))
+    return FeatureCache(
+        folder / "features",
+        max_bytes=int(options.max_gb * 1e9),
+        only_if_faster=options.only_if_faster,
+        agreed=lambda pays: all(gathered(pays)),
+    )
 
 
 def keep_features(
@@ -39,7 +45,8 @@ def keep_features(
         keys: of the encoders, where they are known.
 
     Returns:
-        What was encoded and found; a modality whose features the cache cannot hold has none.
+        What was encoded and found; a modality whose features the cache cannot hold has none, or
+        whose encoder is faster than the disk.
     """
     kept = []
     for modality, branch in model.vision_branches().items():

@@ -127,3 +127,8 @@ class FeatureCacheOptions:
     max_gb: float = key(
         32.0, help="largest size; least recently used entries are evicted first", min=0
     )
+    only_if_faster: bool = key(
+        True,
+        help="use them only where reading an image's features is not slower than encoding it, as "
+        "measured when they were kept",
+    )
