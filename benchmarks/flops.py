@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spinevl.models.packed import PackedLinear
 from spinevl.models.vlm import VLM
 from spinevl.schema.batch import Batch
 
@@ -41,9 +42,9 @@ def now(device: torch.device) -> float:
 def linear(module: nn.Module, *, skip: tuple[str, ...] = ()) -> int:
     """Multiply-adds a token in a module's matrix products, times two."""
     return 2 * sum(
-        child.weight.numel()
+        child.in_features * child.out_features
         for name, child in module.named_modules()
-        if isinstance(child, nn.Linear) and not name.endswith(skip)
+        if isinstance(child, (nn.Linear, PackedLinear)) and not name.endswith(skip)
     )
 
 

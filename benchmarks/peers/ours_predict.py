@@ -29,7 +29,7 @@ class Ours:
         from spinevl.checkpoints.load import load_checkpoint
         from spinevl.config.options import PredictOptions
         from spinevl.data.examples import grouped
-        from spinevl.inference.precision import held_in, pack, ready, settled
+        from spinevl.inference.precision import held_in, pack_weights, ready, settled
 
         torch.set_num_threads(self.options.threads)
         imports = protocol.memory("VmRSS")
@@ -41,7 +41,7 @@ class Ours:
         loaded = load_checkpoint(folder, held=held_in(found.precision, "cpu"))
         self.model = ready(loaded.model, found.precision)
         if not self.options.plain and not self.options.vllm:
-            pack(self.model, found, writes=self.options.generates)
+            pack_weights(self.model, found, writes=self.options.generates)
         self.asked = {"closed": material.closed(cache, self.options.patients)}
         if self.options.generates:
             count = self.options.conversations

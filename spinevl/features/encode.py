@@ -31,7 +31,7 @@ def encoded_in_parts(
     *,
     load: Callable[[Any], np.ndarray],
     autocast: torch.dtype | None,
-    took: Callable[[float], object] = bool,
+    took: Callable[[float, int], object] = max,
 ) -> Iterator[np.ndarray]:
     """The features of many images, a few at a time: float32 [n, tokens, dim] each.
 
@@ -40,7 +40,7 @@ def encoded_in_parts(
         images: whatever names an image.
         load: an image's name -> its pixels, as Encoder.transform takes them.
         autocast: the precision to encode in, if not float32.
-        took: told the seconds an image that encoding took, without loading, for each few.
+        took: told the seconds that encoding a few took, without loading, and how many they are.
 
     Raises:
         UserError: features that are not finite.
@@ -51,7 +51,7 @@ def encoded_in_parts(
         pixels = [load(image) for image in shown]
         begun = time.perf_counter()
         features = encode(encoder, pixels, autocast=autocast)
-        took((time.perf_counter() - begun) / len(shown))
+        took(time.perf_counter() - begun, len(shown))
         for image, one in zip(shown, features, strict=True):
             if not is_finite(torch.from_numpy(one)):
                 raise refused(

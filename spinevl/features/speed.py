@@ -1,17 +1,18 @@
 """Whether reading kept features is faster than encoding images, as it was measured.
 
-A small encoder on a fast GPU may beat a slow disk. Each job that encodes images and keeps their
-features measures both; the jobs that follow on such a machine decide by it.
+A small encoder on a fast GPU may beat a slow disk. A job that encodes many images and keeps their
+features measures both; the jobs of the following week on such a device decide by it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,13 @@ import torch
 
 from spinevl.io.files import write_text_atomic
 from spinevl.io.json_file import read_json_object
+from spinevl.models.half_speed import name_of
 from spinevl.schema.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _READS = 3
+_VALID_SECONDS = 7 * 24 * 3600  # a disk that was busy once is measured again
 
 
 @dataclass(frozen=True)
@@ -36,26 +41,27 @@ class Speed:
     encode: float
     read: float
 
-    @property
-    def keeping_pays(self) -> bool:
-        """Whether reading is the faster way."""
-        return self.read <= self.encode
+    def keeping_pays(self, uses: int) -> bool:
+        """Whether reading features once is faster than encoding an image for each of its uses."""
+        return self.read <= uses * self.encode
 
     def write(self, folder: Path, device: torch.device) -> None:
-        """Keep it beside the features of an encoder, in place of what was measured before.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Keep it beside the features of an encoder, in place of what was measured before."""
         file = _file(folder, device)
-        file.parent.mkdir(exist_ok=True)
-        write_text_atomic(file, json.dumps({"encode": self.encode, "read": self.read}))
+        try:
+            file.parent.mkdir(exist_ok=True)
+            write_text_atomic(file, json.dumps({"encode": self.encode, "read": self.read}))
+        except OSError as error:
+            log.warning("%s: %s; the speed of features is not kept", file, error.strerror)
 
     @staticmethod
     def measured(folder: Path, device: torch.device) -> Speed | None:
-        """What was measured with this device of this machine; None where nothing was."""
+        """What was measured with such a device in the last week; None where nothing was."""
+        file = _file(folder, device)
         try:
-            told = read_json_object(_file(folder, device))
+            if time.time() - file.stat().st_mtime > _VALID_SECONDS:
+                return None
+            told = read_json_object(file)
             speed = Speed(float(told["encode"]), float(told["read"]))
         except (OSError, UserError, KeyError, TypeError, ValueError):
             return None
@@ -81,11 +87,10 @@ def seconds_to_read(file: Path, read: Callable[[Path], object]) -> float:
 def _forget(file: Path) -> None:
     """Ask the system to keep none of a file in memory; a file that lies there stays."""
     if hasattr(os, "posix_fadvise"):
-        with file.open("rb") as opened:
+        with suppress(OSError), file.open("rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _file(folder: Path, device: torch.device) -> Path:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    digest = hashlib.sha256(f"{platform.node()} {name}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(name_of(device).encode()).hexdigest()[:16]
     return folder / "speed" / f"{digest}.json"

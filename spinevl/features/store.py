@@ -37,6 +37,7 @@ from spinevl.schema.errors import UserError
 log = logging.getLogger(__name__)
 
 _SEGMENT_IMAGES = 1024
+_ENOUGH_IMAGES = 48  # are encoded before their speed is kept
 _MEASURED_BYTES = 2**26
 
 Encode = Callable[[Sequence[Hashable]], Iterable[np.ndarray]]
@@ -69,7 +70,7 @@ class FeatureCache:
         max_bytes: the bound; least recently used segments are evicted first.
         only_if_faster: features are used only where reading them is not known to be slower than
             encoding.
-        agreed: what all processes that share a training make of one's answer.
+        agreed: turns this process's decision into one that all ranks share.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class FeatureCache:
         load: Callable[[Any], np.ndarray],
         autocast: torch.dtype | None = None,
         key: str | None = None,
+        uses: int = 1,
     ) -> Features | None:
         """The features of all ``images``, encoded in batches where the cache lacks them.
 
@@ -95,6 +97,8 @@ class FeatureCache:
             load: an image's name -> its pixels, as Encoder.transform takes them.
             autocast: the precision that training encodes in, if not float32.
             key: the encoder_key of both, where it is known.
+            uses: how often each image will be asked for, such as the epochs of a training, whose
+                ranks must all call this.
 
         Returns:
             The features; None where they are more than the cache may hold, or slower to read
@@ -105,7 +109,7 @@ class FeatureCache:
         """
         home = self.folder / (key or encoder_key(encoder, autocast=autocast))
         device = next(encoder.parameters()).device
-        if not self.agreed(self._pays(home, device)):
+        if not self.agreed(self._pays(home, device, uses)):
             return None
         shown = list(dict.fromkeys(images))
         with ThreadPoolExecutor() as pool:  # decoders and hashes let go of the interpreter's lock
@@ -122,14 +126,19 @@ class FeatureCache:
             )
             return None
         try:
-            times: list[float] = []
+            times: list[tuple[float, int]] = []
             encode = partial(
-                encoded_in_parts, encoder, load=load, autocast=autocast, took=times.append
+                encoded_in_parts,
+                encoder,
+                load=load,
+                autocast=autocast,
+                took=lambda seconds, n: times.append((seconds / n, n)),
             )
             shape = (encoder.tokens, encoder.dim)
             encoded, rows, reading = _read_or_encode(home, first_of, shape, encode)
-            if reading is not None:
-                Speed(min(times), reading).write(home, device)
+            if reading is not None and encoded >= _ENOUGH_IMAGES:  # of few, fixed costs count most
+                most = max(n for _, n in times)
+                Speed(min(each for each, n in times if n == most), reading).write(home, device)
             self._evict(used={Path(row.filename) for row in rows.values()})
         except OSError as error:
             raise UserError(
@@ -142,16 +151,17 @@ class FeatureCache:
         )
         return Features(encoded, found, {image: rows[key] for image, key in keys.items()})
 
-    def _pays(self, home: Path, device: torch.device) -> bool:
+    def _pays(self, home: Path, device: torch.device, uses: int) -> bool:
         """Whether kept features are to be used, by what earlier jobs have measured."""
         speed = Speed.measured(home, device) if self.only_if_faster else None
-        if speed is None or speed.keeping_pays:
+        if speed is None or speed.keeping_pays(uses):
             return True
         log.info(
-            "features are not kept: encoding an image takes %.2g ms here, and reading its features "
-            "%.2g; feature_cache.only_if_faster=false keeps them",
+            "features are not kept: encoding an image takes %.1f ms here, reading its features "
+            "%.1f, and each is used in %d pass(es); feature_cache.only_if_faster=false keeps them",
             1e3 * speed.encode,
             1e3 * speed.read,
+            uses,
         )
         return False
 
@@ -180,9 +190,9 @@ class FeatureCache:
 def _read_or_encode(
     home: Path, first_of: Mapping[str, Hashable], shape: tuple[int, int], encode: Encode
 ) -> tuple[int, dict[str, Any], float | None]:
-    """How many images (by key) had to be encoded, the rows of all, and what reading takes.
+    """How many images (by key) had to be encoded, the rows of all, and an image's seconds to read.
 
-    That is the seconds an image, where some had to be encoded.
+    These are measured where a segment is written, and None elsewhere.
     """
     reading = None
     home.mkdir(parents=True, exist_ok=True)

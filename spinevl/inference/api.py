@@ -18,7 +18,7 @@ from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.data.study import PatientStudy
 from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
-from spinevl.inference.precision import held_in, pack, ready, settled
+from spinevl.inference.precision import held_in, pack_weights, ready, settled
 from spinevl.inference.predictor import Predictor
 from spinevl.io.files import expanded
 from spinevl.models.source import checkpoint_folder
@@ -156,7 +156,9 @@ def load(
     trusted_targets: Sequence[str] = (),
     device: str | None = None,
 ) -> SpineModel:
-    """Load a checkpoint folder.
+    """Load a checkpoint folder to answer with.
+
+    On a CPU the weights of its LLM may be packed: such a model cannot be trained, copied or stored.
 
     Args:
         checkpoint: the ``checkpoint/`` folder that train or run wrote.
@@ -195,7 +197,7 @@ def load(
     held = held_in(options.precision, chosen)
     loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)), held=held)
     ready(loaded.model, options.precision).to(chosen)
-    pack(loaded.model, options, writes=options.mode == PredictMode.generate)
+    pack_weights(loaded.model, options, writes=options.mode == PredictMode.generate)
     return SpineModel(loaded, options)
 
 

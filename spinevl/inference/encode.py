@@ -33,6 +33,7 @@ def keep_features(
     *,
     autocast: torch.dtype | None = None,
     keys: Mapping[Modality, str] | None = None,
+    uses: int = 1,
 ) -> list[Features]:
     """Encode the images that the cache lacks, and let the inputs read the features of all.
 
@@ -43,10 +44,11 @@ def keep_features(
         images: all that will be shown.
         autocast: see FeatureCache.features.
         keys: of the encoders, where they are known.
+        uses: see FeatureCache.features.
 
     Returns:
-        What was encoded and found; a modality whose features the cache cannot hold has none, or
-        whose encoder is faster than the disk.
+        What was encoded and found. A modality has none where the cache cannot hold its features,
+        or where encoding its images is faster than reading them.
     """
     kept = []
     for modality, branch in model.vision_branches().items():
@@ -55,7 +57,9 @@ def keep_features(
             continue
         load = inputs[modality].pixels
         key = (keys or {}).get(modality)
-        features = cache.features(branch.encoder, shown, load=load, autocast=autocast, key=key)
+        features = cache.features(
+            branch.encoder, shown, load=load, autocast=autocast, key=key, uses=uses
+        )
         inputs[modality].features = features
         kept += [features] if features is not None else []
     return kept

@@ -62,7 +62,7 @@ def held_in(precision: Precision, device: str | torch.device) -> Held:
     return Held("float32" if precision == Precision.float32 else auto_dtype(device))
 
 
-def pack(model: VLM, options: PredictOptions, *, writes: bool) -> None:
+def pack_weights(model: VLM, options: PredictOptions, *, writes: bool) -> None:
     """Pack a ready model's weights as its device multiplies them fastest, in place.
 
     Args:
@@ -71,7 +71,7 @@ def pack(model: VLM, options: PredictOptions, *, writes: bool) -> None:
         writes: whether all answers are generated.
     """
     if options.compile == Compile.none and not options.plain_layers:
-        model.llm.pack(head=writes)
+        model.llm.pack_weights(head=writes)
 
 
 def ready(model: VLM, precision: Precision) -> VLM:

@@ -29,7 +29,7 @@ from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
-from spinevl.inference.precision import held_in, pack, ready, settled
+from spinevl.inference.precision import held_in, pack_weights, ready, settled
 from spinevl.inference.vllm_process import VLLMProcess
 from spinevl.inference.vllm_writer import VLLMWriter
 from spinevl.inference.writer import Writer
@@ -258,7 +258,7 @@ def load_predictor(
         give_back_memory()
     loaded.model.to(device)
     if engine is None:
-        pack(loaded.model, options, writes=written)
+        pack_weights(loaded.model, options, writes=written)
     cache = None
     if feature_cache.enabled and loaded.parts["tuning"]["encoder"] == "frozen":
         cache = feature_cache_in(study.spec.cache_folder(), feature_cache)

@@ -86,7 +86,7 @@ def bfloat16_speedup(
     """
     if folder is None:
         return round(_measured(torch.device(device), width, inner), 2)
-    file, key = folder / _FILE, f"{_name_of(device)}, MLP {width} x {inner}"
+    file, key = folder / _FILE, f"{name_of(device)}, MLP {width} x {inner}"
     kept: dict[str, Any] = {}
     if file.is_file():
         try:
@@ -104,7 +104,7 @@ def bfloat16_speedup(
     return found
 
 
-def _name_of(device: str | torch.device) -> str:
+def name_of(device: str | torch.device) -> str:
     """The device, the version of torch, and on a CPU the threads."""
     kind = torch.device(device).type
     if kind == "cuda":

@@ -60,7 +60,7 @@ class CausalLM(nn.Module):
             last layer is computed where it is read, and others in fewer passes over memory.
         takes_fewer_passes: whether norms and rotary embeddings in fewer passes were tried and
             change nothing.
-        packs: whether packed weights were tried and change nothing.
+        takes_packed_weights: whether they were tried and change nothing.
 
     Raises:
         UserError: a decoder that mixes packed sequences, or changes its logits after the head.
@@ -76,7 +76,7 @@ class CausalLM(nn.Module):
         max_length: int | None = None,
     ) -> None:
         super().__init__()
-        self.token_wise, norms, self.packs = _tried(model)
+        self.token_wise, norms, self.takes_packed_weights = _tried(model)
         prefix_attention.install(model)
         fewer_passes.install(model, norms)
         products.install(model)
@@ -131,7 +131,7 @@ class CausalLM(nn.Module):
             wanted = f"heads of {SMALLEST_HEAD} numbers or more, and no attention dropout"
             raise refused("llm: FlexAttention", wanted, problem, "take attention=blocks")
 
-    def pack(self, *, head: bool) -> None:
+    def pack_weights(self, *, head: bool) -> None:
         """Pack the weights of linear layers where products are faster then; for answering alone.
 
         Args:
@@ -139,7 +139,7 @@ class CausalLM(nn.Module):
                 its rows.
         """
         first, *others = {one.dtype for one in self.model.parameters()}
-        if not self.packs or others or not packed.pays(first, self.model.device):
+        if not self.takes_packed_weights or others or not packed.pays(first, self.model.device):
             return
         packed.pack(self.model.base_model)
         if head:
@@ -275,7 +275,7 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type], bool]:
         plain = packs and _has_plain_head(small)
         token_wise = prefix_attention.tried_token_wise(small) if packs else ()
         norms = fewer_passes.tried(small) if packs else frozenset()
-        layers = packs and packed.tried(small)  # the last, since it leaves no weights
+        weights = packs and packed.tried(small)  # the last, since it leaves none
     if not packs:
         raise UserError(
             f"llm: {kind} mixes packed sequences (it has recurrent layers, attention sinks, soft "
@@ -287,7 +287,7 @@ def _tried(model: Any) -> tuple[tuple[str, ...], frozenset[type], bool]:
             f"llm: {kind} scales or caps its logits after the output head, and only the output "
             "head is used here; choose another model"
         )
-    _trials[alike] = token_wise, norms, layers
+    _trials[alike] = token_wise, norms, weights
     return _trials[alike]
 
 

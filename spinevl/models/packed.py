@@ -19,6 +19,8 @@ from spinevl.models.products import onednn_is_faster
 _ROWS = 64
 """For so many rows oneDNN chooses the blocks; measured, they are the best for 1 to 4,000."""
 
+_AGAIN = "this model only answers: read it with load_checkpoint to train, copy or store it"
+
 
 class PackedLinear(nn.Module):
     """A linear layer without gradients, in place of another; its bias is that layer's.
@@ -35,16 +37,22 @@ class PackedLinear(nn.Module):
         weight = layer.weight.detach()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)  # no parameter
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """rows [..., in_features] -> [..., out_features] in the type of the weight."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # named as in nn.Linear
+        """input [..., in_features] -> [..., out_features] in the type of the weight.
+
+        Raises:
+            RuntimeError: a gradient is to pass through.
+        """
+        if torch.is_grad_enabled() and input.requires_grad:
+            raise RuntimeError(f"no gradient passes through packed weights; {_AGAIN}")
         with torch.no_grad():
             result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                rows.to(self.dtype), self._weight, self.bias, "none", [], ""
+                input.to(self.dtype), self._weight, self.bias, "none", [], ""
             )
         return result
 
     def _save_to_state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError("the weights of a model that only answers are packed; load it again")
+        raise RuntimeError(f"packed weights cannot be stored; {_AGAIN}")
 
     def extra_repr(self) -> str:
         """Its sizes, as those of nn.Linear are told."""
@@ -62,7 +70,7 @@ def pays(dtype: torch.dtype, device: torch.device) -> bool:
 
 def _is_there() -> bool:
     """Whether torch has oneDNN and the operators, which are of one version of torch."""
-    names = ("_reorder_linear_weight", "_linear_pointwise")
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     known = all(hasattr(torch.ops.mkldnn, name) for name in names)
     return known and torch.backends.mkldnn.is_available()
 
@@ -96,9 +104,9 @@ def tried(model: Any) -> bool:
         return False
     ids = torch.arange(3)[None]
     before = model.base_model(ids).last_hidden_state
-    pack(model)
     try:
+        pack(model)
         after = model.base_model(ids).last_hidden_state
-    except Exception:  # whatever its code does with a layer that has no weight
+    except Exception:  # whatever its code does without a weight, or oneDNN on another processor
         return False
     return bool((after - before).abs().max() <= 1e-4 * before.abs().max())

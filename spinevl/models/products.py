@@ -85,6 +85,6 @@ def install(model: nn.Module) -> None:
             module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
 
 
-def _forward(layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    multiply = linear if asked_for_on_a_cpu(rows) else functional.linear
-    return multiply(rows, layer.weight, layer.bias)
+def _forward(layer: Any, input: torch.Tensor) -> torch.Tensor:  # named as in nn.Linear
+    multiply = linear if asked_for_on_a_cpu(input) else functional.linear
+    return multiply(input, layer.weight, layer.bias)

@@ -75,7 +75,7 @@ def is_sharded(weight: torch.Tensor) -> bool:
 
 
 def is_whole(weight: torch.Tensor) -> bool:
-    """Whether this process holds all of a weight, or all of its description.
+    """Whether this process holds all of a weight; a FakeTensor, which has no numbers, counts.
 
     A layer whose weight is divided among devices must be called as a module, which gathers it.
     """

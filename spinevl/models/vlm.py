@@ -60,9 +60,9 @@ class VLM(nn.Module):
             products.install(branch.encoder)
 
     def compute_plainly(self, plain: bool) -> None:
-        """Whether all layers are computed as their libraries do, or in faster ways; see CausalLM.
+        """Compute all layers as their libraries do, or in faster ways; see CausalLM.
 
-        Features of one way are not kept as those of the other.
+        Kept features of plain and of faster layers are separate, see Encoder.identity.
         """
         self.llm.plain_layers = plain
         for branch in self.vision_branches().values():

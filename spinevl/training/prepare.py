@@ -150,14 +150,14 @@ def encode_once(
 ) -> list[Features]:
     """Let the image inputs read kept features where the encoder is frozen; check images else."""
     shown = [image for one in (*data.train, *data.dev) for image in one.images]
+    inputs = data.collate.inputs
     features: list[Features] = []
     if spec.keeps_features:
         for branch in model.vision_branches().values():
             branch.encoder.to(device_of(spec.trainer.accelerator)).eval()
         cache = feature_cache_in(spec.study.cache_folder(), spec.feature_cache)
         autocast = autocast_of(spec.trainer)
-        features = keep_features(model, cache, data.collate.inputs, shown, autocast=autocast)
-    inputs = data.collate.inputs
+        features = keep_features(model, cache, inputs, shown, autocast=autocast, uses=spec.epochs)
     # what is kept has been decoded
     unkept = [image for image in shown if inputs[image.modality].features is None]
     check_images(unkept, inputs, decoded=study.images_checked)

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from spinevl.config.options import FeatureCacheOptions
 from spinevl.features import speed, store
 from spinevl.features.encode import encode
+from spinevl.features.key import image_key
 from spinevl.features.speed import Speed, seconds_to_read
 from spinevl.features.store import FeatureCache
+from spinevl.inference import encode as job_encode
 from spinevl.models.encoder.tiny import TinyEncoder
 
 PATHS = [f"p{k}" for k in range(5)]
@@ -28,6 +31,12 @@ def load(path: str) -> np.ndarray:
 def encoder() -> TinyEncoder:
     torch.manual_seed(0)
     return TinyEncoder(image_size=64, widths=(8, 8, 16), dim=16).eval()
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few images are enough to judge by."""
+    monkeypatch.setattr(store, "_ENOUGH_IMAGES", 1)
 
 
 def cache(folder: Path) -> FeatureCache:
@@ -63,8 +72,10 @@ def test_where_the_disk_is_slower_images_are_encoded_by_whoever_needs_them(
     np.testing.assert_array_equal(first(PATHS), encode(encoder(), [load(one) for one in PATHS]))
     monkeypatch.setattr(store, "image_key", None)  # no image is looked at
     assert cache(tmp_path).features(encoder(), PATHS, load=load) is None
-    monkeypatch.undo()
-    assert "reading its features 2e+05; feature_cache.only_if_faster=false" in caplog.text
+    monkeypatch.setattr(store, "image_key", image_key)
+    assert "reading its features 200000.0, and each is used in 1 pass(es)" in caplog.text
+    often = cache(tmp_path).features(encoder(), PATHS, load=load, uses=10**9)
+    assert often is not None  # each is read once, and would be encoded in every epoch
     kept = replace(cache(tmp_path), only_if_faster=False).features(encoder(), PATHS, load=load)
     assert kept is not None
     assert kept.found == len(PATHS)
@@ -98,17 +109,41 @@ def test_a_damaged_record_decides_nothing(tmp_path: Path, text: str) -> None:
     assert found.found == len(PATHS)
 
 
-def test_a_machine_is_not_judged_by_another(
+def test_a_device_is_judged_by_its_own_record_of_the_last_week(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "encoder"
-    folder.mkdir()
-    Speed(encode=1.0, read=2.0).write(folder, CPU)
-    assert Speed.measured(folder, CPU) == Speed(1.0, 2.0)
-    assert not Speed(1.0, 2.0).keeping_pays
-    assert Speed(1.0, 1.0).keeping_pays
-    monkeypatch.setattr(speed.platform, "node", lambda: "another")
-    assert Speed.measured(folder, CPU) is None
+    Speed(encode=1.0, read=2.0).write(tmp_path, CPU)
+    assert Speed.measured(tmp_path, CPU) == Speed(1.0, 2.0)
+    assert [Speed(1.0, 2.0).keeping_pays(uses) for uses in (1, 2)] == [False, True]
+    now = speed.time.time()
+    monkeypatch.setattr(speed.time, "time", lambda: now + 8 * 24 * 3600)
+    assert Speed.measured(tmp_path, CPU) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(speed, "name_of", lambda device: "another")
+    assert Speed.measured(tmp_path, CPU) is None
+
+
+def test_a_folder_that_takes_no_record_is_no_reason_to_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "speed").write_text("a file in its place")
+    Speed(1.0, 2.0).write(tmp_path, CPU)
+    assert "the speed of features is not kept" in caplog.text
+
+
+def test_few_images_are_not_judged_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_ENOUGH_IMAGES", len(PATHS) + 1)
+    cache(tmp_path).features(encoder(), PATHS, load=load)
+    assert records(tmp_path) == []
+
+
+def test_a_jobs_cache_asks_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_encode, "gathered", lambda pays: [pays, False])
+    made = job_encode.feature_cache_in(tmp_path, FeatureCacheOptions())
+    assert made.only_if_faster
+    assert made.features(encoder(), PATHS, load=load) is None
+    always = FeatureCacheOptions(only_if_faster=False)
+    assert not job_encode.feature_cache_in(tmp_path, always).only_if_faster
 
 
 def test_the_shortest_reading_counts_and_none_comes_from_memory(

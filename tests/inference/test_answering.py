@@ -22,6 +22,7 @@ from spinevl.distributed import launch as distributed_launch
 from spinevl.inference import answering, worker
 from spinevl.inference.devices import device_count
 from spinevl.inference.predictor import Predictor
+from spinevl.models import packed
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.schema.errors import UserError
 from spinevl.stages import predict, report, train
@@ -232,6 +233,40 @@ def _killed_after(answers: int) -> Callable[..., None]:
             worker.answer_share(folder, rank=1, of=processes, trust=trust)
 
     return launch
+
+
+@pytest.mark.parametrize("words", ["closed", "talk"])
+def test_jobs_answer_with_packed_weights_as_with_plain_layers(
+    words: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a head that scores no options is packed, too."""
+    monkeypatch.setattr(packed, "onednn_is_faster", lambda: True)
+    heads: list[type] = []
+    real = Predictor._answers
+
+    def seen(self: Predictor, batches: Any) -> Any:
+        llm = self.model.llm
+        kinds = {type(one) for one in llm.model.base_model.modules()}
+        assert (packed.PackedLinear in kinds) != self.options.plain_layers
+        heads.append(type(llm.model.get_output_embeddings()))
+        return real(self, batches)
+
+    monkeypatch.setattr(Predictor, "_answers", seen)
+    ask = asked if words == "closed" else talking
+    fast = answered(ask(work), tmp_path / "fast")
+    plain = answered(ask(work, "predict.plain_layers=true"), tmp_path / "plain")
+    assert heads == [torch.nn.Linear if words == "closed" else packed.PackedLinear, torch.nn.Linear]
+    if words == "talk":
+        assert fast["conversations.json"] == plain["conversations.json"]
+        return
+    found, expected = (
+        [json.loads(line) for line in one["predictions.jsonl"].splitlines()]
+        for one in (fast, plain)
+    )
+    assert len(found) == len(expected) > 0
+    for row, wanted in zip(found, expected, strict=True):
+        assert row.pop("probabilities") == pytest.approx(wanted.pop("probabilities"), abs=1e-5)
+        assert row == wanted
 
 
 def test_what_is_all_answered_asks_no_model(

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import spinevl
 from spinevl.config.compose import compose
 from spinevl.inference.api import Predictions, SpineModel
+from spinevl.models import packed
 from spinevl.schema.box import Box
 from spinevl.schema.errors import UserError
 from spinevl.schema.prediction import Prediction
@@ -53,6 +55,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     train.main(compose("train", words), out=folder)
     return folder
+
+
+def test_its_weights_are_packed_where_that_pays(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "onednn_is_faster", lambda: True)
+    found = spinevl.load(work / "checkpoint", device="cpu").checkpoint.model
+    assert any(isinstance(one, packed.PackedLinear) for one in found.llm.modules())
+    assert type(found.llm.model.get_output_embeddings()) is torch.nn.Linear
+    found = spinevl.load(work / "checkpoint", device="cpu", mode="generate").checkpoint.model
+    assert type(found.llm.model.get_output_embeddings()) is packed.PackedLinear
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spinevl.config.options import Compile, Precision, PredictOptions
-from spinevl.inference.precision import held_in, pack, ready, settled
+from spinevl.inference.precision import held_in, pack_weights, ready, settled
 from spinevl.models import half_speed, packed
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
@@ -130,8 +130,8 @@ def test_weights_are_packed_unless_layers_are_plain_or_compiled(
 ) -> None:
     monkeypatch.setattr(packed, "onednn_is_faster", lambda: True)
     model = small_model()
-    asked = model.llm.packs  # False in a torch without oneDNN
-    pack(model, PredictOptions(**told), writes=False)
+    asked = model.llm.takes_packed_weights  # False in a torch without oneDNN
+    pack_weights(model, PredictOptions(**told), writes=False)
     kinds = {type(one) for one in model.llm.model.base_model.modules()}
     assert (packed.PackedLinear in kinds) == (packs and asked)
     assert type(model.llm.model.get_output_embeddings()) is torch.nn.Linear

@@ -19,9 +19,9 @@ from spinevl.models import packed
 from spinevl.models.llm import CausalLM
 from spinevl.models.packed import PackedLinear, pack, pays, tried
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="a torch without oneDNN"
-)
+if not packed._is_there():
+    pytest.skip("a torch without oneDNN", allow_module_level=True)
+
 HALF = pytest.param(
     torch.bfloat16,
     marks=pytest.mark.skipif(
@@ -90,11 +90,18 @@ def test_weights_that_are_shared_or_watched_stay_and_all_others_go() -> None:
     torch.testing.assert_close(inner["again"](rows), wanted["twice"])
 
 
-def test_nobody_mistakes_them_for_a_model_that_can_be_stored() -> None:
+def test_nobody_mistakes_them_for_layers_that_are_stored_or_learn() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     pack(model)
-    with pytest.raises(RuntimeError, match=r"only answers are packed; load it again"):
+    with pytest.raises(
+        RuntimeError, match=r"packed weights cannot be stored; this model only answers"
+    ):
         model.state_dict()
+    rows = torch.randn(2, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"no gradient passes through packed weights"):
+        model(rows)
+    with torch.no_grad():
+        assert model[0](input=rows).shape == (2, 4)
 
 
 @pytest.mark.usefixtures("trials")
@@ -103,7 +110,7 @@ def test_nobody_mistakes_them_for_a_model_that_can_be_stored() -> None:
 @torch.inference_mode()
 def test_a_decoder_answers_as_before(dtype: torch.dtype, head: bool) -> None:
     one, other = decoder().to(dtype), decoder().to(dtype)
-    other.pack(head=head)
+    other.pack_weights(head=head)
     assert linears(other.model) == ([] if head else ["lm_head"])
     assert len(linears(other.model, PackedLinear)) == len(linears(one.model)) - (not head)
     ids = torch.arange(3, 20)[None]
@@ -124,7 +131,7 @@ def test_a_decoder_answers_as_before(dtype: torch.dtype, head: bool) -> None:
 @pytest.mark.usefixtures("trials")
 def test_a_head_that_shares_the_embedding_table_stays() -> None:
     model = decoder(tie_word_embeddings=True)
-    model.pack(head=True)
+    model.pack_weights(head=True)
     assert linears(model.model) == ["lm_head"]
     assert model.logits(torch.randn(2, model.dim)).shape == (2, SMALL_DECODER["vocab_size"])
 
@@ -148,7 +155,7 @@ class ReadingDecoder(Qwen2ForCausalLM):
 def test_a_decoder_that_reads_weights_keeps_them() -> None:
     model = decoder(kind=ReadingDecoder)
     before = linears(model.model)
-    model.pack(head=True)
+    model.pack_weights(head=True)
     assert linears(model.model) == before
     assert not tried(ReadingDecoder(Qwen2Config(**SMALL_DECODER)).eval())
     assert tried(Qwen2ForCausalLM(Qwen2Config(**SMALL_DECODER)).eval())
@@ -158,7 +165,7 @@ def test_a_decoder_that_reads_weights_keeps_them() -> None:
 def test_weights_of_several_types_stay() -> None:
     model = decoder()
     model.model.model.norm.bfloat16()
-    model.pack(head=True)
+    model.pack_weights(head=True)
     assert linears(model.model, PackedLinear) == []
 
 

@@ -91,8 +91,8 @@ class PredictOptions:
     )
     plain_layers: bool = key(
         False,
-        help="compute all layers of the LLM as transformers does, for every token, instead of the "
-        "last one where it is read, norms in fewer passes and packed weights",
+        help="compute all layers as transformers does, for every token: no last layer only where "
+        "it is read, no norms in fewer passes, no packed weights",
     )
     max_new_tokens: int | None = key(
         None, help="longest generated answer; null is 48, of conversations 512", min=1
@@ -129,6 +129,6 @@ class FeatureCacheOptions:
     )
     only_if_faster: bool = key(
         True,
-        help="use them only where reading an image's features is not slower than encoding it, as "
-        "measured when they were kept",
+        help="use them only where reading an image's features once is not slower than encoding it "
+        "as often as it is used, as measured in the last week",
     )

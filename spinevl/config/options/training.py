@@ -234,7 +234,7 @@ class TrainerOptions:
         help="blocks: small masks, on every device; flex: FlexAttention, no masks, CUDA GPUs alone",
     )
     plain_layers: bool = key(
-        False, help="compute all layers of the LLM as transformers and peft do"
+        False, help="compute all layers as transformers and peft do"
     )
 
     @staticmethod

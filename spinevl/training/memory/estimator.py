@@ -105,8 +105,13 @@ class Estimator:
         )
 
     def _kept_features(self, data: ExampleDataModule) -> dict[str, tuple[int, int]]:
-        """(tokens, dim) of the features that are read from the cache, by modality."""
-        if not self.spec.keeps_features:
+        """(tokens, dim) of the features that are read from the cache, by modality.
+
+        On a GPU encoding may be measured to be faster, so there the encoder counts unless features
+        are kept in any case.
+        """
+        options = self.spec.feature_cache
+        if not self.spec.keeps_features or (self.device != "cpu" and options.only_if_faster):
             return {}
         shown = {image for one in (*data.train, *data.dev) for image in one.images}
         kept: dict[str, tuple[int, int]] = {}
