@@ -233,9 +233,7 @@ class TrainerOptions:
         Attention.blocks,
         help="blocks: small masks, on every device; flex: FlexAttention, no masks, CUDA GPUs alone",
     )
-    plain_layers: bool = key(
-        False, help="compute all layers as transformers and peft do"
-    )
+    plain_layers: bool = key(False, help="compute all layers as transformers and peft do")
 
     @staticmethod
     def contradictions(values: Mapping[str, Any]) -> Mapping[str, str]:
