@@ -31,7 +31,7 @@ def encoded_in_parts(
     *,
     load: Callable[[Any], np.ndarray],
     autocast: torch.dtype | None,
-    took: Callable[[float, int], object] = max,
+    took: Callable[[float, int], object],
 ) -> Iterator[np.ndarray]:
     """The features of many images, a few at a time: float32 [n, tokens, dim] each.
 

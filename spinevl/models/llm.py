@@ -141,9 +141,7 @@ class CausalLM(nn.Module):
         first, *others = {one.dtype for one in self.model.parameters()}
         if not self.takes_packed_weights or others or not packed.pays(first, self.model.device):
             return
-        packed.pack(self.model.base_model)
-        if head:
-            packed.pack(self.model)
+        packed.pack(self.model if head else self.model.base_model)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the decoder is to be called in; see autocast_of."""

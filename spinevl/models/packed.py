@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from spinevl.models.products import onednn_is_faster
+from spinevl.models.products import has_operators, onednn_is_faster, product
 
 _ROWS = 64
 """For so many rows oneDNN chooses the blocks; measured, they are the best for 1 to 4,000."""
@@ -46,10 +46,7 @@ class PackedLinear(nn.Module):
         if torch.is_grad_enabled() and input.requires_grad:
             raise RuntimeError(f"no gradient passes through packed weights; {_AGAIN}")
         with torch.no_grad():
-            result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                input.to(self.dtype), self._weight, self.bias, "none", [], ""
-            )
-        return result
+            return product(input.to(self.dtype), self._weight, self.bias)
 
     def _save_to_state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(f"packed weights cannot be stored; {_AGAIN}")
@@ -69,10 +66,7 @@ def pays(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def _is_there() -> bool:
-    """Whether torch has oneDNN and the operators, which are of one version of torch."""
-    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    known = all(hasattr(torch.ops.mkldnn, name) for name in names)
-    return known and torch.backends.mkldnn.is_available()
+    return has_operators("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
 
 
 def pack(model: nn.Module) -> None:

@@ -25,8 +25,13 @@ def onednn_is_faster() -> bool:
     """Whether MKL lacks this processor's vector instructions; the same each time it is asked."""
     able = torch.cpu.get_capabilities()
     amd = str(able.get("cpu_name", "")).startswith("AMD")
-    there = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # of one version of torch
-    return amd and bool(able.get("avx512_f")) and torch.backends.mkldnn.is_available() and there
+    return amd and bool(able.get("avx512_f")) and has_operators("_linear_pointwise")
+
+
+def has_operators(*names: str) -> bool:
+    """Whether torch has oneDNN and these operators of it, which are of one version of torch."""
+    known = all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return known and torch.backends.mkldnn.is_available()
 
 
 def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -34,14 +39,15 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     if not _is_for_onednn(rows, weight):
         return functional.linear(rows, weight, bias)
     if not torch.is_grad_enabled():
-        return _product(rows, weight, bias)
+        return product(rows, weight, bias)
     if not is_whole(weight) or any(one is not None and one.requires_grad for one in (weight, bias)):
         return functional.linear(rows, weight, bias)
     result: torch.Tensor = _FrozenLinear.apply(rows, weight, bias)
     return result
 
 
-def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The same by oneDNN, without gradients; the weight may lie in a layout of its own."""
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return result
 
@@ -54,7 +60,7 @@ class _FrozenLinear(torch.autograd.Function):
         ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.save_for_backward(weight)
-        return _product(rows, weight, bias)
+        return product(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
