@@ -79,6 +79,7 @@ class BatchImages:
         self.inputs = inputs
         self.stride = max((one.tokens for one in inputs.values()), default=1)
         self._numbers: dict[ImageRef, int] = {}
+        self._symbols: dict[ImageRef, tuple[int, ...]] = {}
 
     def number(self, image: ImageRef) -> int:
         """The number of an image, new or known."""
@@ -99,11 +100,18 @@ class BatchImages:
             if symbol >= 0:
                 symbols.append(symbol)
                 continue
-            image = images[-1 - symbol]
-            first = -1 - self.number(image) * self.stride
-            symbols.extend(range(first, first - self.inputs[image.modality].tokens, -1))
+            symbols.extend(self._visual(images[-1 - symbol]))
         places.append(len(symbols))
         return tuple(symbols), tuple((places[a], places[b]) for a, b in sequence.learned)
+
+    def _visual(self, image: ImageRef) -> tuple[int, ...]:
+        """The symbols of an image's visual tokens, which many sequences share."""
+        known = self._symbols.get(image)
+        if known is None:
+            first = -1 - self.number(image) * self.stride
+            known = tuple(range(first, first - self.inputs[image.modality].tokens, -1))
+            self._symbols[image] = known
+        return known
 
     def rows(self, symbols: np.ndarray) -> np.ndarray:
         """The row of each visual token, -1 where text stands; same shape."""

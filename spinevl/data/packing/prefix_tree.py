@@ -42,45 +42,99 @@ def pack(
         The packed row; a place attends to its ancestors and itself.
     """
     assert all(start >= 1 for spans in learned for start, _ in spans)
-    symbols: list[int] = []
-    parents: list[int] = []
-    children: list[dict[int, int]] = []
-    roots: dict[int, int] = {}
-    paths: list[list[int]] = []
-    before: Sequence[int] = ()
-    path: list[int] = []
+    roots: _Branches = {}
     for sequence in sequences:
-        # a question's options share most tokens: begin where the last path is left
-        own = sequence[:-1]
-        path = path[: shared(before, own)]
-        before = own
-        parent = path[-1] if path else -1
-        level = children[parent] if path else roots
-        for symbol in own[len(path) :]:
-            node = level.get(symbol)
-            if node is None:
-                node = level[symbol] = len(symbols)
-                symbols.append(symbol)
-                parents.append(parent)
-                children.append({})
-            path.append(node)
-            level, parent = children[node], node
-        paths.append(path)
-    order, subtree_end, depth = _preorder(roots, children)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    targets = tuple(
-        np.array(
-            [
-                (place[path[i - 1]], sequence[i])
-                for start, stop in spans
-                for i in range(start, stop)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 2)
-        for sequence, path, spans in zip(sequences, paths, learned, strict=True)
+        _insert(roots, sequence[:-1])
+    runs = _preorder(roots)
+    empty = np.zeros(0, dtype=np.int64)
+    lengths = [run.stop - run.start for run in runs]
+    starts = np.array([run.start for run in runs], dtype=np.int64)
+    places = np.array([run.place for run in runs], dtype=np.int64)
+    ends = np.array([run.end for run in runs], dtype=np.int64)
+    symbols = [np.array(run.sequence[run.start : run.stop], dtype=np.int64) for run in runs]
+    return PackedRow(
+        symbols=np.concatenate([empty, *symbols]),
+        depth=np.arange(sum(lengths)) + np.repeat(starts - places, lengths),
+        subtree_end=np.repeat(ends, lengths),
+        targets=tuple(
+            _targets(roots, sequence, spans)
+            for sequence, spans in zip(sequences, learned, strict=True)
+        ),
     )
-    return PackedRow(np.array(symbols, dtype=np.int64)[order], depth, subtree_end, targets)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Places in a chain, without a branch among them: a node of the tree as it is built.
+
+    Attributes:
+        sequence: one that it is part of.
+        start, stop: which of that sequence's symbols it holds.
+        branches: the runs that follow it, by their first symbol, in order of appearance.
+        place, end: where it starts in preorder, and one past its subtree's last place.
+    """
+
+    sequence: Sequence[int]
+    start: int
+    stop: int
+    branches: _Branches
+    place: int = 0
+    end: int = 0
+
+
+_Branches = dict[int, _Run]
+
+
+def _insert(branches: _Branches, sequence: Sequence[int]) -> None:
+    """Add what the tree below ``branches`` lacks of a sequence."""
+    at = 0
+    while at < len(sequence):
+        run = branches.get(sequence[at])
+        if run is None:
+            branches[sequence[at]] = _Run(sequence, at, len(sequence), {})
+            return
+        at = min(run.stop, shared(run.sequence, sequence, start=at))
+        if at < min(run.stop, len(sequence)):  # it branches here
+            rest = _Run(run.sequence, at, run.stop, run.branches)
+            run.stop, run.branches = at, {run.sequence[at]: rest}
+        branches = run.branches
+
+
+def _preorder(roots: _Branches) -> list[_Run]:
+    """All runs in preorder, with their places."""
+    runs: list[_Run] = []
+    place = 0
+    stack = list(reversed(roots.values()))
+    while stack:
+        run = stack.pop()
+        run.place = place
+        place += run.stop - run.start
+        runs.append(run)
+        stack.extend(reversed(run.branches.values()))
+    for run in reversed(runs):
+        run.end = max(
+            [run.place + run.stop - run.start, *(one.end for one in run.branches.values())]
+        )
+    return runs
+
+
+def _targets(
+    roots: _Branches, sequence: Sequence[int], spans: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """[n, 2] rows of (place that predicts, symbol to predict) of the spans of a sequence."""
+    path: list[_Run] = []
+    branches, at = roots, 0
+    while at < len(sequence) - 1:
+        path.append(branches[sequence[at]])
+        branches, at = path[-1].branches, path[-1].stop
+    starts = np.array([run.start for run in path], dtype=np.int64)
+    ahead = np.array([run.place - run.start for run in path], dtype=np.int64)
+    of_spans = [np.arange(start, stop) for start, stop in spans]
+    learned = np.concatenate([np.zeros(0, dtype=np.int64), *of_spans])
+    before = learned - 1
+    places = before + ahead[np.searchsorted(starts, before, side="right") - 1]
+    symbols = [sequence[position] for position in learned.tolist()]
+    return np.stack([places, np.array(symbols, dtype=np.int64)], axis=1)
 
 
 def shared(one: Sequence[int], other: Sequence[int], *, start: int = 0) -> int:
@@ -111,25 +165,3 @@ def join(rows: Sequence[PackedRow]) -> PackedRow:
             for target in row.targets
         ),
     )
-
-
-def _preorder(
-    roots: dict[int, int], children: list[dict[int, int]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes in preorder, and for each place one past its subtree's end and its depth."""
-    order: list[int] = []
-    depth: list[int] = []
-    end = np.zeros(len(children), dtype=np.int64)
-    stack = [(node, 0) for node in reversed(roots.values())]
-    while stack:
-        node, level = stack.pop()
-        order.append(node)
-        depth.append(level)
-        stack.extend((child, level + 1) for child in reversed(children[node].values()))
-    open_places: list[int] = []
-    for place, level in enumerate(depth):
-        while open_places and depth[open_places[-1]] >= level:
-            end[open_places.pop()] = place
-        open_places.append(place)
-    end[open_places] = len(depth)
-    return np.array(order, dtype=np.int64), end, np.array(depth, dtype=np.int64)

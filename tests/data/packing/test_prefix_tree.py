@@ -33,3 +33,49 @@ def test_shared_prefixes_stand_once() -> None:
     assert row.symbols.tolist() == [1, 2, 3, 6]
     assert row.subtree_end.tolist() == [4, 4, 3, 4]
     assert [targets.tolist() for targets in row.targets] == [[[2, 4]], [[2, 5]], [[3, 7]]]
+
+
+def test_runs_of_symbols_are_laid_out_as_the_tree_of_single_ones() -> None:
+    rng = np.random.default_rng(1)
+    for trial in range(200):
+        kinds = int(rng.integers(1, 4))
+        start = tuple(range(10, 10 + 70 * (trial % 3)))  # more and fewer than are compared at once
+        sequences = [
+            start + tuple(int(v) for v in rng.integers(0, kinds, rng.integers(2, 12)))
+            for _ in range(rng.integers(1, 9))
+        ]
+        row = pack(sequences, [[(1, 2), (1, len(one))] for one in sequences])
+        symbols, depth, end, places = one_by_one(sequences)
+        assert row.symbols.tolist() == symbols
+        assert row.depth.tolist() == depth
+        assert row.subtree_end.tolist() == end
+        for sequence, targets, path in zip(sequences, row.targets, places, strict=True):
+            learned = [1, *range(1, len(sequence))]
+            assert targets.tolist() == [[path[i - 1], sequence[i]] for i in learned]
+
+
+def one_by_one(sequences):
+    """Symbols, depths, subtree ends and each sequence's places of a tree of single symbols."""
+    tree: dict = {}
+    for sequence in sequences:
+        level = tree
+        for symbol in sequence[:-1]:
+            level = level.setdefault(symbol, {})
+    symbols: list[int] = []
+    depth: list[int] = []
+    end: list[int] = []
+    place_of: dict[tuple[int, ...], int] = {}
+
+    def visit(level: dict, path: tuple[int, ...]) -> None:
+        for symbol, below in level.items():
+            place = len(symbols)
+            place_of[(*path, symbol)] = place
+            symbols.append(symbol)
+            depth.append(len(path))
+            end.append(0)
+            visit(below, (*path, symbol))
+            end[place] = len(symbols)
+
+    visit(tree, ())
+    places = [[place_of[one[: i + 1]] for i in range(len(one) - 1)] for one in sequences]
+    return symbols, depth, end, places
