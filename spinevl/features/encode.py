@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,22 @@ from spinevl.io.finite import is_finite
 from spinevl.models.encoder.base import FIXED_BATCH, Encoder, encode_in_fixed_batches
 from spinevl.schema.errors import refused
 
+Load = Callable[[Any], np.ndarray]
 
-@torch.inference_mode()
+
 def encode(
     encoder: Encoder, images: Sequence[np.ndarray], *, autocast: torch.dtype | None = None
 ) -> np.ndarray:
     """Decoded images, as Encoder.transform takes them -> float32 [len(images), tokens, dim]."""
+    return _encoded(encoder, [encoder.transform(image) for image in images], autocast)
+
+
+@torch.inference_mode()
+def _encoded(
+    encoder: Encoder, transformed: Sequence[torch.Tensor], autocast: torch.dtype | None
+) -> np.ndarray:
     device = next(encoder.parameters()).device
-    pixels = torch.stack([encoder.transform(image) for image in images]).to(device)
+    pixels = torch.stack(list(transformed)).to(device)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         return encode_in_fixed_batches(encoder, pixels).float().cpu().numpy()
 
@@ -29,7 +38,7 @@ def encoded_in_parts(
     encoder: Encoder,
     images: Sequence[Hashable],
     *,
-    load: Callable[[Any], np.ndarray],
+    load: Load,
     autocast: torch.dtype | None,
     took: Callable[[float, int], object],
 ) -> Iterator[np.ndarray]:
@@ -46,11 +55,11 @@ def encoded_in_parts(
         UserError: features that are not finite.
     """
     together = 4 * FIXED_BATCH[encoder.modality]
-    for start in range(0, len(images), together):
-        shown = images[start : start + together]
-        pixels = [load(image) for image in shown]
-        begun = time.perf_counter()
-        features = encode(encoder, pixels, autocast=autocast)
+    parts = [images[start : start + together] for start in range(0, len(images), together)]
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    transformed = _one_by_one if on_cpu else _meanwhile
+    for shown, (pixels, begun) in zip(parts, transformed(encoder, parts, load), strict=True):
+        features = _encoded(encoder, pixels, autocast)
         took(time.perf_counter() - begun, len(shown))
         for image, one in zip(shown, features, strict=True):
             if not is_finite(torch.from_numpy(one)):
@@ -61,3 +70,31 @@ def encoded_in_parts(
                     "check the image and the encoder's weights, or set trainer.precision=32-true",
                 )
         yield features
+
+
+Transformed = Iterator[tuple[list[torch.Tensor], float]]
+
+
+def _one_by_one(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
+    """The transformed images of each part, and when their encoding began: when they were loaded."""
+    for shown in parts:
+        pixels = [load(image) for image in shown]
+        begun = time.perf_counter()
+        yield [encoder.transform(one) for one in pixels], begun
+
+
+def _meanwhile(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
+    """The same by threads, while a GPU encodes the part before."""
+    if not parts:
+        return
+    with ThreadPoolExecutor() as pool:
+
+        def start(shown: Sequence[Any]) -> list[Future[torch.Tensor]]:
+            return [pool.submit(lambda one: encoder.transform(load(one)), one) for one in shown]
+
+        waiting = start(parts[0])
+        for following in [*parts[1:], ()]:
+            begun = time.perf_counter()
+            pixels = [one.result() for one in waiting]
+            waiting = start(following)
+            yield pixels, begun

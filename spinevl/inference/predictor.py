@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from spinevl.data.study import ConversationStudy, Study
 from spinevl.features.key import encoder_key
 from spinevl.features.store import FeatureCache
 from spinevl.inference.answer import Answer, not_finite
+from spinevl.inference.arriving import Arriving
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
 from spinevl.inference.options import choose, merge_slices, option_logprobs, parse
@@ -36,6 +37,7 @@ from spinevl.inference.writer import Writer
 from spinevl.io.memory import give_back_memory
 from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
+from spinevl.schema.batch import Batch
 from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
@@ -85,6 +87,19 @@ class Predictor:
         self.in_batches = engine is None  # an engine fills its batches itself
         if engine is not None:
             self.writer = VLLMWriter(model, self.collate, self.options, engine)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def ahead(self) -> int:
+        """Batches of closed questions that are laid out before the one before them is read.
+
+        A GPU computes meanwhile; on a CPU nobody gains, and answers would come later.
+        """
+        return 1 if self.device.type == "cuda" else 0
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction a question of patients, in order; separate slices are merged."""
@@ -139,14 +154,21 @@ class Predictor:
 
     @torch.inference_mode()
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
+        waiting: list[_Computing] = []
         written: list[Group] = []
         for batch in batches:
             if scored := self._part(batch, scored=True):
-                yield from self.score(scored)
+                try:
+                    waiting.append(self._computing(scored))
+                except UserError:  # what was answered before is kept
+                    yield from self._read(waiting)
+                    raise
+                yield from self._read(waiting, keep=self.ahead)
             written += self._part(batch, scored=False)
             if written and self.in_batches:
                 yield from self.writer.answers(written)
                 written = []
+        yield from self._read(waiting)
         if written:
             yield from self.writer.answers(written)
 
@@ -188,27 +210,52 @@ class Predictor:
         self._check([asked])
         yield from self.writer.stream(asked, sampling)
 
-    @torch.inference_mode()
-    def score(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
+    def _computing(self, groups: Sequence[Group]) -> _Computing:
+        """The log-probabilities of options, which the device may still have to compute."""
+        batch = self.collate(groups)
+        there = batch.to(self.device)
+        # read as it was laid out: what is on a GPU can be had only behind all that it is told
+        return _Computing(groups, batch, Arriving(sequence_logprobs(self.model(there), there)))
+
+    def _read(self, waiting: list[_Computing], keep: int = 0) -> Iterator[tuple[int, Answer]]:
+        """The answers of all that is waiting but the last ``keep``, which stay."""
+        while len(waiting) > keep:
+            yield from self._chosen(waiting.pop(0))
+
+    def _chosen(self, one: _Computing) -> Iterator[tuple[int, Answer]]:
         """The log-probability of every option of closed questions.
 
         Raises:
             UserError: one of them is not finite.
         """
-        batch = self.collate(groups).to(next(self.model.parameters()).device)
-        logprobs = sequence_logprobs(self.model(batch), batch).tolist()
-        if len(groups) > 1 and not all(map(math.isfinite, logprobs)):
+        logprobs = one.logprobs.here().tolist()
+        if len(one.groups) > 1 and not all(map(math.isfinite, logprobs)):
             # a NaN reaches all that share its row, masked or not: alone, the right one is named
-            for group in groups:
-                yield from self.score([group])
+            for group in one.groups:
+                yield from self._chosen(self._computing([group]))
             return
-        examples = dict(pair for group in groups for pair in group)
-        for index, options in option_logprobs(batch, logprobs).items():
+        examples = dict(pair for group in one.groups for pair in group)
+        for index, options in option_logprobs(one.batch, logprobs).items():
             if not all(map(math.isfinite, options.values())):
                 raise not_finite(examples[index], "log-probabilities")
             rounds = examples[index].rounds
             text = examples[index].options[max(options, key=options.__getitem__)]
             yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
+
+
+@dataclass(frozen=True)
+class _Computing:
+    """Closed questions whose options are being scored.
+
+    Attributes:
+        groups: of the batch.
+        batch: as it is laid out, on the CPU.
+        logprobs: of each of its sequences.
+    """
+
+    groups: Sequence[Group]
+    batch: Batch
+    logprobs: Arriving
 
 
 def is_scored(example: Example, options: PredictOptions) -> bool:

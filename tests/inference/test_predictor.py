@@ -75,6 +75,34 @@ def predictor(model: VLM, *, cache: FeatureCache | None = None, **options: Any) 
     return Predictor(model, decode, options=PredictOptions(**given), cache=cache)
 
 
+def test_batches_that_are_laid_out_ahead_are_answered_alike(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(predictor(model, batch_size=1).answers(EXAMPLES))
+    monkeypatch.setattr(Predictor, "ahead", 1)
+    found = list(predictor(model, batch_size=1).answers(EXAMPLES))
+    assert dict(found) == dict(expected)
+    assert [index for index, _ in found] != [index for index, _ in expected]
+
+
+def test_what_is_computed_when_another_batch_fails_is_answered(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "ahead", 1)
+
+    def no_image_of_b(image: ImageRef) -> np.ndarray:
+        if image.patient == "b":
+            raise UserError(f"{image.path}: not an image")
+        return decode(image)
+
+    asked = Predictor(model, no_image_of_b, options=PredictOptions(batch_size=1))
+    answered = []
+    answers = asked.answers([question(patient, 5) for patient in "acbd"])
+    with pytest.raises(UserError, match="b/5: not an image"):
+        answered.extend(index for index, _ in answers)
+    assert answered == [0, 1]
+
+
 def test_closed_questions_are_scored_and_the_rest_is_generated(model: VLM) -> None:
     answers = dict(predictor(model).answers(EXAMPLES))
     assert sorted(answers) == list(range(len(EXAMPLES)))
