@@ -1,10 +1,11 @@
 """A decoder's norms and rotary embeddings in fewer passes over memory.
 
-On a CPU an element-wise operation takes as long as its tensors take to be read and written, and in
-bfloat16 these operations take as long as the matrix products. Transformers writes an RMSNorm as
-seven of them and a rotary embedding as five; here they are three each, and gradients pass through
-them in as few: of an RMSNorm its input and one number a token are kept. They are used inside
-``computed``, for classes whose results they were tried to give.
+An element-wise operation takes as long as its tensors take to be read and written, and in bfloat16
+these operations take as long as the matrix products. Transformers writes an RMSNorm as seven of
+them and a rotary embedding as five; here they are three each, or one kernel of torch's for an
+RMSNorm on a GPU, and gradients pass through them in as few: of an RMSNorm its input and one number
+a token are kept. They are used inside ``computed``, for classes whose results they were tried to
+give.
 """
 
 from __future__ import annotations
@@ -51,12 +52,17 @@ class computed:
 @contextmanager
 def as_on_gpus() -> Iterator[None]:
     """Within this, and in this thread, what is done on CPUs alone is left out."""
-    before = getattr(_here, "rehearses", False)
+    before = rehearses_gpus()
     _here.rehearses = True
     try:
         yield
     finally:
         _here.rehearses = before
+
+
+def rehearses_gpus() -> bool:
+    """Whether this is within ``as_on_gpus``."""
+    return bool(getattr(_here, "rehearses", False))
 
 
 def _asked() -> tuple[bool, bool]:
@@ -79,25 +85,36 @@ def asked_for(tensor: torch.Tensor) -> bool:
 
 def asked_for_on_a_cpu(tensor: torch.Tensor) -> bool:
     """The same, of what is done on CPUs alone."""
-    on_cpu = tensor.device.type == "cpu" and not getattr(_here, "rehearses", False)
+    on_cpu = tensor.device.type == "cpu" and not rehearses_gpus()
     return on_cpu and asked_for(tensor)
 
 
 def _applies(tensor: torch.Tensor) -> bool:
-    return _asked()[1] and asked_for_on_a_cpu(tensor)
+    return _asked()[1] and asked_for(tensor)
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """states [..., D] / sqrt(mean of squares + epsilon) * weight [D], rounded once before weight.
+    """states [..., D] / sqrt(mean of squares + epsilon) * weight [D].
 
-    Batch normalisation with given statistics is one pass that takes half-precision rows and their
-    float32 variances, so tokens stand for its channels.
+    On a CPU it is rounded once before weight: batch normalisation with given statistics is one pass
+    that takes half-precision rows and their float32 variances, so tokens stand for its channels.
     """
+    if states.is_cuda:
+        return fused_rms_norm(states, weight, epsilon)
     if torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad):
         normed: torch.Tensor = _RMSNorm.apply(states, weight, epsilon)
         return normed
     rows = states.reshape(-1, states.shape[-1])
     return _normed(rows, _mean_squares(rows), epsilon).mul_(weight).view(states.shape)
+
+
+def fused_rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The same by torch's own operation, which is one kernel on a GPU and rounds once, at the end.
+
+    Autocast would compute it, and give it, in float32, of which half-precision states need nothing.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return functional.rms_norm(states, weight.shape, weight, epsilon)
 
 
 def _mean_squares(rows: torch.Tensor) -> torch.Tensor:

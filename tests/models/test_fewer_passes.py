@@ -17,7 +17,14 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from spinevl.models import fewer_passes
 from spinevl.models import llm as llm_module
-from spinevl.models.fewer_passes import computed, install, rms_norm, rotated, tried
+from spinevl.models.fewer_passes import (
+    computed,
+    fused_rms_norm,
+    install,
+    rms_norm,
+    rotated,
+    tried,
+)
 from spinevl.models.llm import HFCausalLM, TinyLLM
 from spinevl.models.prefix_attention import BlockMasks
 from spinevl.models.recompute import _recomputed
@@ -47,6 +54,50 @@ def test_an_rms_norm_is_that_of_transformers(shape: tuple[int, ...], dtype: torc
     torch.testing.assert_close(found, expected, rtol=2**-7 if dtype.itemsize == 2 else 1e-6, atol=0)
     assert (found - exact).abs().mean() <= 1.01 * (expected - exact).abs().mean() + 1e-7
     assert (states == drawn(*shape, dtype=dtype))[1:].all()  # what it is given stays
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_torchs_own_norm_is_that_of_transformers_under_autocast_too(dtype: torch.dtype) -> None:
+    theirs = LlamaRMSNorm(96, eps=1e-3).to(dtype)
+    theirs.weight.data = drawn(96, dtype=dtype, seed=1)
+    states = drawn(2, 37, 96, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fused_rms_norm(states, theirs.weight, 1e-3)
+    assert found.dtype == dtype
+    rtol = 2**-7 if dtype.itemsize == 2 else 1e-6
+    torch.testing.assert_close(found, theirs(states), rtol=rtol, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_gpu_computes_norms_and_rotary_embeddings_as_transformers(
+    dtype: torch.dtype, autocast: bool
+) -> None:
+    norm = LlamaRMSNorm(64, eps=1e-3).to("cuda", dtype)
+    norm.weight.data = drawn(64, dtype=dtype, seed=1).cuda()
+    angles = drawn(2, 7, 32, dtype=torch.float32, seed=2).repeat(1, 1, 2).cuda()
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    above = drawn(2, 3, 7, 64, dtype=dtype, seed=3).cuda()
+    results = []
+    for ours in (True, False):
+        norm.weight.grad = None
+        states = drawn(2, 3, 7, 64, dtype=dtype).cuda().requires_grad_()
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            if ours:
+                normed = rms_norm(states, norm.weight, 1e-3)
+                turned = rotated(normed, cos[:, None], sin[:, None])
+            else:
+                normed = norm(states)
+                turned, _ = apply_rotary_pos_emb(normed, normed, cos, sin)
+        turned.backward(above)
+        assert turned.dtype == dtype
+        results.append((normed, turned, states.grad, norm.weight.grad))
+    for found, expected in zip(*results, strict=True):
+        assert found is not None
+        assert expected is not None
+        near = 1e-5 if dtype == torch.float32 else 2**-6
+        torch.testing.assert_close(found, expected, rtol=0, atol=near * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
