@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from spinevl.models.answer_cache import AnswerCache
-from spinevl.models.prefix_attention import masks_of
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
 from spinevl.schema.prompt_batch import PromptBatch
@@ -162,7 +161,7 @@ def _last_states(
     model: VLM, prompts: PromptBatch, embeddings: torch.Tensor, answers: AnswerCache
 ) -> torch.Tensor:
     """The hidden state of each prompt's last token [N, dim]; ``answers`` take in all keys."""
-    masks = masks_of(prompts, dtype=embeddings.dtype)
+    masks = model.llm.masks(prompts, dtype=embeddings.dtype)
     places, last = prompts.position_ids, prompts.last
     hidden = model.llm.hidden(embeddings, masks, places, read=last, answers=answers)
     return hidden.flatten(0, 1).index_select(0, last)

@@ -17,14 +17,17 @@ from spinevl.build.roles import role
 from spinevl.config.keys import Positive
 from spinevl.models import fewer_passes, packed, prefix_attention, products
 from spinevl.models.answer_cache import AnswerCache
+from spinevl.models.chain_attention import computes_chains
 from spinevl.models.held import DType, autocast_of, torch_dtype
-from spinevl.models.prefix_attention import Masks
+from spinevl.models.prefix_attention import Masks, masks_of
 from spinevl.models.quantized import Quantize
 from spinevl.models.sharded import is_sharded, read_as_shares, require_finite_shares
 from spinevl.models.small_copy import small_copy
 from spinevl.models.source import checked_source, pretrained_model, refuse_kernels
 from spinevl.models.template_trial import excess_of
+from spinevl.schema.batch import Batch
 from spinevl.schema.errors import UserError, refused
+from spinevl.schema.prompt_batch import PromptBatch
 
 Template = Literal["medmvl", "chat", "pretrain"]
 
@@ -120,11 +123,8 @@ class CausalLM(nn.Module):
         Raises:
             UserError: see above.
         """
-        config = self.model.config
-        heads = int(config.num_attention_heads)
-        size = int(getattr(config, "head_dim", None) or self.dim // heads)
-        dropout = float(getattr(config, "attention_dropout", 0.0) or 0.0)
-        problem = f"heads of {size} numbers" if size < SMALLEST_HEAD else ""
+        dropout = float(getattr(self.model.config, "attention_dropout", 0.0) or 0.0)
+        problem = f"heads of {self.head} numbers" if self.head < SMALLEST_HEAD else ""
         if learn and dropout:
             problem = f"attention_dropout={dropout} in its config"
         if problem:
@@ -143,6 +143,12 @@ class CausalLM(nn.Module):
             return
         packed.pack(self.model if head else self.model.base_model)
 
+    @property
+    def head(self) -> int:
+        """Numbers of a query's head."""
+        config = self.model.config
+        return int(getattr(config, "head_dim", None) or self.dim // config.num_attention_heads)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """What the decoder is to be called in; see autocast_of."""
         return autocast_of(self.model)
@@ -150,6 +156,23 @@ class CausalLM(nn.Module):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids [B, L] -> [B, L, dim]."""
         return self.model.get_input_embeddings()(input_ids)
+
+    def masks(self, batch: Batch | PromptBatch, *, dtype: torch.dtype) -> Masks:
+        """What the tokens of a batch attend to.
+
+        Args:
+            batch: on the device of the decoder.
+            dtype: of the embeddings.
+        """
+        device = batch.position_ids.device
+        # compiled code would be compiled again for each batch's longest chain
+        plain = self.plain_layers or self.model.base_model._compiled_call_impl is not None
+        dropout = self.model.training and getattr(self.model.config, "attention_dropout", 0.0)
+        with self.autocast():
+            autocast = torch.is_autocast_enabled(device.type)
+            computed = torch.get_autocast_dtype(device.type) if autocast else dtype
+        chains = computes_chains(device, computed, self.head) and not dropout
+        return masks_of(batch, dtype=dtype, chains=chains and not plain)
 
     def hidden(
         self,

@@ -16,10 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spinevl.models.answer_cache import AnswerCache
+from spinevl.models.chain_attention import chain_attention
 from spinevl.models.last_layer import computed_at, token_wise_parts
 from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.models.tree_mask import TreeMask
-from spinevl.schema.batch import AttentionBlocks, Batch
+from spinevl.schema.batch import AttentionBlocks, Batch, Chains
 from spinevl.schema.prompt_batch import PromptBatch
 
 NAME = "spinevl_prefix_attention"
@@ -30,42 +31,83 @@ class BlockMasks:
     """The attention blocks of a batch with additive masks, the same for every layer.
 
     Attributes:
-        blocks: (query [n, q], key [n, k], additive mask [n, 1, q, k]) of each group of blocks.
+        blocks: (query [n, q], key [n, k], additive mask [n, 1, q, k]) of each group of blocks, or
+            chains that need no mask.
         order: [B * L] where a token's output stands in the groups' concatenated outputs.
     """
 
-    blocks: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
+    blocks: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor] | Chains, ...]
     order: torch.Tensor
 
     @classmethod
     def of(
-        cls, blocks: Sequence[AttentionBlocks], order: torch.Tensor, *, dtype: torch.dtype
+        cls,
+        blocks: Sequence[AttentionBlocks],
+        order: torch.Tensor,
+        *,
+        dtype: torch.dtype,
+        chains: bool = False,
     ) -> BlockMasks:
-        """The boolean masks of ``blocks`` as numbers of ``dtype``."""
-        ready = []
+        """The boolean masks of ``blocks`` as numbers of ``dtype``.
+
+        Args:
+            blocks, order: of a batch.
+            dtype: of the masks.
+            chains: whether chains are computed without masks, see chain_attention.
+        """
+        ready: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor] | Chains] = []
+        kept = []  # which of the padded queries have an output
         for one in blocks:
-            ready.append((one.query, one.key, additive_mask(one.allowed, dtype).unsqueeze(1)))
+            if chains and one.chains is not None:
+                ready.append(one.chains)
+                lengths = one.chains.query_start.diff()
+                within = torch.arange(one.query.shape[1], device=order.device)
+                kept.append((within < lengths[:, None]).flatten())
+            else:
+                ready.append((one.query, one.key, additive_mask(one.allowed, dtype).unsqueeze(1)))
+                kept.append(torch.ones(one.query.numel(), dtype=torch.bool, device=order.device))
+        if any(isinstance(one, Chains) for one in ready):
+            order = (torch.cat(kept).cumsum(0) - 1)[order]
         return cls(tuple(ready), order)
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float | None,
+        dropout: float = 0.0,
     ) -> torch.Tensor:
         """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
 
-        ``options`` as of masked_attention.
+        Without ``dropout`` where chains are computed without masks.
         """
         batch, _, length, _ = query.shape
         flat_query, flat_key, flat_value = (
             one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
         )  # [B * L, heads, d]
         outputs = []
-        for query_index, key_index, mask in self.blocks:
+        for block in self.blocks:
+            if isinstance(block, Chains):
+                assert not dropout
+                output = chain_attention(
+                    flat_query.index_select(0, block.query),
+                    flat_key.index_select(0, block.key),
+                    flat_value.index_select(0, block.key),
+                    block,
+                    scaling=scaling,
+                )
+                outputs.append(output)
+                continue
+            query_index, key_index, mask = block
             output = masked_attention(
                 _gathered(flat_query, query_index),
                 _gathered(flat_key, key_index),
                 _gathered(flat_value, key_index),
                 mask,
-                **options,
+                scaling=scaling,
+                dropout=dropout,
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))
         joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
@@ -75,16 +117,16 @@ class BlockMasks:
 Masks = BlockMasks | TreeMask
 
 
-def masks_of(batch: Batch | PromptBatch, *, dtype: torch.dtype) -> Masks:
+def masks_of(batch: Batch | PromptBatch, *, dtype: torch.dtype, chains: bool) -> Masks:
     """What the tokens of a batch attend to, as it is laid out.
 
     Args:
         batch: with attention blocks or the ends of subtrees.
-        dtype: of additive masks.
+        dtype, chains: see BlockMasks.of.
     """
     if batch.subtree_end is not None:
         return TreeMask.of(batch.subtree_end)
-    return BlockMasks.of(batch.attention, batch.attention_order, dtype=dtype)
+    return BlockMasks.of(batch.attention, batch.attention_order, dtype=dtype, chains=chains)
 
 
 def prefix_attention(

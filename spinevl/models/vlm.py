@@ -12,7 +12,6 @@ from spinevl.models import products
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder, encode, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
-from spinevl.models.prefix_attention import masks_of
 from spinevl.models.splice import splice
 from spinevl.schema.batch import Batch
 from spinevl.schema.image_ref import MODALITIES, Modality
@@ -125,7 +124,7 @@ class VLM(nn.Module):
         text = self.llm.embed(batch.input_ids)
         embeddings = splice(text, visual_rows(visual_tokens), batch.visual_index)
         # 2. masks: a token attends to its own sequence only, block by block      n [Q, K]
-        masks = masks_of(batch, dtype=embeddings.dtype)
+        masks = self.llm.masks(batch, dtype=embeddings.dtype)
         # 3. forward pass; a shared prefix is computed once                       [B, L, D]
         hidden = self.llm.hidden(embeddings, masks, batch.position_ids, batch.predicting)
         # 4. logits only where a token is predicted, once for all options         [R, V]

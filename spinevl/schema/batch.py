@@ -15,6 +15,38 @@ FLEX_TILE = 128
 
 
 @dataclass(frozen=True)
+class Chains:
+    """Attention blocks that are chains of tokens, one behind the other, without padding.
+
+    Each query attends to the keys of its block up to its own place, where the last q of its k keys
+    are the queries themselves.
+
+    Attributes:
+        query: [Tq] flat index (b * L + i) of each query.
+        key: [Tk] flat index of each key.
+        query_start, key_start: [n + 1] int32, where the queries and keys of each block begin.
+        most_queries, most_keys: of a block.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    query_start: torch.Tensor
+    key_start: torch.Tensor
+    most_queries: int
+    most_keys: int
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Chains:
+        """The same with ``change`` made to each tensor."""
+        return replace(
+            self,
+            query=change(self.query),
+            key=change(self.key),
+            query_start=change(self.query_start),
+            key_start=change(self.key_start),
+        )
+
+
+@dataclass(frozen=True)
 class AttentionBlocks:
     """n attention blocks of similar size: the queries, and the keys that each may attend to.
 
@@ -22,15 +54,18 @@ class AttentionBlocks:
         query: [n, q] flat index (b * L + i) of each query, padded.
         key: [n, k] flat index of each key, padded.
         allowed: [n, q, k] bool, whether the query attends to the key.
+        chains: the same without padding, where all blocks are chains.
     """
 
     query: torch.Tensor
     key: torch.Tensor
     allowed: torch.Tensor
+    chains: Chains | None = None
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> AttentionBlocks:
         """The same with ``change`` made to each tensor."""
-        return AttentionBlocks(change(self.query), change(self.key), change(self.allowed))
+        chains = None if self.chains is None else self.chains.each(change)
+        return AttentionBlocks(change(self.query), change(self.key), change(self.allowed), chains)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ another, and blocks of like size are computed together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from spinevl.config.options import Attention
 from spinevl.data.packing.prefix_tree import PackedRow
-from spinevl.schema.batch import FLEX_TILE, AttentionBlocks
+from spinevl.schema.batch import FLEX_TILE, AttentionBlocks, Chains
 
 # A subtree of up to this many tokens is one block with a mask of its own; above it, its first
 # chain is a block and its branches are cut further.
@@ -78,7 +79,7 @@ def attention_blocks(
     groups = []
     done = 0
     for members in _grouped(blocks):
-        group = _padded(members, key_multiple=KEY_MULTIPLE)
+        group = replace(_padded(members, key_multiple=KEY_MULTIPLE), chains=_chains(members))
         for number, (query, _, _) in enumerate(members):
             order[query] = done + number * group.query.shape[1] + np.arange(len(query))
         done += group.query.numel()
@@ -184,4 +185,29 @@ def _padded(members: Sequence[_Block], *, key_multiple: int = 1) -> AttentionBlo
         key[number, : len(seen)] = seen
         allowed[number, : len(places), : len(seen)] = mask
         allowed[number, len(places) :, 0] = True  # softmax over an empty set would be NaN
-    return AttentionBlocks(*map(torch.from_numpy, (query, key, allowed)))
+    return AttentionBlocks(
+        torch.from_numpy(query), torch.from_numpy(key), torch.from_numpy(allowed)
+    )
+
+
+def _chains(members: Sequence[_Block]) -> Chains | None:
+    """One group without padding, where each block is a chain; None elsewhere."""
+    if not all(map(_is_chain, members)):
+        return None
+    lengths = np.array([mask.shape for _, _, mask in members])
+    starts = np.concatenate([[[0, 0]], lengths.cumsum(axis=0)]).astype(np.int32)
+    most_queries, most_keys = lengths.max(axis=0).tolist()
+    return Chains(
+        query=torch.from_numpy(np.concatenate([query for query, _, _ in members])),
+        key=torch.from_numpy(np.concatenate([key for _, key, _ in members])),
+        query_start=torch.from_numpy(starts[:, 0].copy()),
+        key_start=torch.from_numpy(starts[:, 1].copy()),
+        most_queries=most_queries,
+        most_keys=most_keys,
+    )
+
+
+def _is_chain(block: _Block) -> bool:
+    """Whether each query attends to all keys but the queries after it, which come last."""
+    queries, keys = block[2].shape
+    return np.count_nonzero(block[2]) == queries * keys - queries * (queries - 1) // 2

@@ -1,7 +1,8 @@
 """What attention needs on a GPU: a stand-in that holds the tensors of CUDA's kernels.
 
 A step is rehearsed with fake tensors of the CPU, whose attention kernel takes grouped heads and any
-mask. CUDA's memory-efficient kernel takes neither: heads are repeated, and a mask is padded.
+mask. CUDA's memory-efficient kernel takes neither: heads are repeated, and a mask is padded. Its
+FlashAttention takes grouped heads, and needs no mask.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from spinevl.models import chain_attention
 from spinevl.models.fewer_passes import as_on_gpus
 
 _MASK_MULTIPLE = 8  # keys; the kernel pads a mask to it
@@ -20,18 +22,21 @@ _MASK_MULTIPLE = 8  # keys; the kernel pads a mask to it
 
 @contextmanager
 def cuda_attention() -> Iterator[None]:
-    """Put the stand-in in the place of scaled_dot_product_attention.
+    """Put the stand-in in the place of scaled_dot_product_attention and of chains' attention.
 
-    The name is replaced, since a mode of torch's is left during the backward pass, in which
+    The names are replaced, since a mode of torch's is left during the backward pass, in which
     gradient checkpointing computes a layer again.
     """
     original = functional.scaled_dot_product_attention
+    original_of_chains = chain_attention._flash
     functional.scaled_dot_product_attention = _attention  # type: ignore[assignment]
+    chain_attention._flash = _of_chains  # type: ignore[assignment]
     try:
         with as_on_gpus():
             yield
     finally:
         functional.scaled_dot_product_attention = original
+        chain_attention._flash = original_of_chains
 
 
 def _attention(
@@ -50,6 +55,12 @@ def _attention(
     if attn_mask is not None and (beyond := -attn_mask.shape[-1] % _MASK_MULTIPLE):
         attn_mask = functional.pad(attn_mask, (0, beyond))
     return _Kernel.apply(query, key, value, attn_mask)
+
+
+def _of_chains(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return _Kernel.apply(query, key, value, None)
 
 
 class _Kernel(torch.autograd.Function):
