@@ -2,7 +2,9 @@
 
 Peers are installed into environments of their own, once. Everybody has the same weights, prompts,
 types and threads; one computes at a time, in rounds, and medians are given. A peer that cannot be
-installed or fails is a line in the table. Writes ``peers.json``, ``peers.md`` and ``peers.png``.
+installed or fails is a line in the table. On a GPU the model is that of ``benchmarks.gpu``, whose
+weights are random, so that its choices are near ties; peers are those that ``--python`` names.
+Writes ``peers.json``, ``peers.md`` and ``peers.png``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import subject
+from benchmarks import gpu, subject
 from benchmarks.peers import material, measure, picture, table, targets
 from benchmarks.peers.environments import PACKAGES, Unavailable, environment
 
@@ -42,6 +44,14 @@ def main() -> None:
     parser.add_argument("--types", default=",".join(TYPES), help="number types")
     parser.add_argument("--minutes", type=float, default=22.0, help="no round starts after them")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PEER=PATH",
+        help="an interpreter that has vllm or trl, where it is not to be installed",
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny model: is everything there?")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-peers"))
     parser.add_argument("--envs", type=Path, default=Path(".venv-peers"), metavar="FOLDER")
@@ -52,14 +62,25 @@ def main() -> None:
         if unknown := set(chosen) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))}; expected some of {list(known)}")
         setattr(options, name, chosen)
+    options.python = dict(one.partition("=")[::2] for one in options.python)
+    if unknown := set(options.python) - set(PACKAGES):
+        parser.error(f"--python: {sorted(unknown)}; expected some of {sorted(PACKAGES)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device=cuda: no GPU is at hand")
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in PACKAGES:
-        if name in options.only:
+        if name in options.only and options.device == "cpu" and name not in options.python:
             _install(name, options.envs)
     sizes = subject.SMALL if options.quick else {}
-    kept = material.make(options.cache, **sizes)
     with tempfile.TemporaryDirectory() as scratch:
+        if options.device == "cpu":
+            kept = material.make(options.cache, **sizes)
+        else:
+            kept = Path(scratch) / "material"
+            told = {"dtype": "bfloat16", "patients": measure.ON_A_GPU, **(sizes or gpu.SHAPE)}
+            material.make_random(kept / "random", options.cache, **told)
+            (kept / "trained").symlink_to("random")
         _measure(options, kept, Path(scratch))
 
 
@@ -82,6 +103,8 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
         kept,
         options.cache,
         options.envs,
+        {name: Path(python) for name, python in options.python.items()},
+        options.device,
         scratch,
         options.only,
         options.rounds,
@@ -97,7 +120,7 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
                 only = ONE_TYPE.get(name, dtype)
                 if dtype != (only if only in options.types else options.types[0]):
                     continue
-                rates = measure.Rates(dtype)
+                rates = measure.Rates(dtype, options.device)
                 sections[f"{name} {dtype}"] = SECTIONS[name][0](plan, dtype, rates)
                 found[dtype] += rates.found
     finally:

@@ -61,6 +61,20 @@ def environment(name: str, home: Path) -> Environment:
     return Environment(python, _site(folder))
 
 
+def installed(python: Path) -> Environment:
+    """Where the packages of an interpreter lie.
+
+    Raises:
+        Unavailable: it cannot be run.
+    """
+    told = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    try:
+        done = subprocess.run([python, "-c", told], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"{python} cannot be run: {error}") from error
+    return Environment(python, Path(done.stdout.strip()))
+
+
 def leave_out_fake_kernels(site: Path) -> bool:
     """Empty torchvision's registrations of fake kernels, where its operators are CUDA's."""
     file = site / FAKE_KERNELS

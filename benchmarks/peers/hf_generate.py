@@ -29,7 +29,8 @@ class Generation:
         self.asked = json.loads((folder / "closed.json").read_text())
         dtype = getattr(torch, self.options.dtype)
         llava: Any = LlavaForConditionalGeneration
-        self.model = llava.from_pretrained(folder / "hf", dtype=dtype).eval()
+        model = llava.from_pretrained(folder / "hf", dtype=dtype).eval()
+        self.model = model.to(self.options.device)
         self.processor = AutoProcessor.from_pretrained(folder / "hf")
         self.choose(batch_size=2, count=2)
         told = {"seconds": time.perf_counter() - start, "imports": imports}
@@ -53,7 +54,7 @@ class Generation:
                 padding_side="left",
                 add_special_tokens=False,
                 return_tensors="pt",
-            )
+            ).to(self.options.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
             with torch.inference_mode():
                 output = self.model.generate(
@@ -75,7 +76,7 @@ class Generation:
 
     def memory(self) -> dict[str, Any]:
         """The most memory of this process."""
-        return {"peak": protocol.memory("VmHWM")}
+        return {"peak": protocol.peak(self.options.device)}
 
 
 def main() -> None:
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True)
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     generation = Generation(parser.parse_args())
     names = ("load", "choose", "memory")
     protocol.serve({name: getattr(generation, name) for name in names})

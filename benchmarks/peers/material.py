@@ -114,10 +114,12 @@ def make(cache: Path, **sizes: int) -> Path:
     return home
 
 
-def make_random(folder: Path, cache: Path, *, dtype: str, **sizes: int) -> None:
+def make_random(
+    folder: Path, cache: Path, *, dtype: str, patients: int = ASKED, **sizes: int
+) -> None:
     """The same in ``folder`` for random weights of other sizes, held in ``dtype``."""
     nodes = _nodes(folder / "base", sizes, dtype)
-    _write(folder, subject.model(nodes), nodes, cache)
+    _write(folder, subject.model(nodes), nodes, cache, patients)
 
 
 def _nodes(folder: Path, sizes: dict[str, int], dtype: str = "auto") -> dict[str, Any]:
@@ -152,13 +154,15 @@ def _learn(model: VLM, examples: list[Example], folder: Path) -> None:
     model.eval()
 
 
-def _write(folder: Path, model: VLM, nodes: dict[str, Any], cache: Path) -> None:
+def _write(
+    folder: Path, model: VLM, nodes: dict[str, Any], cache: Path, patients: int = ASKED
+) -> None:
     """The checkpoint, its export, and the prompts as the export's tokenizer writes them."""
     checkpoint = Checkpoint(model, {**nodes, "tuning": {**LORA, **FROZEN}})
     save_checkpoint(folder / "checkpoint", checkpoint)
     conversation = Conversation(model.llm.tokenizer, template=model.llm.conversation)
     asked = {
-        "closed": closed(cache),
+        "closed": closed(cache, patients),
         "boxes": boxes(cache),
         "conversations": conversations(cache, 100),
     }

@@ -13,12 +13,17 @@ import torch
 
 from benchmarks import flops
 from benchmarks.peers import material
-from benchmarks.peers.environments import Unavailable, environment
+from benchmarks.peers.environments import Environment, Unavailable, environment, installed
 from benchmarks.peers.rounds import Asked, Result, Run, alternate
 from benchmarks.peers.worker import Worker
 
 Results = dict[str, Result]
 RATE = 1e-4
+ON_A_GPU = 16
+"""Patients whose questions are asked on a GPU, which answers those of a few at once."""
+
+VLLM_SHARE = 0.5
+"""What vLLM takes of a GPU's memory for itself at once."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Plan:
         material: made by ``material.make``.
         cache: of the phantoms.
         envs: environments of the peers.
+        pythons: interpreters of peers that are installed elsewhere.
+        device: where all compute, ``cpu`` or ``cuda``.
         scratch: features and logs of this run.
         only: the peers that are measured: plain, generate, vllm, trl. Ours always is.
         rounds, threads: see the command line.
@@ -70,6 +77,8 @@ class Plan:
     material: Path
     cache: Path
     envs: Path
+    pythons: Mapping[str, Path]
+    device: str
     scratch: Path
     only: tuple[str, ...]
     rounds: int
@@ -81,44 +90,63 @@ class Plan:
         """Whether a run is ours, or of a peer that was asked for."""
         return run.worker.startswith("ours") or run.worker.split()[0] in self.only
 
+    def environment(self, name: str) -> Environment:
+        """Where a peer is installed. Raises Unavailable."""
+        if name in self.pythons:
+            return installed(self.pythons[name])
+        if self.device != "cpu":
+            raise Unavailable(f"--python {name}=PATH names an interpreter that has it, for CUDA")
+        return environment(name, self.envs)
+
 
 class Rates:
     """The machine's matmul rate in a type, measured between the runs."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, device: str = "cpu") -> None:
         self.dtype = getattr(torch, dtype)
+        self.device = torch.device(device)
         self.found: list[float] = []
 
     def __call__(self) -> None:
-        self.found.append(flops.matmul_rate(dtype=self.dtype, repeats=3))
+        side = 2048 if self.device.type == "cpu" else 8192
+        rate = flops.matmul_rate(side=side, dtype=self.dtype, device=self.device, repeats=3)
+        self.found.append(rate)
 
 
 def predict(plan: Plan, dtype: str, rates: Rates) -> Results:
     """Seconds a patient of 18 closed questions."""
     some = 1 if plan.quick else 2
+    every = material.ASKED if plan.device == "cpu" else ON_A_GPU
+    asked = f"--patients={every}"
     runs = [
         Run("plain loop, batch 1", "plain", "plain", {"batch_size": 1, "patients": 1}, 1, rounds=1),
         Run("plain loop, batch 8", "plain", "plain", {"batch_size": 8, "patients": some}, some),
-        Run("transformers generate, batch 8", "generate", "choose", {"batch_size": 8}, 4),
-        Run("vLLM, empty caches", "vllm", "choose", {}, 4),
-        Run("vLLM, blocks of 32 tokens", "vllm blocks", "choose", {}, 4),
-        Run("ours, cold", "ours", "choose", {"warm": False}, 4),
-        Run("ours, warm features", "ours", "choose", {"warm": True}, 4),
+        Run("transformers generate, batch 8", "generate", "choose", {"batch_size": 8}, every),
+        Run("vLLM, empty caches", "vllm", "choose", {}, every),
+        Run("vLLM, blocks of 32 tokens", "vllm blocks", "choose", {}, every),
+        Run("ours, cold", "ours", "choose", {"warm": False}, every),
+        Run("ours, warm features", "ours", "choose", {"warm": True}, every),
     ]
     if dtype == "float32":
         runs += [
-            Run("ours, scoring=full, cold", "ours full", "choose", {"warm": False}, 4),
-            Run("ours, default settings, cold", "ours default", "choose", {"warm": False}, 4),
+            Run("ours, scoring=full, cold", "ours full", "choose", {"warm": False}, every),
+            Run("ours, default settings, cold", "ours default", "choose", {"warm": False}, every),
+        ]
+    if plan.device != "cpu":
+        runs += [
+            Run("ours, FlexAttention, cold", "ours flex", "choose", {"warm": False}, every),
+            Run("ours, FlexAttention, warm features", "ours flex", "choose", {"warm": True}, every),
         ]
     kept = plan.material / "trained"
     starts = {
         "plain": lambda: _ours_predict(plan, dtype, kept, "--plain"),
         "generate": lambda: _generate(plan, dtype, kept),
-        "vllm": lambda: _vllm(plan, dtype, kept),
-        "vllm blocks": lambda: _vllm(plan, dtype, kept, "--block-size=32"),
-        "ours": lambda: _ours_predict(plan, dtype, kept),
-        "ours full": lambda: _ours_predict(plan, dtype, kept, "--scoring=full"),
-        "ours default": lambda: _ours_predict(plan, "auto", kept),
+        "vllm": lambda: _vllm(plan, dtype, kept, asked),
+        "vllm blocks": lambda: _vllm(plan, dtype, kept, asked, "--block-size=32"),
+        "ours": lambda: _ours_predict(plan, dtype, kept, asked),
+        "ours flex": lambda: _ours_predict(plan, dtype, kept, asked, "--attention=flex"),
+        "ours full": lambda: _ours_predict(plan, dtype, kept, asked, "--scoring=full"),
+        "ours default": lambda: _ours_predict(plan, "auto", kept, asked),
     }
     return _alternate(plan, f"predict {dtype}", starts, runs, rates)
 
@@ -139,9 +167,15 @@ def train(plan: Plan, dtype: str, rates: Rates) -> Results:
         Run("ours tree, encoding", "ours tree", "start", {"rate": RATE}, material.ASKED * 18),
         Run("ours tree", "ours tree", "steps", patients, asked),
     ]
+    if plan.device != "cpu":
+        runs += [
+            Run("ours tree, FlexAttention, encoding", "ours flex", "start", {"rate": RATE}, 72),
+            Run("ours tree, FlexAttention", "ours flex", "steps", patients, asked),
+        ]
     starts = {  # the first one writes the adapters that the last one reads
         "ours tree": lambda: _ours_train(plan, dtype, "tree"),
         "ours plain": lambda: _ours_train(plan, dtype, "plain"),
+        "ours flex": lambda: _ours_train(plan, dtype, "tree", "flex"),
         "trl": lambda: _trl(plan, dtype),
     }
     return _alternate(plan, f"train {dtype}", starts, runs, rates)
@@ -227,6 +261,7 @@ def _worker(
 
 def _common(plan: Plan, dtype: str, kept: Path) -> Iterator[str]:
     yield from ("--material", str(kept), "--dtype", dtype, "--threads", str(plan.threads))
+    yield from ("--device", plan.device)
 
 
 def _name(who: str, kept: Path, dtype: str, *more: str) -> str:
@@ -238,7 +273,7 @@ def _ours_predict(plan: Plan, dtype: str, kept: Path, *more: str, vllm: bool = F
     scratch = plan.scratch / name
     own = ["--cache", str(plan.cache), "--scratch", str(scratch), *more]
     if vllm:
-        own += ["--vllm", str(environment("vllm", plan.envs).python)]
+        own += ["--vllm", str(plan.environment("vllm").python)]
     return _worker(plan, name, [*_module("ours_predict"), *_common(plan, dtype, kept), *own])
 
 
@@ -250,13 +285,15 @@ def _generate(plan: Plan, dtype: str, kept: Path) -> Worker:
 def _vllm(
     plan: Plan, dtype: str, kept: Path, *more: str, variables: Mapping[str, str] | None = None
 ) -> Worker:
-    """vLLM as its documentation sets it up for CPUs: bound threads, and its libraries first."""
-    where = environment("vllm", plan.envs)
+    """vLLM as its documentation sets it up; for CPUs threads are bound, and its libraries first."""
+    where = plan.environment("vllm")
     command = [*_module("vllm_engine", where.python), "--material", str(kept), "--dtype", dtype]
     if shutil.which("g++") is None:
         command.append("--eager")
     first = [*where.site.glob("vllm/libs/libtcmalloc*.so*")]
     first += where.python.parents[1].glob("lib/libiomp5.so")
+    if plan.device != "cpu":
+        command += [f"--gpu-memory={VLLM_SHARE}", "--max-length=2048"]
     told = {
         "LD_PRELOAD": ":".join(map(str, first)),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -273,18 +310,18 @@ def _adapters(plan: Plan, dtype: str) -> Path:
     return plan.scratch / f"adapters-{dtype}.safetensors"
 
 
-def _ours_train(plan: Plan, dtype: str, packing: str) -> Worker:
-    name = f"train-{packing}-{dtype}"
-    tree = packing == "tree"
-    adapters = _adapters(plan, dtype if tree else f"{packing}-{dtype}")
+def _ours_train(plan: Plan, dtype: str, packing: str, attention: str = "blocks") -> Worker:
+    name = f"train-{packing}-{attention}-{dtype}"
+    first = packing == "tree" and attention == "blocks"
+    adapters = _adapters(plan, dtype if first else name)
     own = ["--cache", str(plan.cache), "--scratch", str(plan.scratch / name)]
-    own += ["--adapters", str(adapters), "--packing", packing]
+    own += ["--adapters", str(adapters), "--packing", packing, "--attention", attention]
     command = [*_module("ours_train"), *_common(plan, dtype, plan.material / "trained"), *own]
     return _worker(plan, name, command)
 
 
 def _trl(plan: Plan, dtype: str) -> Worker:
-    where = environment("trl", plan.envs)
+    where = plan.environment("trl")
     adapters = _adapters(plan, dtype)
     if not adapters.is_file():
         raise Unavailable("ours did not write the adapters that both start from")

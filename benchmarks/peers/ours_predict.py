@@ -35,11 +35,17 @@ class Ours:
         imports = protocol.memory("VmRSS")
         start = time.perf_counter()
         folder, cache = self.options.material / "checkpoint", self.options.cache
-        asked = PredictOptions(precision=self.options.dtype, scoring=self.options.scoring)
-        found = settled(asked, checkpoint=folder, device="cpu", cache_folder=lambda: cache)
+        asked = PredictOptions(
+            precision=self.options.dtype,
+            scoring=self.options.scoring,
+            attention=self.options.attention,
+        )
+        found = settled(
+            asked, checkpoint=folder, device=self.options.device, cache_folder=lambda: cache
+        )
         self.found = found
-        loaded = load_checkpoint(folder, held=held_in(found.precision, "cpu"))
-        self.model = ready(loaded.model, found.precision)
+        loaded = load_checkpoint(folder, held=held_in(found.precision, self.options.device))
+        self.model = ready(loaded.model, found.precision).to(self.options.device)
         if not self.options.plain and not self.options.vllm:
             pack_weights(self.model, found, writes=self.options.generates)
         self.asked = {"closed": material.closed(cache, self.options.patients)}
@@ -87,7 +93,7 @@ class Ours:
             model=scratch / "llm",
             prompts=scratch / "prompts",
             log=scratch / "vllm.log",
-            device="cpu",
+            device=self.options.device,
         )
 
     def choose(self, *, warm: bool) -> dict[str, Any]:
@@ -136,7 +142,7 @@ class Ours:
 
     def memory(self) -> dict[str, Any]:
         """The most memory of this process."""
-        return {"peak": protocol.memory("VmHWM")}
+        return {"peak": protocol.peak(self.options.device)}
 
 
 def _texts(answers: dict[int, Any], count: int) -> Sequence[str]:
@@ -150,7 +156,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--dtype", required=True, help="float32, bfloat16 or auto")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--scoring", default="trie")
+    parser.add_argument("--attention", default="blocks")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
     parser.add_argument("--conversations", type=int, default=100)

@@ -34,11 +34,11 @@ class Training:
         held = Held(auto=self.options.dtype, modes=material.LORA)
         model = load_checkpoint(self.options.material / "checkpoint", held=held).model
         torch.manual_seed(0)
-        self.model = tuned(model, material.options_for_training()).train()
+        self.model = tuned(model, material.options_for_training()).train().to(self.options.device)
         self.model.encoder.eval()
         self.groups = grouped(material.closed(self.options.cache))
         adapters = {
-            name.partition("layers.")[2]: tensor.detach().clone()
+            name.partition("layers.")[2]: tensor.detach().cpu().clone()
             for name, tensor in self.model.named_parameters()
             if tensor.requires_grad
         }
@@ -66,6 +66,7 @@ class Training:
             self.model.inputs(),
             ImageStore(lambda one: load_image(one.path)),
             packing=self.options.packing,
+            attention=self.options.attention,
             learn=True,
         )
         half = torch.bfloat16 if self.options.dtype == "bfloat16" else None
@@ -80,7 +81,7 @@ class Training:
         start = time.perf_counter()
         for number in patients:
             self.optimizer.zero_grad()
-            batch = self.collate([self.groups[number]])
+            batch = self.collate([self.groups[number]]).to(self.options.device)
             loss = -self.model(batch).mean()
             loss.backward()
             self.optimizer.step()
@@ -92,7 +93,7 @@ class Training:
 
     def memory(self) -> dict[str, Any]:
         """The most memory of this process."""
-        return {"peak": protocol.memory("VmHWM")}
+        return {"peak": protocol.peak(self.options.device)}
 
 
 def main() -> None:
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--packing", required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--attention", default="blocks")
     options = parser.parse_args()
     keep_memory()  # as the command line does
     training = Training(options)

@@ -5,6 +5,7 @@ Standard library only: this runs in environments where nothing of ours is instal
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -41,8 +42,21 @@ def memory(name: str) -> int:
     return 1024 * int(status.partition(f"{name}:")[2].split()[0])
 
 
-def versions(*names: str) -> dict[str, str]:
-    """The versions of installed packages."""
-    from importlib.metadata import version
+def peak(device: str) -> int:
+    """The most memory in bytes: of this process on the CPU, of its tensors on a GPU."""
+    if device == "cpu":
+        return memory("VmHWM")
+    import torch
 
-    return {name: version(name) for name in names}
+    return torch.cuda.max_memory_allocated(device)
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The versions of installed packages; those of others are left out."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

