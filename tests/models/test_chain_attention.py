@@ -162,7 +162,7 @@ def test_a_gpu_computes_chains_as_their_masks(dtype: torch.dtype) -> None:
     for chains in (False, True):
         masks = BlockMasks.of(blocks, order, dtype=dtype, chains=chains)
         output = masks.attend(query, key, value, scaling=None, dropout=0.0) * real
-        above = torch.linspace(-1, 1, output.numel(), device="cuda", dtype=dtype).view_as(output)
+        above = torch.linspace(-1, 1, output.numel(), device="cuda").view_as(output).to(dtype)
         results.append((output, *torch.autograd.grad(output, (query, key, value), above)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-2 * float(other.abs().max()))
