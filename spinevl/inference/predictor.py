@@ -43,6 +43,8 @@ from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 
+_BATCHES_OF_A_GPU = 4
+
 
 class Predictor:
     """Answers examples with one model.
@@ -140,7 +142,8 @@ class Predictor:
         """The batches of all processes.
 
         They are those of a single process, so that its numbers come out to the last digit, unless
-        some process would have none: then they are smaller.
+        some process would have none: then they are smaller. For a GPU there are some at least, or
+        there would be none to lay out while it computes.
         """
         numbers = list(left)
         groups: list[Group] = [
@@ -149,6 +152,8 @@ class Predictor:
         most = self.options.batch_size
         if left and all(one.kind == "text" for one in left.values()):
             most *= self.writer.times(left.values())
+        if self.ahead:
+            most = min(most, -(-len(groups) // _BATCHES_OF_A_GPU))
         size = max(1, min(most, -(-len(groups) // of)))
         return [groups[start : start + size] for start in range(0, len(groups), size)]
 

@@ -35,6 +35,16 @@ class Chains:
     most_queries: int
     most_keys: int
 
+    def allowed(self, queries: int, keys: int) -> torch.Tensor:
+        """[n, queries, keys] bool, whether a query attends to a key, see AttentionBlocks."""
+        import torch
+
+        own, all_keys = (one.diff()[:, None, None] for one in (self.query_start, self.key_start))
+        device = self.query_start.device
+        row = torch.arange(queries, device=device)[:, None]
+        column = torch.arange(keys, device=device)
+        return torch.where(row < own, column <= row + (all_keys - own), column == 0)
+
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Chains:
         """The same with ``change`` made to each tensor."""
         return replace(
@@ -53,19 +63,28 @@ class AttentionBlocks:
     Attributes:
         query: [n, q] flat index (b * L + i) of each query, padded.
         key: [n, k] flat index of each key, padded.
-        allowed: [n, q, k] bool, whether the query attends to the key.
+        mask: [n, q, k] bool, whether the query attends to the key; None where ``chains`` tell.
         chains: the same without padding, where all blocks are chains.
     """
 
     query: torch.Tensor
     key: torch.Tensor
-    allowed: torch.Tensor
+    mask: torch.Tensor | None
     chains: Chains | None = None
+
+    @property
+    def allowed(self) -> torch.Tensor:
+        """[n, q, k] bool, whether the query attends to the key; padding attends to the first."""
+        if self.mask is not None:
+            return self.mask
+        assert self.chains is not None
+        return self.chains.allowed(self.query.shape[1], self.key.shape[1])
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> AttentionBlocks:
         """The same with ``change`` made to each tensor."""
+        mask = None if self.mask is None else change(self.mask)
         chains = None if self.chains is None else self.chains.each(change)
-        return AttentionBlocks(change(self.query), change(self.key), change(self.allowed), chains)
+        return AttentionBlocks(change(self.query), change(self.key), mask, chains)
 
 
 @dataclass(frozen=True)

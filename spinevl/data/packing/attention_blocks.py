@@ -8,8 +8,7 @@ another, and blocks of like size are computed together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +26,62 @@ MOST_PADDING = 0.25
 # compute a remainder number by number, which took half of attention's time in bfloat16.
 KEY_MULTIPLE = 32
 
-_Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # query places, key places, sees
+
+class _Block(NamedTuple):
+    """Tokens side by side, and those that they may attend to.
+
+    Attributes:
+        query: [q] places of the tokens, one after the other.
+        key: [k] places of those above them, and then their own.
+        end: [q] one past the last place of each token's subtree.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    end: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries and keys."""
+        return len(self.query), len(self.key)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each query attends to all keys but the queries after it."""
+        return bool((self.end > self.query[-1]).all())
+
+    def sees(self) -> np.ndarray:
+        """[q, k] bool, whether a query attends to a key."""
+        above = np.ones((len(self.query), len(self.key) - len(self.query)), dtype=bool)
+        place = self.query[:, None]
+        inside = (self.query[None] <= place) & (place < self.end[None])
+        return np.concatenate([above, inside], axis=1)
+
+
+class _Context(NamedTuple):
+    """Prompts, and the tokens that what follows them attends to.
+
+    Attributes:
+        query: [q] numbers of the prompts.
+        key: [k] places of the tokens.
+        allowed: [q, k] bool, whether a prompt has a token.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    allowed: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries and keys."""
+        return len(self.query), len(self.key)
+
+    def sees(self) -> np.ndarray:
+        """[q, k] bool, whether a query attends to a key."""
+        return self.allowed
+
+
+_Any = TypeVar("_Any", _Block, _Context)
 
 
 def attention_fields(
@@ -79,9 +133,9 @@ def attention_blocks(
     groups = []
     done = 0
     for members in _grouped(blocks):
-        group = replace(_padded(members, key_multiple=KEY_MULTIPLE), chains=_chains(members))
-        for number, (query, _, _) in enumerate(members):
-            order[query] = done + number * group.query.shape[1] + np.arange(len(query))
+        group = _padded(members, chains=_chains(members), key_multiple=KEY_MULTIPLE)
+        for number, one in enumerate(members):
+            order[one.query] = done + number * group.query.shape[1] + np.arange(len(one.query))
         done += group.query.numel()
         groups.append(group)
     return tuple(groups), torch.from_numpy(order)
@@ -105,23 +159,23 @@ def contexts(
     for number, place in enumerate(last):
         ending.setdefault(int(place), []).append(number)
     blocks = []
-    for query, key, allowed in _of_rows(rows, length):
-        ends = [
-            (row, number) for row, at in enumerate(query.tolist()) for number in ending.get(at, ())
-        ]
+    for one in _of_rows(rows, length):
+        places = enumerate(one.query.tolist())
+        ends = [(row, number) for row, at in places for number in ending.get(at, ())]
         if ends:
-            chosen, numbers = (np.array(one) for one in zip(*ends, strict=True))
-            seen = allowed[chosen].any(axis=0)
-            blocks.append((numbers, key[seen], allowed[chosen][:, seen]))
+            chosen, numbers = (np.array(each) for each in zip(*ends, strict=True))
+            allowed = one.sees()[chosen]
+            seen = allowed.any(axis=0)
+            blocks.append(_Context(numbers, one.key[seen], allowed[:, seen]))
     return tuple(_padded(members) for members in _grouped(blocks))
 
 
 def _of_rows(rows: Sequence[PackedRow], length: int) -> list[_Block]:
     """The blocks of all rows, with flat indices."""
     return [
-        (query + number * length, key + number * length, allowed)
+        _Block(*(part + number * length for part in block))
         for number, row in enumerate(rows)
-        for query, key, allowed in _cut(row)
+        for block in _cut(row)
     ]
 
 
@@ -146,21 +200,18 @@ def _cut(row: PackedRow) -> Iterator[_Block]:
                 child = int(end[child])
         else:
             own = np.arange(start, stop)
-        above = np.concatenate([*ancestors, own[:0]])
-        inside = (own[None] <= own[:, None]) & (own[:, None] < end[own][None])
-        allowed = np.concatenate([np.ones((len(own), len(above)), dtype=bool), inside], axis=1)
-        yield own, np.concatenate([above, own]), allowed
+        yield _Block(own, np.concatenate([*ancestors, own]), end[own])
 
 
-def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
+def _grouped(blocks: Sequence[_Any]) -> Iterator[list[_Any]]:
     """Blocks of like size together, the largest first."""
-    members: list[_Block] = []
+    members: list[_Any] = []
     work = widest = 0
-    for block in sorted(blocks, key=lambda one: one[2].shape, reverse=True):
-        queries, keys = block[2].shape
+    for block in sorted(blocks, key=lambda one: one.shape, reverse=True):
+        queries, keys = block.shape
         widest = max(widest, keys)
         if members:  # the first has the most queries
-            padded = len(members[0][0]) * widest * (len(members) + 1)
+            padded = len(members[0].query) * widest * (len(members) + 1)
             if padded * (1 - MOST_PADDING) > work + queries * keys:
                 yield members
                 members, work, widest = [], 0, keys
@@ -170,44 +221,41 @@ def _grouped(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
         yield members
 
 
-def _padded(members: Sequence[_Block], *, key_multiple: int = 1) -> AttentionBlocks:
+def _padded(
+    members: Sequence[_Block | _Context], *, chains: Chains | None = None, key_multiple: int = 1
+) -> AttentionBlocks:
     """One group; padding repeats the first query and key, which only padding attends to."""
-    queries = max(len(query) for query, _, _ in members)
-    keys = max(len(key) for _, key, _ in members)
+    queries = max(len(one.query) for one in members)
+    keys = max(len(one.key) for one in members)
     keys += -keys % key_multiple
     query = np.empty((len(members), queries), dtype=np.int64)
     key = np.empty((len(members), keys), dtype=np.int64)
-    allowed = np.zeros((len(members), queries, keys), dtype=bool)
-    for number, (places, seen, mask) in enumerate(members):
-        query[number] = places[0]
-        key[number] = seen[0]
-        query[number, : len(places)] = places
-        key[number, : len(seen)] = seen
-        allowed[number, : len(places), : len(seen)] = mask
-        allowed[number, len(places) :, 0] = True  # softmax over an empty set would be NaN
-    return AttentionBlocks(
-        torch.from_numpy(query), torch.from_numpy(key), torch.from_numpy(allowed)
-    )
+    for number, one in enumerate(members):
+        query[number], key[number] = one.query[0], one.key[0]
+        query[number, : len(one.query)] = one.query
+        key[number, : len(one.key)] = one.key
+    mask = None
+    if chains is None:
+        allowed = np.zeros((len(members), queries, keys), dtype=bool)
+        for number, one in enumerate(members):
+            allowed[number, : len(one.query), : len(one.key)] = one.sees()
+            allowed[number, len(one.query) :, 0] = True  # softmax over an empty set would be NaN
+        mask = torch.from_numpy(allowed)
+    return AttentionBlocks(torch.from_numpy(query), torch.from_numpy(key), mask, chains)
 
 
 def _chains(members: Sequence[_Block]) -> Chains | None:
     """One group without padding, where each block is a chain; None elsewhere."""
-    if not all(map(_is_chain, members)):
+    if not all(one.is_chain for one in members):
         return None
-    lengths = np.array([mask.shape for _, _, mask in members])
+    lengths = np.array([one.shape for one in members])
     starts = np.concatenate([[[0, 0]], lengths.cumsum(axis=0)]).astype(np.int32)
     most_queries, most_keys = lengths.max(axis=0).tolist()
     return Chains(
-        query=torch.from_numpy(np.concatenate([query for query, _, _ in members])),
-        key=torch.from_numpy(np.concatenate([key for _, key, _ in members])),
+        query=torch.from_numpy(np.concatenate([one.query for one in members])),
+        key=torch.from_numpy(np.concatenate([one.key for one in members])),
         query_start=torch.from_numpy(starts[:, 0].copy()),
         key_start=torch.from_numpy(starts[:, 1].copy()),
         most_queries=most_queries,
         most_keys=most_keys,
     )
-
-
-def _is_chain(block: _Block) -> bool:
-    """Whether each query attends to all keys but the queries after it, which come last."""
-    queries, keys = block[2].shape
-    return np.count_nonzero(block[2]) == queries * keys - queries * (queries - 1) // 2
