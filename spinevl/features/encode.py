@@ -57,7 +57,7 @@ def encoded_in_parts(
     together = 4 * FIXED_BATCH[encoder.modality]
     parts = [images[start : start + together] for start in range(0, len(images), together)]
     on_cpu = next(encoder.parameters()).device.type == "cpu"
-    transformed = _one_by_one if on_cpu else _meanwhile
+    transformed = _before if on_cpu else _meanwhile
     for shown, (pixels, begun) in zip(parts, transformed(encoder, parts, load), strict=True):
         features = _encoded(encoder, pixels, autocast)
         took(time.perf_counter() - begun, len(shown))
@@ -75,16 +75,17 @@ def encoded_in_parts(
 Transformed = Iterator[tuple[list[torch.Tensor], float]]
 
 
-def _one_by_one(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
+def _before(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
     """The transformed images of each part, and when their encoding began: when they were loaded."""
-    for shown in parts:
-        pixels = [load(image) for image in shown]
-        begun = time.perf_counter()
-        yield [encoder.transform(one) for one in pixels], begun
+    with ThreadPoolExecutor() as pool:
+        for shown in parts:
+            pixels = [load(image) for image in shown]
+            begun = time.perf_counter()
+            yield list(pool.map(encoder.transform, pixels)), begun
 
 
 def _meanwhile(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
-    """The same by threads, while a GPU encodes the part before."""
+    """The same while a GPU encodes the part before."""
     if not parts:
         return
     with ThreadPoolExecutor() as pool:

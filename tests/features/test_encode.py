@@ -40,7 +40,7 @@ def test_images_made_ready_meanwhile_are_encoded_alike(monkeypatch: pytest.Monke
         threads.add(threading.current_thread())
         return load(name)
 
-    monkeypatch.setattr(module, "_one_by_one", module._meanwhile)
+    monkeypatch.setattr(module, "_before", module._meanwhile)
     found, again = encoded(NAMES, noted)
     assert again == counts
     assert threading.main_thread() not in threads
@@ -50,7 +50,7 @@ def test_images_made_ready_meanwhile_are_encoded_alike(monkeypatch: pytest.Monke
 
 
 def test_an_image_that_cannot_be_read_ends_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_one_by_one", module._meanwhile)
+    monkeypatch.setattr(module, "_before", module._meanwhile)
 
     def fails(name: str) -> np.ndarray:
         if name == "p250":

@@ -58,7 +58,9 @@ class ImageInput:
             return torch.zeros(0), None
         if self.features is not None:
             return torch.zeros(0), self.features(images)
-        return torch.stack([self.vision.transform(self.pixels(one)) for one in images]), None
+        with ThreadPoolExecutor() as pool:  # decoding and resizing let go of the interpreter's lock
+            transformed = pool.map(lambda one: self.vision.transform(self.pixels(one)), images)
+            return torch.stack(list(transformed)), None
 
 
 ImageInputs = Mapping[Modality, ImageInput]
