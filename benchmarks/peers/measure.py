@@ -22,8 +22,8 @@ RATE = 1e-4
 ON_A_GPU = 16
 """Patients whose questions are asked on a GPU, which answers those of a few at once."""
 
-VLLM_SHARE = 0.5
-"""What vLLM takes of a GPU's memory for itself at once."""
+VLLM_SHARE = 0.3
+"""What each vLLM takes of a GPU's memory for itself at once; there are two."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _vllm(
     first = [*where.site.glob("vllm/libs/libtcmalloc*.so*")]
     first += where.python.parents[1].glob("lib/libiomp5.so")
     if plan.device != "cpu":
-        command += [f"--gpu-memory={VLLM_SHARE}", "--max-length=2048"]
+        command += [f"--device={plan.device}", f"--gpu-memory={VLLM_SHARE}", "--max-length=2048"]
     told = {
         "LD_PRELOAD": ":".join(map(str, first)),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

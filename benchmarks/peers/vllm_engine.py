@@ -111,8 +111,8 @@ class Engine:
         return {"seconds": seconds, "texts": [output.outputs[0].text for output in outputs]}
 
     def memory(self) -> dict[str, Any]:
-        """The most memory of this process."""
-        return {"peak": protocol.memory("VmHWM")}
+        """The most memory of this process, or of its tensors: on a GPU what it was given."""
+        return {"peak": protocol.peak(self.options.device)}
 
 
 def main() -> None:
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="tokens that are shared at a time")
     parser.add_argument("--max-length", type=int, default=1024, help="of a sequence, in tokens")
     parser.add_argument("--patients", type=int, default=4, help="whose questions are asked")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--gpu-memory", type=float, help="its share of a GPU's memory")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--generates", action="store_true")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -57,45 +58,54 @@ def encoded_in_parts(
     together = 4 * FIXED_BATCH[encoder.modality]
     parts = [images[start : start + together] for start in range(0, len(images), together)]
     on_cpu = next(encoder.parameters()).device.type == "cpu"
-    transformed = _before if on_cpu else _meanwhile
-    for shown, (pixels, begun) in zip(parts, transformed(encoder, parts, load), strict=True):
-        features = _encoded(encoder, pixels, autocast)
-        took(time.perf_counter() - begun, len(shown))
-        for image, one in zip(shown, features, strict=True):
-            if not is_finite(torch.from_numpy(one)):
-                raise refused(
-                    str(getattr(image, "path", image)),
-                    "finite features from the encoder",
-                    "NaN or infinity",
-                    "check the image and the encoder's weights, or set trainer.precision=32-true",
-                )
-        yield features
+    transformed = (_before if on_cpu else _meanwhile)(encoder, parts, load)
+    with closing(transformed):
+        for shown, (pixels, seconds) in zip(parts, transformed, strict=True):
+            begun = time.perf_counter()
+            features = _encoded(encoder, pixels, autocast)
+            took(time.perf_counter() - begun + seconds, len(shown))
+            for image, one in zip(shown, features, strict=True):
+                if not is_finite(torch.from_numpy(one)):
+                    raise refused(
+                        str(getattr(image, "path", image)),
+                        "finite features from the encoder",
+                        "NaN or infinity",
+                        "check the image and the encoder's weights, or set "
+                        "trainer.precision=32-true",
+                    )
+            yield features
 
 
-Transformed = Iterator[tuple[list[torch.Tensor], float]]
+Transformed = Generator[tuple[list[torch.Tensor], float]]
 
 
 def _before(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
-    """The transformed images of each part, and when their encoding began: when they were loaded."""
-    with ThreadPoolExecutor() as pool:
+    """The transformed images of each part, and the seconds that transforming them took."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for shown in parts:
             pixels = [load(image) for image in shown]
             begun = time.perf_counter()
-            yield list(pool.map(encoder.transform, pixels)), begun
+            transformed = list(pool.map(encoder.transform, pixels))
+            yield transformed, time.perf_counter() - begun
 
 
 def _meanwhile(encoder: Encoder, parts: Sequence[Sequence[Any]], load: Load) -> Transformed:
-    """The same while a GPU encodes the part before."""
-    if not parts:
-        return
-    with ThreadPoolExecutor() as pool:
+    """The same while a GPU encodes the part before; the seconds are shared by the threads."""
+    threads = torch.get_num_threads()
 
-        def start(shown: Sequence[Any]) -> list[Future[torch.Tensor]]:
-            return [pool.submit(lambda one: encoder.transform(load(one)), one) for one in shown]
+    def prepared(image: Any) -> tuple[torch.Tensor, float]:
+        pixels = load(image)
+        begun = time.perf_counter()
+        return encoder.transform(pixels), time.perf_counter() - begun
 
-        waiting = start(parts[0])
-        for following in [*parts[1:], ()]:
-            begun = time.perf_counter()
-            pixels = [one.result() for one in waiting]
-            waiting = start(following)
-            yield pixels, begun
+    waiting: list[Future[tuple[torch.Tensor, float]]] = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for number, shown in enumerate(parts):
+            waiting = waiting or [pool.submit(prepared, one) for one in shown]
+            done = [one.result() for one in waiting]
+            following = parts[number + 1] if number + 1 < len(parts) else ()
+            waiting = [pool.submit(prepared, one) for one in following]
+            yield [one for one, _ in done], sum(seconds for _, seconds in done) / threads
+    finally:
+        pool.shutdown(cancel_futures=True)

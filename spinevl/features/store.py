@@ -65,7 +65,7 @@ class Features:
         if table.nbytes < _COPIED_BY_THREADS:
             np.stack(rows, out=table)
         else:
-            with ThreadPoolExecutor() as pool:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 deque(pool.map(np.copyto, table, rows), maxlen=0)
         return torch.from_numpy(table)
 

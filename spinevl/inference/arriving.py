@@ -13,7 +13,7 @@ class Arriving:
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._sent = tensor.to("cpu", non_blocking=True)
+        self._sent = tensor.to("cpu", non_blocking=tensor.is_cuda)
         self._event: torch.cuda.Event | None = None
         if tensor.is_cuda:
             with torch.cuda.device(tensor.device):

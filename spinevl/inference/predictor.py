@@ -43,7 +43,7 @@ from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 
-_BATCHES_OF_A_GPU = 4
+_FEWEST_BATCHES = 4  # of closed questions, where one is laid out while a GPU computes another
 
 
 class Predictor:
@@ -142,8 +142,8 @@ class Predictor:
         """The batches of all processes.
 
         They are those of a single process, so that its numbers come out to the last digit, unless
-        some process would have none: then they are smaller. For a GPU there are some at least, or
-        there would be none to lay out while it computes.
+        some process would have none: then they are smaller. Closed questions that one GPU answers
+        make several batches, so that there is one to lay out while it computes.
         """
         numbers = list(left)
         groups: list[Group] = [
@@ -152,8 +152,8 @@ class Predictor:
         most = self.options.batch_size
         if left and all(one.kind == "text" for one in left.values()):
             most *= self.writer.times(left.values())
-        if self.ahead:
-            most = min(most, -(-len(groups) // _BATCHES_OF_A_GPU))
+        if self.ahead and all(map(self._scored, left.values())):
+            most = min(most, -(-len(groups) // _FEWEST_BATCHES))
         size = max(1, min(most, -(-len(groups) // of)))
         return [groups[start : start + size] for start in range(0, len(groups), size)]
 
@@ -161,18 +161,18 @@ class Predictor:
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
         waiting: list[_Computing] = []
         written: list[Group] = []
-        for batch in batches:
-            if scored := self._part(batch, scored=True):
-                try:
+        try:
+            for batch in batches:
+                if scored := self._part(batch, scored=True):
                     waiting.append(self._computing(scored))
-                except UserError:  # what was answered before is kept
-                    yield from self._read(waiting)
-                    raise
-                yield from self._read(waiting, keep=self.ahead)
-            written += self._part(batch, scored=False)
-            if written and self.in_batches:
-                yield from self.writer.answers(written)
-                written = []
+                    yield from self._read(waiting, keep=self.ahead)
+                written += self._part(batch, scored=False)
+                if written and self.in_batches:
+                    yield from self.writer.answers(written)
+                    written = []
+        except Exception:  # what was asked before is answered
+            yield from self._read(waiting)
+            raise
         yield from self._read(waiting)
         if written:
             yield from self.writer.answers(written)
@@ -219,8 +219,9 @@ class Predictor:
         """The log-probabilities of options, which the device may still have to compute."""
         batch = self.collate(groups)
         there = batch.to(self.device)
+        logprobs = Arriving(sequence_logprobs(self.model(there), there))
         # read as it was laid out: what is on a GPU can be had only behind all that it is told
-        return _Computing(groups, batch, Arriving(sequence_logprobs(self.model(there), there)))
+        return _Computing(groups, batch.without_inputs(), logprobs)
 
     def _read(self, waiting: list[_Computing], keep: int = 0) -> Iterator[tuple[int, Answer]]:
         """The answers of all that is waiting but the last ``keep``, which stay."""

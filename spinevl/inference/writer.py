@@ -77,9 +77,7 @@ class Writer:
         """What keys and values of a token take."""
         config = self.model.llm.model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
+        width = self.model.llm.head_dim
         size = self.model.llm.model.get_input_embeddings().weight.element_size()
         return int(2 * config.num_hidden_layers * heads * width * size)
 

@@ -14,17 +14,23 @@ from spinevl.models.fewer_passes import rehearses_gpus
 from spinevl.schema.batch import Chains
 
 _HALF = (torch.bfloat16, torch.float16)
-_LARGEST_HEAD = 256
+_LARGEST_HEAD = 192  # larger ones have no gradients on some GPUs
 _HEAD_MULTIPLE = 8
 
 
-def computes_chains(device: torch.device, dtype: torch.dtype, head: int) -> bool:
-    """Whether FlashAttention computes heads of ``head`` numbers of a type on a device."""
-    if dtype not in _HALF or head > _LARGEST_HEAD or head % _HEAD_MULTIPLE:
+def computes_chains(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether FlashAttention computes heads of ``head_dim`` numbers of a type on a device.
+
+    Where a step of a GPU is rehearsed, that is the GPU which is there, or else one of today's.
+    """
+    if dtype not in _HALF or head_dim > _LARGEST_HEAD or head_dim % _HEAD_MULTIPLE:
         return False
-    if device.type != "cuda" or torch.version.hip:
-        return rehearses_gpus()
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not rehearses_gpus() and (device.type != "cuda" or torch.version.hip):
+        return False
+    if not torch.cuda.is_available():
+        return True
+    built = torch.backends.cuda.is_flash_attention_available()
+    return built and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def chain_attention(
@@ -34,13 +40,14 @@ def chain_attention(
     chains: Chains,
     *,
     scaling: float | None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """query [Tq, H, d], key and value [Tk, H_kv, d], one chain behind the other -> [Tq, H, d]."""
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
         half = torch.get_autocast_dtype(kind)
         query, key, value = (one.to(half) for one in (query, key, value))
-    return _flash(query, key, value, chains, scaling)
+    return _flash(query, key, value, chains, scaling, dropout)
 
 
 def _flash(
@@ -49,6 +56,7 @@ def _flash(
     value: torch.Tensor,
     chains: Chains,
     scaling: float | None,
+    dropout: float,
 ) -> torch.Tensor:
     # causal attention of fewer queries than keys: the last query attends to the last key
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(
@@ -59,7 +67,7 @@ def _flash(
         chains.key_start,
         chains.most_queries,
         chains.most_keys,
-        0.0,  # dropout
+        dropout,
         True,  # causal
         False,  # no mask for debugging
         scale=scaling,

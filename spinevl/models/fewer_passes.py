@@ -25,6 +25,7 @@ from torch.nn import functional
 _ROTARY = "apply_rotary_pos_emb"
 _EPSILONS = ("variance_epsilon", "eps")
 _TYPES = (torch.float32, torch.bfloat16)
+_DEVICES = ("cpu", "cuda")
 
 _here = threading.local()
 
@@ -90,7 +91,7 @@ def asked_for_on_a_cpu(tensor: torch.Tensor) -> bool:
 
 
 def _applies(tensor: torch.Tensor) -> bool:
-    return _asked()[1] and asked_for(tensor)
+    return _asked()[1] and tensor.device.type in _DEVICES and asked_for(tensor)
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

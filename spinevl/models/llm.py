@@ -36,6 +36,8 @@ MOST_LOGITS = 2**26
 
 RECOMPILE_LIMIT = 64
 SMALLEST_HEAD = 16  # of FlexAttention's kernels
+# names in the config of a decoder whose keys and values, or layers, differ in the size of a head
+_HEADS_OF_SEVERAL_SIZES = ("v_head_dim", "qk_rope_head_dim", "global_head_dim")
 
 # the date for chat templates that write today's: a prompt must not change from day to day
 _DATE = "26 Jul 2024"
@@ -60,9 +62,11 @@ class CausalLM(nn.Module):
             sequence. With LongRoPE the frequencies of a whole batch change where one sequence is
             longer than the original positions; so those are the bound.
         plain_layers: compute every layer as transformers does, for every token; where False, the
-            last layer is computed where it is read, and others in fewer passes over memory.
+            last layer is computed where it is read, others in fewer passes over memory, and chains
+            of tokens without masks.
         takes_fewer_passes: whether norms and rotary embeddings in fewer passes were tried and
             change nothing.
+        takes_chains: whether chains of tokens are computed without masks where a GPU does so.
         takes_packed_weights: whether they were tried and change nothing.
 
     Raises:
@@ -85,6 +89,7 @@ class CausalLM(nn.Module):
         products.install(model)
         self.takes_fewer_passes = bool(norms)
         self.plain_layers = False
+        self.takes_chains = True
         self.model = model
         self.quantize: Quantize | None = None
         self.tokenizer = tokenizer
@@ -110,6 +115,7 @@ class CausalLM(nn.Module):
         Batches differ in how many blocks of attention they have, so it is compiled more often than
         torch does by default, which runs uncompiled from then on.
         """
+        self.takes_chains = False  # it would be compiled again for each batch's longest one
         mode = {"mode": "reduce-overhead"} if cuda_graphs else {}
         told = {"dynamic": True, "recompile_limit": RECOMPILE_LIMIT, **mode}
         self.model.base_model.compile(**{**told, **options})
@@ -123,8 +129,9 @@ class CausalLM(nn.Module):
         Raises:
             UserError: see above.
         """
-        dropout = float(getattr(self.model.config, "attention_dropout", 0.0) or 0.0)
-        problem = f"heads of {self.head} numbers" if self.head < SMALLEST_HEAD else ""
+        names = ("attention_dropout", "attn_pdrop")
+        dropout = max(float(getattr(self.model.config, name, 0.0) or 0.0) for name in names)
+        problem = f"heads of {self.head_dim} numbers" if self.head_dim < SMALLEST_HEAD else ""
         if learn and dropout:
             problem = f"attention_dropout={dropout} in its config"
         if problem:
@@ -144,7 +151,7 @@ class CausalLM(nn.Module):
         packed.pack(self.model if head else self.model.base_model)
 
     @property
-    def head(self) -> int:
+    def head_dim(self) -> int:
         """Numbers of a query's head."""
         config = self.model.config
         return int(getattr(config, "head_dim", None) or self.dim // config.num_attention_heads)
@@ -165,14 +172,14 @@ class CausalLM(nn.Module):
             dtype: of the embeddings.
         """
         device = batch.position_ids.device
-        # compiled code would be compiled again for each batch's longest chain
-        plain = self.plain_layers or self.model.base_model._compiled_call_impl is not None
-        dropout = self.model.training and getattr(self.model.config, "attention_dropout", 0.0)
         with self.autocast():
             autocast = torch.is_autocast_enabled(device.type)
             computed = torch.get_autocast_dtype(device.type) if autocast else dtype
-        chains = computes_chains(device, computed, self.head) and not dropout
-        return masks_of(batch, dtype=dtype, chains=chains and not plain)
+        chains = self.takes_chains and not self.plain_layers
+        if any(hasattr(self.model.config, name) for name in _HEADS_OF_SEVERAL_SIZES):
+            chains = False
+        chains = chains and computes_chains(device, computed, self.head_dim)
+        return masks_of(batch, dtype=dtype, chains=chains)
 
     def hidden(
         self,

@@ -79,10 +79,7 @@ class BlockMasks:
         scaling: float | None,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d].
-
-        Without ``dropout`` where chains are computed without masks.
-        """
+        """query [B, H, L, d], key and value [B, H_kv, L, d] -> [B, L, H, d]."""
         batch, _, length, _ = query.shape
         flat_query, flat_key, flat_value = (
             one.transpose(1, 2).flatten(0, 1) for one in (query, key, value)
@@ -90,13 +87,13 @@ class BlockMasks:
         outputs = []
         for block in self.blocks:
             if isinstance(block, Chains):
-                assert not dropout
                 output = chain_attention(
                     flat_query.index_select(0, block.query),
                     flat_key.index_select(0, block.key),
                     flat_value.index_select(0, block.key),
                     block,
                     scaling=scaling,
+                    dropout=dropout,
                 )
                 outputs.append(output)
                 continue

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from spinevl.features import store
 from spinevl.features.encode import encode
 from spinevl.features.key import encoder_key, source_modules
 from spinevl.features.store import FeatureCache, Features
@@ -52,6 +54,16 @@ def test_features_are_bit_equal_to_encoding_alone(tmp_path: Path) -> None:
         assert torch.equal(features([path]), alone)
         assert torch.equal(again([path]), alone)
     assert torch.equal(features(PATHS[::-1])[0], features(["p6"])[0])
+
+
+def test_large_tables_are_copied_by_threads_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = table(tmp_path)
+    expected = features(PATHS[::-1])
+    monkeypatch.setattr(store, "_COPIED_BY_THREADS", 0)
+    monkeypatch.setattr(store, "np", SimpleNamespace(**vars(np), stack=None))
+    assert torch.equal(features(PATHS[::-1]), expected)
 
 
 def test_an_image_is_encoded_once_whatever_its_name(tmp_path: Path) -> None:

@@ -103,6 +103,41 @@ def test_what_is_computed_when_another_batch_fails_is_answered(
     assert answered == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("ahead", "kind", "sizes"),
+    [
+        *((0, "option", [16, 4]), (1, "option", [5, 5, 5, 5])),
+        (1, "box", [16, 4]),  # what is generated gains from large batches alone
+    ],
+)
+def test_a_gpu_gets_closed_questions_in_several_batches(
+    model: VLM, monkeypatch: pytest.MonkeyPatch, ahead: int, kind: Any, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(Predictor, "ahead", ahead)
+    asked = [replace(question(f"p{k}", 5), kind=kind) for k in range(20)]
+    batches = predictor(model)._batches(dict(enumerate(asked)), 1)
+    assert [len(batch) for batch in batches] == sizes
+    both = predictor(model)._batches(dict(enumerate(asked)), 2)
+    assert [len(batch) for batch in both] == ([5] * 4 if ahead and kind == "option" else [10, 10])
+
+
+def test_what_was_scored_is_answered_when_the_writer_fails(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "ahead", 1)
+    asked = predictor(model, batch_size=1)
+
+    def fails(groups: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(asked.writer, "answers", fails)
+    answered: list[int] = []
+    answers = asked.answers([question("a", 5), question("b", 5), place("b", 5)])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answered.extend(index for index, _ in answers)
+    assert answered == [0, 1]
+
+
 def test_closed_questions_are_scored_and_the_rest_is_generated(model: VLM) -> None:
     answers = dict(predictor(model).answers(EXAMPLES))
     assert sorted(answers) == list(range(len(EXAMPLES)))

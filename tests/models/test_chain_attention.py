@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,8 +42,10 @@ def one_by_one(
     value: torch.Tensor,
     chains: Chains,
     scaling: float | None,
+    dropout: float,
 ) -> torch.Tensor:
     """What FlashAttention computes, a chain at a time with a mask."""
+    assert not dropout
     outputs = []
     bounds = zip(chains.query_start.tolist(), chains.key_start.tolist(), strict=True)
     for (q, k), (q_end, k_end) in pairwise(bounds):
@@ -99,12 +102,16 @@ def test_chains_see_what_their_masks_say(seed: int, on_cpus: list[int]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_decoder_takes_chains_unless_its_layers_are_plain(
-    tmp_path: Path, plain: bool, on_cpus: list[int]
+@pytest.mark.parametrize("case", ["chains", "plain", "compiled", "several sizes"])
+def test_a_decoder_takes_chains_unless_they_do_not_suit_it(
+    tmp_path: Path, case: str, on_cpus: list[int]
 ) -> None:
     decoder = HFCausalLM(path=write_small_llm(tmp_path), conversation="medmvl").eval()
-    decoder.plain_layers = plain
+    decoder.plain_layers = case == "plain"
+    if case == "compiled":
+        decoder.compile(backend="eager")
+    if case == "several sizes":
+        decoder.model.config.v_head_dim = 4
     packed = rows(0)
     length = max(len(row.symbols) for row in packed)
     ids = torch.zeros(2, length, dtype=torch.long)
@@ -130,17 +137,27 @@ def test_a_decoder_takes_chains_unless_its_layers_are_plain(
         expected = decoder.hidden(
             embeddings, BlockMasks.of(blocks, order, dtype=embeddings.dtype), depth
         )
-    assert bool(on_cpus) is not plain
+    assert bool(on_cpus) is (case == "chains")
     for number, row in enumerate(packed):
         n = len(row.symbols)
         torch.testing.assert_close(found[number, :n], expected[number, :n], rtol=1e-4, atol=1e-5)
 
 
-def test_what_flash_attention_does_not_compute_has_masks() -> None:
+def test_what_flash_attention_does_not_compute_has_masks(tmp_path: Path) -> None:
     assert not computes_chains(torch.device("cpu"), torch.bfloat16, 64)
     assert not computes_chains(torch.device("cuda"), torch.float32, 64)
     assert not computes_chains(torch.device("cuda"), torch.bfloat16, 60)
     assert not computes_chains(torch.device("cuda"), torch.bfloat16, 512)
+    asked: list[torch.dtype] = []
+    decoder = HFCausalLM(path=write_small_llm(tmp_path), conversation="medmvl")
+    blocks, order = attention_blocks(rows(0), length=600)
+    batch = SimpleNamespace(
+        position_ids=order, attention=blocks, attention_order=order, subtree_end=None
+    )
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        patch.setattr(llm, "computes_chains", lambda device, dtype, head: asked.append(dtype))
+        decoder.masks(batch, dtype=torch.float32)  # type: ignore[arg-type]
+    assert asked == [torch.bfloat16]  # what autocast computes in, not what the embeddings are
 
 
 @pytest.mark.gpu

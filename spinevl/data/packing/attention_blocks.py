@@ -81,7 +81,7 @@ class _Context(NamedTuple):
         return self.allowed
 
 
-_Any = TypeVar("_Any", _Block, _Context)
+_Sized = TypeVar("_Sized", _Block, _Context)
 
 
 def attention_fields(
@@ -203,9 +203,9 @@ def _cut(row: PackedRow) -> Iterator[_Block]:
         yield _Block(own, np.concatenate([*ancestors, own]), end[own])
 
 
-def _grouped(blocks: Sequence[_Any]) -> Iterator[list[_Any]]:
+def _grouped(blocks: Sequence[_Sized]) -> Iterator[list[_Sized]]:
     """Blocks of like size together, the largest first."""
-    members: list[_Any] = []
+    members: list[_Sized] = []
     work = widest = 0
     for block in sorted(blocks, key=lambda one: one.shape, reverse=True):
         queries, keys = block.shape

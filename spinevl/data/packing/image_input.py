@@ -58,7 +58,8 @@ class ImageInput:
             return torch.zeros(0), None
         if self.features is not None:
             return torch.zeros(0), self.features(images)
-        with ThreadPoolExecutor() as pool:  # decoding and resizing let go of the interpreter's lock
+        # decoding and resizing let go of the interpreter's lock; a loader process has one thread
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             transformed = pool.map(lambda one: self.vision.transform(self.pixels(one)), images)
             return torch.stack(list(transformed)), None
 

@@ -78,6 +78,7 @@ def blank_module(spec: TrainSpec, model: VLM, heads: Mapping[str, int]) -> Train
     eager = replace(spec, trainer=replace(spec.trainer, compile=False))
     with torch.device("meta"):
         module = training_module(eager, model, heads, {})
+    module.model.llm.takes_chains = not spec.trainer.compile
     for child in module.modules():
         _take_any_length(child)
     module.begin(stages_of(1, warmup=0.0, epoch_steps=1)[-1])

@@ -17,7 +17,9 @@ from spinevl.build.trust import NOTHING
 from spinevl.data.auxiliary_targets import head_sizes
 from spinevl.data.heaviest import heaviest_batch
 from spinevl.data.study import Study
+from spinevl.models import llm
 from spinevl.schema.batch import Batch
+from spinevl.training.memory import attention
 from spinevl.training.memory.estimator import Estimator
 from spinevl.training.memory.live_bytes import LiveBytes
 from spinevl.training.module import TrainingModule
@@ -27,12 +29,14 @@ from spinevl.training.stage import stages_of
 
 Make = Callable[..., TrainSpec]
 STEP = ["trainer.batch_patients=2", "feature_cache.enabled=false"]
+LONG = ["encoder.tokens_per_side=14"]  # trees are longer than a block with a mask
 CASES = {
     "full": ["tuning=full"],
     "lora": ["tuning=lora", "warmup=none"],
     "frozen llm": ["tuning.llm=frozen", "warmup=none"],
     "recomputed": ["trainer.gradient_checkpointing=true"],
     "padded": ["trainer.packing=off", "warmup=none"],
+    "long": ["tuning=full", *LONG],
 }
 
 
@@ -189,7 +193,8 @@ def test_the_peak_is_that_of_torchs_own_tracker(make_spec: Make, study: Study) -
     assert weights + max(step.forward_peak, step.backward_peak) == pytest.approx(peak, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["full", "recomputed", "padded"])  # it takes no frozen weights
+# it takes no frozen weights
+@pytest.mark.parametrize("name", ["full", "recomputed", "padded", "long"])
 def test_a_gpus_step_under_fake_tensors_is_that_of_torchs_own_tracker(
     make_spec: Make, study: Study, name: str
 ) -> None:
@@ -216,6 +221,28 @@ def test_a_gpus_step_under_fake_tensors_is_that_of_torchs_own_tracker(
     assert weights + max(step.forward_peak, step.backward_peak) == pytest.approx(peak, rel=0.03)
 
 
+def test_chains_are_rehearsed_where_the_step_takes_them(
+    make_spec: Make, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    stand_in = attention._of_chains
+
+    def noted(*args: Any) -> Any:
+        counts.append(len(args[3].query_start) - 1)
+        return stand_in(*args)
+
+    monkeypatch.setattr(attention, "_of_chains", noted)
+    for words, taken in (
+        (["trainer.precision=bf16-mixed"], True),
+        (["trainer.precision=bf16-mixed", "trainer.compile=true"], False),
+        (["trainer.precision=bf16-mixed", "trainer.plain_layers=true"], False),
+        (["trainer.precision=32-true"], False),
+    ):
+        counts.clear()
+        Estimator(make_spec(*STEP, *LONG, *words), study, device="cuda").rehearsed(2)
+        assert bool(counts) is taken, words
+
+
 def without_data(module: torch.nn.Module) -> None:
     """Replace every tensor by a fake one; called within a fake mode."""
     for child in module.modules():
@@ -230,9 +257,12 @@ def without_data(module: torch.nn.Module) -> None:
 
 @contextmanager
 def attention_of_cuda() -> Iterator[None]:
-    """Call CUDA's memory-efficient kernel by name, as torch does on a GPU with a mask."""
+    """Call CUDA's memory-efficient kernel by name, as torch does on a GPU with a mask.
 
-    def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
+    Chains are computed by FlashAttention, of which torch says itself what it makes.
+    """
+
+    def kernel_of(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
         heads = query.shape[1]
         key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
         query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
@@ -244,7 +274,8 @@ def attention_of_cuda() -> Iterator[None]:
         return kernel(query, key, value, attn_mask, True)[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "scaled_dot_product_attention", attention)
+        patch.setattr(functional, "scaled_dot_product_attention", kernel_of)
+        patch.setattr(llm, "computes_chains", lambda *_: True)
         yield
 
 
