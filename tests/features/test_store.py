@@ -62,7 +62,7 @@ def test_large_tables_are_copied_by_threads_alike(
     features = table(tmp_path)
     expected = features(PATHS[::-1])
     monkeypatch.setattr(store, "_COPIED_BY_THREADS", 0)
-    monkeypatch.setattr(store, "np", SimpleNamespace(**vars(np), stack=None))
+    monkeypatch.setattr(store, "np", SimpleNamespace(**{**vars(np), "stack": None}))
     assert torch.equal(features(PATHS[::-1]), expected)
 
 
