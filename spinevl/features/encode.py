@@ -18,19 +18,13 @@ from spinevl.schema.errors import refused
 Load = Callable[[Any], np.ndarray]
 
 
-def encode(
-    encoder: Encoder, images: Sequence[np.ndarray], *, autocast: torch.dtype | None = None
-) -> np.ndarray:
-    """Decoded images, as Encoder.transform takes them -> float32 [len(images), tokens, dim]."""
-    return _encoded(encoder, [encoder.transform(image) for image in images], autocast)
-
-
 @torch.inference_mode()
-def _encoded(
-    encoder: Encoder, transformed: Sequence[torch.Tensor], autocast: torch.dtype | None
+def encode(
+    encoder: Encoder, images: list[torch.Tensor], *, autocast: torch.dtype | None = None
 ) -> np.ndarray:
+    """Images as Encoder.transform makes them -> float32 [len(images), tokens, dim]."""
     device = next(encoder.parameters()).device
-    pixels = torch.stack(list(transformed)).to(device)
+    pixels = torch.stack(images).to(device)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         return encode_in_fixed_batches(encoder, pixels).float().cpu().numpy()
 
@@ -62,7 +56,7 @@ def encoded_in_parts(
     with closing(transformed):
         for shown, (pixels, seconds) in zip(parts, transformed, strict=True):
             begun = time.perf_counter()
-            features = _encoded(encoder, pixels, autocast)
+            features = encode(encoder, pixels, autocast=autocast)
             took(time.perf_counter() - begun + seconds, len(shown))
             for image, one in zip(shown, features, strict=True):
                 if not is_finite(torch.from_numpy(one)):

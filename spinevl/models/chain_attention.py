@@ -40,7 +40,7 @@ def chain_attention(
     chains: Chains,
     *,
     scaling: float | None,
-    dropout: float = 0.0,
+    dropout: float,
 ) -> torch.Tensor:
     """query [Tq, H, d], key and value [Tk, H_kv, d], one chain behind the other -> [Tq, H, d]."""
     kind = query.device.type

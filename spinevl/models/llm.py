@@ -175,10 +175,12 @@ class CausalLM(nn.Module):
         with self.autocast():
             autocast = torch.is_autocast_enabled(device.type)
             computed = torch.get_autocast_dtype(device.type) if autocast else dtype
-        chains = self.takes_chains and not self.plain_layers
-        if any(hasattr(self.model.config, name) for name in _HEADS_OF_SEVERAL_SIZES):
-            chains = False
-        chains = chains and computes_chains(device, computed, self.head_dim)
+        chains = (
+            self.takes_chains
+            and not self.plain_layers
+            and not any(hasattr(self.model.config, name) for name in _HEADS_OF_SEVERAL_SIZES)
+            and computes_chains(device, computed, self.head_dim)
+        )
         return masks_of(batch, dtype=dtype, chains=chains)
 
     def hidden(

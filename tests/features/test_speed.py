@@ -69,7 +69,8 @@ def test_where_the_disk_is_slower_images_are_encoded_by_whoever_needs_them(
     monkeypatch.setattr(store, "seconds_to_read", lambda file, read: 1e3)
     first = cache(tmp_path).features(encoder(), PATHS, load=load)
     assert first is not None  # they are there, once they were made
-    np.testing.assert_array_equal(first(PATHS), encode(encoder(), [load(one) for one in PATHS]))
+    pixels = [encoder().transform(load(one)) for one in PATHS]
+    np.testing.assert_array_equal(first(PATHS), encode(encoder(), pixels))
     monkeypatch.setattr(store, "image_key", None)  # no image is looked at
     assert cache(tmp_path).features(encoder(), PATHS, load=load) is None
     monkeypatch.setattr(store, "image_key", image_key)

@@ -225,7 +225,7 @@ def test_jobs_at_once_encode_each_image_once(tmp_path: Path) -> None:
 def test_encode_is_the_forward() -> None:
     with torch.inference_mode():
         expected = encoder()(torch.stack([encoder().transform(load(p)) for p in PATHS]))
-    ours = encode(encoder(), [load(p) for p in PATHS])
+    ours = encode(encoder(), [encoder().transform(load(p)) for p in PATHS])
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
 
 

@@ -41,11 +41,6 @@ class _Block(NamedTuple):
     end: np.ndarray
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Queries and keys."""
-        return len(self.query), len(self.key)
-
-    @property
     def is_chain(self) -> bool:
         """Whether each query attends to all keys but the queries after it."""
         return bool((self.end > self.query[-1]).all())
@@ -71,17 +66,17 @@ class _Context(NamedTuple):
     key: np.ndarray
     allowed: np.ndarray
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Queries and keys."""
-        return len(self.query), len(self.key)
-
     def sees(self) -> np.ndarray:
         """[q, k] bool, whether a query attends to a key."""
         return self.allowed
 
 
 _Sized = TypeVar("_Sized", _Block, _Context)
+
+
+def _shape(one: _Block | _Context) -> tuple[int, int]:
+    """Queries and keys."""
+    return len(one.query), len(one.key)
 
 
 def attention_fields(
@@ -207,8 +202,8 @@ def _grouped(blocks: Sequence[_Sized]) -> Iterator[list[_Sized]]:
     """Blocks of like size together, the largest first."""
     members: list[_Sized] = []
     work = widest = 0
-    for block in sorted(blocks, key=lambda one: one.shape, reverse=True):
-        queries, keys = block.shape
+    for block in sorted(blocks, key=_shape, reverse=True):
+        queries, keys = _shape(block)
         widest = max(widest, keys)
         if members:  # the first has the most queries
             padded = len(members[0].query) * widest * (len(members) + 1)
@@ -248,7 +243,7 @@ def _chains(members: Sequence[_Block]) -> Chains | None:
     """One group without padding, where each block is a chain; None elsewhere."""
     if not all(one.is_chain for one in members):
         return None
-    lengths = np.array([one.shape for one in members])
+    lengths = np.array([_shape(one) for one in members])
     starts = np.concatenate([[[0, 0]], lengths.cumsum(axis=0)]).astype(np.int32)
     most_queries, most_keys = lengths.max(axis=0).tolist()
     return Chains(
