@@ -166,7 +166,8 @@ class Rows(Encoder):
 def test_a_frozen_encoder_takes_them_unless_layers_are_plain(calls: list[tuple[int, ...]]) -> None:
     sizes = {"in_dim": 6, "out_dim": SMALL_DECODER["hidden_size"], "in_tokens": 4}
     model = VLM(Rows(), MLPConnector(**sizes, in_grid=(4, 1)), decoder())
-    images = [np.random.default_rng(n).integers(0, 256, (4, 8), np.uint8) for n in range(3)]
+    drawn = (np.random.default_rng(n).integers(0, 256, (4, 8), np.uint8) for n in range(3))
+    images = [model.encoder.transform(one) for one in drawn]
     calls.clear()
     found, key = encode(model.encoder, images), encoder_key(model.encoder)
     assert calls == [(12, 4, 8)]
