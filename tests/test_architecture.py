@@ -157,6 +157,13 @@ def test_configs_of_hydra_stay_above() -> None:
             assert not {"DictConfig", "ListConfig"} & set(re.findall(r"\w+", text)), module
 
 
+def test_options_are_compared_by_their_text() -> None:
+    """In Python an option may be told as a text, which equals the member of its enum."""
+    for module, file in MODULES.items():
+        found = re.findall(r"\bis (?:not )?[A-Z][A-Za-z]+\.[a-z_]+\b", file.read_text("utf-8"))
+        assert not found, module
+
+
 def test_a_stage_is_short() -> None:
     for module in (module for module in MODULES if layer(module) == "stages"):
         for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):

@@ -12,6 +12,7 @@ import torch
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
+from spinevl.config.check import from_plain
 from spinevl.config.options import (
     Attention,
     Compile,
@@ -71,7 +72,8 @@ class Predictor:
         engine: VLLMProcess | None = None,
     ) -> None:
         self.model = model
-        self.options = options or PredictOptions()
+        # texts become members of enums here
+        self.options = from_plain(PredictOptions, vars(options or PredictOptions()), at="predict")
         model.compute_plainly(self.options.plain_layers)
         if self.options.compile != Compile.none:
             model.llm.compile(cuda_graphs=self.options.compile == Compile.cuda_graphs)

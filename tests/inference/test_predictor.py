@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,40 @@ def decode(image: ImageRef) -> np.ndarray:
 def predictor(model: VLM, *, cache: FeatureCache | None = None, **options: Any) -> Predictor:
     given = {"max_new_tokens": 4, **options}
     return Predictor(model, decode, options=PredictOptions(**given), cache=cache)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"mode": "choice", "scoring": "trie", "packing": "tree", "attention": "blocks"},
+        {"mode": "choice", "scoring": "full", "packing": "off"},
+        {"mode": "generate", "packing": "plain", "history": "own", "attention": "blocks"},
+    ],
+)
+def test_options_may_be_told_as_texts(
+    model: VLM, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PredictOptions takes them in Python, where no config turns them into members of enums."""
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", None)  # not asked for
+    kinds = {name: type(getattr(PredictOptions(), name))(value) for name, value in told.items()}
+    expected = dict(predictor(model, **kinds).answers(EXAMPLES))
+    assert dict(predictor(model, **told).answers(EXAMPLES)) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"attention": "blokcs"}, "predict.attention"),
+        ({"batch_size": 0}, "predict.batch_size"),
+        ({"compile": "cuda_graphs"}, "predict.attention"),
+        ({"repetition_penalty": math.nan}, "predict.repetition_penalty"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    model: VLM, told: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        predictor(model, **told)
 
 
 def test_batches_that_are_laid_out_ahead_are_answered_alike(

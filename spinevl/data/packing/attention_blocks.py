@@ -91,7 +91,7 @@ def attention_fields(
     Returns:
         ``attention``, ``attention_order`` and, without blocks, ``subtree_end``.
     """
-    if attention is Attention.blocks:
+    if attention == Attention.blocks:
         blocks, order = attention_blocks(rows, length=length)
         return {"attention": blocks, "attention_order": order}
     end = np.tile(np.arange(1, length + 1), (len(rows), 1))
@@ -107,7 +107,7 @@ def row_length(rows: Sequence[PackedRow], attention: Attention) -> int:
     It is compiled for lengths, so there should be few.
     """
     longest = max(len(row.symbols) for row in rows)
-    return longest if attention is Attention.blocks else longest + -longest % FLEX_TILE
+    return longest if attention == Attention.blocks else longest + -longest % FLEX_TILE
 
 
 def attention_blocks(

@@ -86,7 +86,7 @@ class Collator:
         images = BatchImages(self.inputs)
         pairs = [pair for group in groups for pair in group]
         options = not self.learn and all(example.kind == "option" for _, example in pairs)
-        sequenced = self._choices if options and self.scoring is Scoring.trie else self._whole
+        sequenced = self._choices if options and self.scoring == Scoring.trie else self._whole
         sequences = [
             one
             for question, (_, example) in enumerate(pairs)

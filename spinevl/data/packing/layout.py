@@ -80,7 +80,7 @@ def lay_out(
             sources.append(targets[:, 0] + number * width)
             ids.append(targets[:, 1])
     weights = np.array([one.weight for one in sequences], dtype=np.float32)
-    if loss is LossMean.answer:
+    if loss == LossMean.answer:
         weights /= np.maximum(counts, 1)
     encoded = {kind: read(images.of(kind)) for kind, read in images.inputs.items()}
     numbers = numbers or {}
@@ -109,7 +109,7 @@ def lay_out(
         auxiliary_head=torch.tensor([target.head for target in auxiliary], dtype=torch.long),
         auxiliary_label=torch.tensor([target.label for target in auxiliary], dtype=torch.long),
         auxiliary_weight=torch.tensor([target.weight for target in auxiliary], dtype=torch.float32),
-        answer_divisor=float(len(sequences) if loss is LossMean.answer else sum(counts)),
+        answer_divisor=float(len(sequences) if loss == LossMean.answer else sum(counts)),
         auxiliary_divisor=float(len(auxiliary)),
         questions=tuple(questions),
         sequence_label=tuple(one.label for one in sequences),
@@ -144,7 +144,7 @@ def _predictions(
 
 def packed_rows(sequences: Sequence[Sequenced], packing: Packing) -> list[PackedRow]:
     """The rows of a batch: one tree of all sequences, one forest, or a row for each."""
-    if packing is Packing.tree:
+    if packing == Packing.tree:
         return [pack([one.symbols for one in sequences], [one.learned for one in sequences])]
     rows = [pack([one.symbols], [one.learned]) for one in sequences]
-    return [join(rows)] if packing is Packing.plain else rows
+    return [join(rows)] if packing == Packing.plain else rows

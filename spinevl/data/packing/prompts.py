@@ -56,10 +56,10 @@ def lay_out_prompts(
 
 def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
     """How many tokens are read for some prompts; in a tree, at most."""
-    if packing is Packing.off:
+    if packing == Packing.off:
         return len(prompts) * max(map(len, prompts))
     tokens = sum(map(len, prompts))
-    if packing is Packing.tree:
+    if packing == Packing.tree:
         tokens -= sum(shared(one, other) for one, other in pairwise(prompts))
     return tokens
 
