@@ -17,7 +17,7 @@ from spinevl.models.masked_attention import additive_mask, masked_attention
 from spinevl.schema.batch import AttentionBlocks
 
 _FIRST_STEPS = 64
-"""Steps for which room is made at first; later for as many as there were."""
+"""Steps for which room is made with the prompts; later for as many as there were."""
 
 
 class AnswerCache:
@@ -111,7 +111,8 @@ class _Context:
     ) -> None:
         self._longest = longest
         self.lowest = torch.finfo(dtype).min
-        self.mask = additive_mask(block.allowed, dtype)
+        room = block.query.shape[1] * min(_FIRST_STEPS, longest)
+        self.mask = self._with_room(additive_mask(block.allowed, dtype), room)
         self.place_of: dict[int, int] = {}
         for place, number in enumerate(block.query.flatten().tolist()):
             self.place_of.setdefault(first + number, place)  # padding repeats the first prompt
@@ -122,21 +123,23 @@ class _Context:
         self._at: torch.Tensor | None = None  # of a step's queries; None where there are all
 
     def keep(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
-        """[B * L, heads, d] -> [g, heads, keys, d] of this context."""
+        """[B * L, heads, d] -> [g, heads, room, d] of this context, with room for steps."""
+        self._kept[layer] = (self._gathered(key), self._gathered(value))
+
+    def _gathered(self, flat: torch.Tensor) -> torch.Tensor:
         index = self._prompt_keys
-        gathered = [
-            one.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
-            for one in (key, value)
-        ]
-        self._kept[layer] = (gathered[0].contiguous(), gathered[1].contiguous())
+        count, room = len(index), self.mask.shape[-1]
+        kept = flat.new_empty(count, flat.shape[1], room, flat.shape[-1])
+        found = flat.index_select(0, index.flatten()).unflatten(0, index.shape)
+        kept[:, :, : self.used] = found.transpose(1, 2)
+        return kept
 
     def begin_step(self, prompts: Sequence[int]) -> None:
         """Make room for a token of each of these prompts' answers, which sees its own alone."""
         self._leave_out_the_rest(prompts)
         count, queries, room = self.mask.shape
         if self.used + queries > room:
-            more = max(_FIRST_STEPS, self._steps)
-            self._make_room(queries * min(more, self._longest - self._steps))
+            self._make_room(queries * min(self._steps, self._longest - self._steps))
         places = [self.place_of[one] for one in prompts]
         at = torch.tensor(places, device=self.mask.device)
         self.mask[at // queries, at % queries, self.used + at % queries] = 0
@@ -145,9 +148,12 @@ class _Context:
         self._steps += 1
 
     def _make_room(self, more: int) -> None:
-        self.mask = functional.pad(self.mask, (0, more), value=self.lowest)
+        self.mask = self._with_room(self.mask, more)
         for layer, pair in self._kept.items():
             self._kept[layer] = tuple(self._widened(one, more) for one in pair)  # type: ignore[assignment]
+
+    def _with_room(self, mask: torch.Tensor, more: int) -> torch.Tensor:
+        return functional.pad(mask, (0, more), value=self.lowest)
 
     def _widened(self, kept: torch.Tensor, more: int) -> torch.Tensor:
         """[g, heads, keys, d] with room for more keys; only what is used is copied."""

@@ -50,6 +50,29 @@ def test_heads_that_share_keys_attend_each_by_itself(
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (4, 4)])
+@pytest.mark.parametrize("queries", [1, 4, 5, 30])
+def test_few_rows_are_two_products(
+    heads: int, groups: int, queries: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of keys with room behind them, as a decoding step has; what lies there is not read."""
+    query = drawn(3, heads, queries, 16, seed=0).float()
+    kept = (drawn(3, groups, 70, 16, seed=1).float(), drawn(3, groups, 70, 24, seed=2).float())
+    for one in kept:
+        one[:, :, 43:] = torch.nan
+    key, value = (one[:, :, :43] for one in kept)
+    allowed = drawn(3, queries, 43, seed=3) > 0
+    mask = additive_mask(allowed, torch.float32).unsqueeze(1)
+    if heads // groups * queries <= module._FEW_ROWS:
+        monkeypatch.setattr(module.functional, "scaled_dot_product_attention", None)
+    with torch.no_grad(), computed(True):
+        found = masked_attention(query, key, value, mask, scaling=scaling)
+    wanted = query * (scaling or 0.25) * 16**0.5
+    exact = written_out(wanted, key, value, allowed)
+    torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=0)
+
+
 def test_rows_of_one_head_are_for_predictions_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backward pass would keep their masks, and GPUs do not take them."""
     seen: list[int] = []
