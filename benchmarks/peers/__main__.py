@@ -114,6 +114,12 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
     )
     found: dict[str, list[float]] = {dtype: [] for dtype in options.types}
     sections: dict[str, measure.Results] = {}
+
+    def write() -> str:
+        told = {"rounds": options.rounds, "threads": options.threads, "quick": options.quick}
+        told["minutes"] = round((time.monotonic() - start) / 60, 1)
+        return _write(options.out, sections, found, told, scratch)
+
     try:
         for name in options.sections:
             for dtype in options.types:
@@ -123,10 +129,9 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
                 rates = measure.Rates(dtype, options.device)
                 sections[f"{name} {dtype}"] = SECTIONS[name][0](plan, dtype, rates)
                 found[dtype] += rates.found
+                write()  # what was measured stays, whatever ends the next section
     finally:
-        told = {"rounds": options.rounds, "threads": options.threads}
-        told["minutes"] = round((time.monotonic() - start) / 60, 1)
-        _write(options.out, sections, found, {**told, "quick": options.quick}, scratch)
+        print(write())
 
 
 def _write(
@@ -135,7 +140,7 @@ def _write(
     found: dict[str, list[float]],
     told: dict[str, Any],
     scratch: Path,
-) -> None:
+) -> str:
     rates = {dtype: rate for dtype, one in found.items() if (rate := targets.median_rate(one))}
     versions = {"ours": ", ".join(f"{one} {version(one)}" for one in ("spinevl", "torch"))}
     for part in sections.values():
@@ -160,7 +165,7 @@ def _write(
     for log in (scratch / "logs").glob("*.log"):
         (out / "logs").mkdir(exist_ok=True)
         (out / "logs" / log.name).write_bytes(log.read_bytes())
-    print(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -228,7 +228,12 @@ def growth(plan: Plan, dtype: str, rates: Rates) -> Results:
             "vllm blocks": partial(_vllm, plan, dtype, kept, *vllm, variables=space),
             "ours": partial(_ours_predict, plan, dtype, kept, few),
         }
-        results |= _alternate(plan, f"growth {dtype}", starts, runs, rates)
+        # one round has nothing to alternate, and two large models may not fit in memory together
+        turns = [[one] for one in starts] if point.rounds == 1 else [list(starts)]
+        for turn in turns:
+            some = [run for run in runs if run.worker in turn]
+            loaded = {one: starts[one] for one in turn}
+            results |= _alternate(plan, f"growth {dtype}", loaded, some, rates)
         shutil.rmtree(kept)
         shutil.rmtree(plan.scratch / _name("ours", kept, dtype, few), ignore_errors=True)
     return results

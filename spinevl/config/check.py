@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from spinevl.build.allowlist import OURS
 from spinevl.config.annotations import alternatives, expected, fits, shown, within
 from spinevl.config.keys import Key, key_of
 from spinevl.config.suggest import suggest
 from spinevl.schema.errors import UserError
+
+T = TypeVar("T")
 
 _SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -50,6 +52,19 @@ def validate(options: Any, *, at: str = "") -> None:
     """
     if found := problems(type(options), vars(options), at=at):
         raise UserError(found)
+
+
+def checked(options: T, *, at: str = "") -> T:
+    """A copy of options that Python code made, in which names are members of enums.
+
+    Args:
+        options, at: see validate.
+
+    Raises:
+        UserError: with every problem.
+    """
+    result: T = from_plain(type(options), vars(options), at=at)
+    return result
 
 
 def from_plain(schema: type[Any], values: Mapping[str, Any], *, at: str = "") -> Any:

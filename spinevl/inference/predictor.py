@@ -12,7 +12,7 @@ import torch
 
 from spinevl.build.allowlist import OURS, Allowed
 from spinevl.checkpoints.load import load_checkpoint
-from spinevl.config.check import from_plain
+from spinevl.config.check import checked
 from spinevl.config.options import (
     Attention,
     Compile,
@@ -53,12 +53,16 @@ class Predictor:
     Args:
         model: the model, in evaluation mode.
         decode: the data source's: an image -> its pixels.
-        options: how answers are read off the model. ``choice`` scores every option of a closed
+        options: how answers are read off the model, copied; a choice may be told by its name, as
+            ``attention="blocks"``. ``choice`` scores every option of a closed
             question, so that no answer is unparsed; all else is generated.
         cache: of the features of frozen encoders, whose weights must stay as they are: they are
             hashed once.
         each_step: called at each token of generated answers; what it raises ends them.
         engine: generates in place of the model, which may have let its decoder go.
+
+    Raises:
+        UserError: options that are no options of predict.
     """
 
     def __init__(
@@ -72,8 +76,7 @@ class Predictor:
         engine: VLLMProcess | None = None,
     ) -> None:
         self.model = model
-        # texts become members of enums here
-        self.options = from_plain(PredictOptions, vars(options or PredictOptions()), at="predict")
+        self.options = checked(options or PredictOptions(), at="predict")
         model.compute_plainly(self.options.plain_layers)
         if self.options.compile != Compile.none:
             model.llm.compile(cuda_graphs=self.options.compile == Compile.cuda_graphs)
@@ -292,6 +295,7 @@ def load_predictor(
         allowed: the classes that may be built.
         engine: see Predictor.
     """
+    options = checked(options, at="predict")
     device = device or predict_device()
     if options.attention == Attention.flex and torch.device(device).type != "cuda":
         raise refused(

@@ -112,7 +112,7 @@ class _Context:
         self._longest = longest
         self.lowest = torch.finfo(dtype).min
         room = block.query.shape[1] * min(_FIRST_STEPS, longest)
-        self.mask = self._with_room(additive_mask(block.allowed, dtype), room)
+        self.mask = self._wider_mask(additive_mask(block.allowed, dtype), room)
         self.place_of: dict[int, int] = {}
         for place, number in enumerate(block.query.flatten().tolist()):
             self.place_of.setdefault(first + number, place)  # padding repeats the first prompt
@@ -148,11 +148,11 @@ class _Context:
         self._steps += 1
 
     def _make_room(self, more: int) -> None:
-        self.mask = self._with_room(self.mask, more)
+        self.mask = self._wider_mask(self.mask, more)
         for layer, pair in self._kept.items():
             self._kept[layer] = tuple(self._widened(one, more) for one in pair)  # type: ignore[assignment]
 
-    def _with_room(self, mask: torch.Tensor, more: int) -> torch.Tensor:
+    def _wider_mask(self, mask: torch.Tensor, more: int) -> torch.Tensor:
         return functional.pad(mask, (0, more), value=self.lowest)
 
     def _widened(self, kept: torch.Tensor, more: int) -> torch.Tensor:

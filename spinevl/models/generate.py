@@ -148,7 +148,7 @@ def _read(
     model: VLM, prompts: Sequence[PromptBatch], visual_rows: torch.Tensor, longest: int
 ) -> tuple[torch.Tensor, AnswerCache]:
     """The hidden state of each prompt's last token [N, dim], and what its answer attends to."""
-    answers = AnswerCache(longest)
+    answers = AnswerCache(longest - 1)  # the last token is not read
     states: list[torch.Tensor] = []
     for batch in prompts:
         embeddings = splice(model.llm.embed(batch.input_ids), visual_rows, batch.visual_index)

@@ -193,8 +193,12 @@ def test_what_is_read_together_is_bounded_by_whole_patients(
         lay_out_prompts(prompts, patients="abc")
 
 
-def test_an_answer_never_reads_what_nobody_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first_steps", [64, 3])
+def test_an_answer_never_reads_what_nobody_wrote(
+    first_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Room for keys is not filled, and may hold anything."""
+    monkeypatch.setattr(answer_cache, "_FIRST_STEPS", first_steps)
     real = torch.Tensor.new_empty
 
     def noise(tensor: torch.Tensor, *shape: Any, **options: Any) -> torch.Tensor:

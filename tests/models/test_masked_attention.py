@@ -50,6 +50,19 @@ def test_heads_that_share_keys_attend_each_by_itself(
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
 
 
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The dropout of each call of torch's kernel."""
+    found: list[float] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def noting(*given: Any, dropout_p: float = 0.0, **options: Any) -> torch.Tensor:
+        found.append(dropout_p)
+        return real(*given, dropout_p=dropout_p, **options)
+
+    monkeypatch.setattr(module.functional, "scaled_dot_product_attention", noting)
+    return found
+
+
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize(("heads", "groups"), [(6, 2), (4, 4)])
 @pytest.mark.parametrize("queries", [1, 4, 5, 30])
@@ -64,13 +77,43 @@ def test_few_rows_are_two_products(
     key, value = (one[:, :, :43] for one in kept)
     allowed = drawn(3, queries, 43, seed=3) > 0
     mask = additive_mask(allowed, torch.float32).unsqueeze(1)
-    if heads // groups * queries <= module._FEW_ROWS:
-        monkeypatch.setattr(module.functional, "scaled_dot_product_attention", None)
+    kernels = noted(monkeypatch)
     with torch.no_grad(), computed(True):
         found = masked_attention(query, key, value, mask, scaling=scaling)
+    assert bool(kernels) is (heads // groups * queries > 12)
     wanted = query * (scaling or 0.25) * 16**0.5
     exact = written_out(wanted, key, value, allowed)
     torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=0)
+
+
+def test_two_products_are_for_float32_answers_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision, which autocast brings too, would round scores; others keep torch's kernel."""
+    kernels = noted(monkeypatch)
+    query, key = drawn(1, 2, 3, 8, seed=0).float(), drawn(1, 2, 5, 8, seed=1).float()
+    mask = torch.zeros(1, 1, 3, 5)
+
+    def output(dtype: torch.dtype = torch.float32, **options: Any) -> torch.Tensor:
+        given = [one.to(dtype) for one in (query, key, key, mask)]
+        return masked_attention(*given, scaling=None, **options)
+
+    with torch.no_grad(), computed(True):
+        expected = output()
+        assert not kernels
+        outputs = [output(torch.bfloat16)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs.append(output())
+        with as_on_gpus():
+            outputs.append(output())
+        assert kernels == [0, 0, 0]
+        output(dropout=0.5)
+        assert kernels.pop() == 0.5
+    with torch.no_grad(), computed(False):  # plain_layers
+        outputs.append(output())
+    with computed(True):
+        outputs.append(output())
+    assert kernels == [0] * 5
+    for one in outputs:
+        torch.testing.assert_close(one.float(), expected, atol=2e-2, rtol=0)
 
 
 def test_rows_of_one_head_are_for_predictions_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
