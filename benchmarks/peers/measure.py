@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from benchmarks.peers import material
 from benchmarks.peers.environments import Environment, Unavailable, environment, installed
 from benchmarks.peers.rounds import Asked, Result, Run, alternate
 from benchmarks.peers.worker import Worker
+from spinevl.io.memory import give_back_memory
 
 Results = dict[str, Result]
 RATE = 1e-4
@@ -215,6 +217,8 @@ def growth(plan: Plan, dtype: str, rates: Rates) -> Results:
     for point in QUICK_GROWTH if plan.quick else GROWTH:
         kept = plan.scratch / "growth"
         material.make_random(kept, plan.cache, dtype=dtype, **point.sizes)
+        gc.collect()  # the model, whose modules name each other, takes half of 24 GB
+        give_back_memory()
         asked = {"share": point.patients, "rounds": point.rounds}
         runs = [
             Run(f"{point.name}, vLLM", "vllm blocks", "choose", **asked),
