@@ -217,7 +217,7 @@ def growth(plan: Plan, dtype: str, rates: Rates) -> Results:
     for point in QUICK_GROWTH if plan.quick else GROWTH:
         kept = plan.scratch / "growth"
         material.make_random(kept, plan.cache, dtype=dtype, **point.sizes)
-        gc.collect()  # the model, whose modules name each other, takes half of 24 GB
+        gc.collect()  # the model, in which references go round in circles: it may take gigabytes
         give_back_memory()
         asked = {"share": point.patients, "rounds": point.rounds}
         runs = [

@@ -20,7 +20,7 @@ from spinevl.config.keys import Key, key_of
 from spinevl.config.suggest import suggest
 from spinevl.schema.errors import UserError
 
-T = TypeVar("T")
+_Options = TypeVar("_Options")
 
 _SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -54,8 +54,8 @@ def validate(options: Any, *, at: str = "") -> None:
         raise UserError(found)
 
 
-def checked(options: T, *, at: str = "") -> T:
-    """A copy of options that Python code made, in which names are members of enums.
+def checked(options: _Options, *, at: str = "") -> _Options:
+    """A copy of options that Python code made, in which texts are members of enums.
 
     Args:
         options, at: see validate.
@@ -63,7 +63,7 @@ def checked(options: T, *, at: str = "") -> T:
     Raises:
         UserError: with every problem.
     """
-    result: T = from_plain(type(options), vars(options), at=at)
+    result: _Options = from_plain(type(options), vars(options), at=at)
     return result
 
 

@@ -53,8 +53,8 @@ class Predictor:
     Args:
         model: the model, in evaluation mode.
         decode: the data source's: an image -> its pixels.
-        options: how answers are read off the model, copied; a choice may be told by its name, as
-            ``attention="blocks"``. ``choice`` scores every option of a closed
+        options: how answers are read off the model; they are copied, and members of enums may be
+            told as texts (``attention="blocks"``). ``choice`` scores every option of a closed
             question, so that no answer is unparsed; all else is generated.
         cache: of the features of frozen encoders, whose weights must stay as they are: they are
             hashed once.
