@@ -13,6 +13,7 @@ from spinevl.build.allowlist import target_of
 from spinevl.build.build import build, build_stored
 from spinevl.build.trust import NOTHING, Trust
 from spinevl.config.annotations import shown
+from spinevl.config.check import checked
 from spinevl.config.tasks import build_tasks, official_tasks
 from spinevl.data.built_records import as_built, require_as_asked
 from spinevl.data.examples import patient_examples
@@ -281,6 +282,7 @@ def open_study(
     Raises:
         UserError: with every problem found.
     """
+    spec = checked(spec)  # Python code may have told members of enums as texts
     if not spec.data:
         spec.require(split=False)
     make = _Maker(spec, trust)

@@ -44,6 +44,7 @@ from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
 
+_CONVERSATIONS = 8  # in place of a patient: a step reads every weight, for one token or for many
 _FEWEST_BATCHES = 4  # of closed questions, where one is laid out while a GPU computes another
 
 
@@ -147,16 +148,20 @@ class Predictor:
         """The batches of all processes.
 
         They are those of a single process, so that its numbers come out to the last digit, unless
-        some process would have none: then they are smaller. Closed questions that one GPU answers
-        make several batches, so that there is one to lay out while it computes.
+        some process would have none, or the keys of generated answers would not fit: then they are
+        smaller. Closed questions that one GPU answers make several batches, so that there is one to
+        lay out while it computes.
         """
         numbers = list(left)
         groups: list[Group] = [
             [(numbers[k], one) for k, one in group] for group in grouped(left.values())
         ]
         most = self.options.batch_size
+        written = [self._part([group], scored=False) for group in groups]
         if left and all(one.kind == "text" for one in left.values()):
-            most *= self.writer.times(left.values())
+            most *= _CONVERSATIONS
+        if together := [one for parts in written for one in parts]:
+            most = min(most, self.writer.together(together))
         if self.ahead and all(map(self._scored, left.values())):
             most = min(most, -(-len(groups) // _FEWEST_BATCHES))
         size = max(1, min(most, -(-len(groups) // of)))

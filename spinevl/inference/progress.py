@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+from spinevl.config.check import checked
 from spinevl.config.options import PREDICT_NO_MATTER, PredictOptions
 from spinevl.inference.answer import Answer
 from spinevl.io.files import write_text_atomic
@@ -116,7 +117,7 @@ def answer_keys(
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
     default = PredictOptions()
     no_matter: dict[str, Any] = {name: getattr(default, name) for name in PREDICT_NO_MATTER}
-    decides = astuple(replace(options, **no_matter))
+    decides = astuple(replace(checked(options), **no_matter))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
         path: stamp(Path(path)) if Path(path).is_file() else None  # told where it is decoded

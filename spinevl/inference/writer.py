@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from spinevl.schema.conversation import PLACEHOLDER
 from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example, Rounds
 
-_MOST_TIMES = 8
 _KEYS_BYTES = 2**31
 _LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
@@ -63,15 +62,16 @@ class Writer:
                 )
         problems.raise_any()
 
-    def times(self, examples: Iterable[Example]) -> int:
-        """How many times as many conversations as patients are answered together.
+    def together(self, groups: Sequence[Group]) -> int:
+        """How many groups at most are answered together, so that their keys and values fit.
 
-        A step reads every weight, for one token or for many. So there may be ``_MOST_TIMES`` as
-        many, unless their keys and values would take more than ``_KEYS_BYTES``.
+        They are to take ``_KEYS_BYTES`` at most, as if no prompts shared any.
         """
-        longest = max(self.collate.length(one) + self._longest(one) for one in examples)
-        together = _KEYS_BYTES // (self._bytes_a_token() * longest * self.options.batch_size)
-        return max(1, min(_MOST_TIMES, together))
+        longest = max(
+            sum(self.collate.length(one) + self._longest(one) for _, one in group)
+            for group in groups
+        )
+        return max(1, _KEYS_BYTES // (self._bytes_a_token() * longest))
 
     def _bytes_a_token(self) -> int:
         """What keys and values of a token take."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def spec(folder: Path, *overrides: str) -> StudySpec:
 def test_slices_that_the_data_lack_are_refused(tmp_path: Path, sag_image: str, said: str) -> None:
     with pytest.raises(UserError, match=f"^sag_image has no {said}; choose from 5, 6, 7"):
         open_study(spec(tmp_path, *SMALL, f"sag_image={sag_image}"), None)
+
+
+def test_options_that_python_code_tells_as_texts_are_known_or_refused(tmp_path: Path) -> None:
+    for name in ("separate", "seperate"):  # as the challenge's scripts spell it
+        told: Any = replace(spec(tmp_path, *SMALL, "sag_image=[6,5]"), sag_type=name)
+        study = open_study(told, ("dev",))
+        assert isinstance(study, PatientStudy)
+        curvature = [one.slices for one in study.examples("dev") if one.key.task == "qd"]
+        assert sorted(curvature) == [(5,), (5,), (6,), (6,)]
+    for key, found in (("sag_type", "apart"), ("test_answers", "Upstream")):
+        with pytest.raises(UserError, match=f"^{key}={found}: expected"):
+            open_study(replace(told, **{key: found}), ("dev",))
 
 
 def test_a_study_asks_all_tasks_of_each_subset(tmp_path: Path) -> None:

@@ -259,7 +259,29 @@ def test_conversations_are_answered_together_as_far_as_their_keys_fit(
     monkeypatch.setattr(writer, "_KEYS_BYTES", 32 * token * room)
     assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [32] * 4 + [12]
     monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
-    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [16] * 8 + [12]
+    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [1] * 140
+
+
+def test_patients_are_answered_together_as_far_as_their_keys_fit(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [question(f"p{k}", 5) for k in range(9)]
+    boxes = [replace(asked[k], kind="box") for k in (0, 0, 3)]  # two of one patient
+    asking = predictor(model)
+    everything = dict(enumerate([*asked, *boxes]))
+    assert list(map(len, asking._batches(everything, 1))) == [9]
+    token = 2 * 2 * 32 * 4  # see above
+    two = 2 * (asking.collate.length(boxes[0]) + asking.writer._longest(boxes[0]))
+    monkeypatch.setattr(writer, "_KEYS_BYTES", 4 * token * two)
+    assert list(map(len, asking._batches(everything, 1))) == [4, 4, 1]
+    closed = dict(enumerate(asked))
+    assert list(map(len, asking._batches(closed, 1))) == [9]  # nothing is generated
+    generating = predictor(model, mode="generate")
+    assert len(generating._batches(closed, 1)[0]) < 9
+    together = dict(asking.answers([*asked, *boxes]))
+    monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
+    for index, one in asking.answers([*asked, *boxes]):
+        assert one.rounds == together[index].rounds
 
 
 def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,8 @@ def test_settings_that_decide_an_answer_change_every_key(
     made: tuple[Path, list[Example]],
 ) -> None:
     before = keys(made)
+    told: Any = PredictOptions(mode="choice")  # type: ignore[arg-type]
+    assert keys(made, options=told) == before  # Python code may tell a member as a text
     for options in (
         PredictOptions(max_new_tokens=4),
         PredictOptions(repetition_penalty=1.1),
