@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from spinevl.config.keys import Key
+
+_LARGEST = 2.0**127
+"""Of numbers, which models compute with in float32."""
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -38,11 +40,11 @@ def fits(hint: Any, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return number and abs(value) <= _LARGEST  # no NaN either
     if hint in (str, Path):
         return isinstance(value, (str, Path))
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return isinstance(value, hint) or str(value) in hint.__members__
+        return isinstance(value, hint) or (isinstance(value, str) and value in hint.__members__)
     if origin in (list, tuple, Sequence):
         return _fits_list(arguments, value)
     if isinstance(hint, type) and is_dataclass(hint):

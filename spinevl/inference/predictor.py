@@ -39,7 +39,7 @@ from spinevl.io.memory import give_back_memory
 from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
@@ -131,7 +131,8 @@ class Predictor:
                 answers every ``of``-th batch. Each must be told the same examples and ``done``.
 
         Raises:
-            UserError: before anything is answered, for examples that do not fit the model.
+            UserError: before anything is answered, for examples that do not fit the model; after
+                all others, for those whose own answers leave no room for another.
         """
         asked = map(self._asked, examples)
         left = {index: one for index, one in enumerate(asked) if index not in done}
@@ -171,6 +172,7 @@ class Predictor:
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
         waiting: list[_Computing] = []
         written: list[Group] = []
+        problems = Problems()
         try:
             for batch in batches:
                 if scored := self._part(batch, scored=True):
@@ -178,14 +180,15 @@ class Predictor:
                     yield from self._read(waiting, keep=self.ahead)
                 written += self._part(batch, scored=False)
                 if written and self.in_batches:
-                    yield from self.writer.answers(written)
+                    problems += yield from self.writer.answers(written)
                     written = []
         except Exception:  # what was asked before is answered
             yield from self._read(waiting)
             raise
         yield from self._read(waiting)
         if written:
-            yield from self.writer.answers(written)
+            problems += yield from self.writer.answers(written)
+        problems.raise_any()
 
     def _part(self, batch: Sequence[Group], *, scored: bool) -> list[Group]:
         parts = ([pair for pair in g if self._scored(pair[1]) is scored] for g in batch)

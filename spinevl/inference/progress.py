@@ -99,6 +99,8 @@ def _entry(entry: Mapping[str, Any]) -> tuple[int, str, Answer]:
     if type(index) is not int or not all(type(text) is str for pair in pairs for text in pair):
         raise TypeError("no progress of ours")
     table = entry.get("logprobs")
+    if not pairs or table == {}:
+        raise ValueError("no answer of ours")
     logprobs = None if table is None else {int(k): float(v) for k, v in table.items()}
     return index, key, Answer(pairs, logprobs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from spinevl.inference.writer import Writer
 from spinevl.models.held import half_of
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
-from spinevl.schema.example import Example
+from spinevl.schema.errors import Problems
+from spinevl.schema.example import Example, Rounds
 
 _MOST_OPEN = 128  # conversations that are answered at the same time
 _MOST_KEYS = 2**32  # bytes for their keys and values on a CPU; others wait
@@ -51,11 +52,21 @@ class VLLMWriter(Writer):
         self.engine = engine
 
     @torch.inference_mode()
-    def answers(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
-        """Greedy answers, each as soon as it is done; the next round of one follows at once."""
+    def answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
+        """Greedy answers, each as soon as it is done; the next round of one follows at once.
+
+        Returns:
+            See Writer.
+        """
+        problems = Problems()
         waiting = deque(pair for group in groups for pair in group)
         self.start([example for _, example in waiting])
         talks: dict[int, tuple[int, Talk, _Shown]] = {}
+
+        def ask(index: int, talk: Talk, shown: _Shown, rounds: Rounds) -> None:
+            if self.has_room(talk.example, rounds, problems):
+                talks[self._ask(talk.example, rounds, shown)] = (index, talk, shown)
+
         while waiting or talks:
             while waiting and len(talks) < _MOST_OPEN:
                 count = min(len(waiting), self.options.batch_size)
@@ -63,14 +74,19 @@ class VLLMWriter(Writer):
                 shown = self._shown([example for _, example in pairs])
                 for index, example in pairs:
                     talk = Talk(example, self.options.history)
-                    talks[self._ask(talk, shown)] = (index, talk, shown)
+                    rounds = talk.next()
+                    assert rounds is not None
+                    ask(index, talk, shown, rounds)
+            if not talks:
+                continue
             number, tokens = self.engine.answer()
             index, talk, shown = talks.pop(number)
             talk.say(self._decoded(talk.example, tokens))
-            if talk.next() is None:
+            if (following := talk.next()) is None:
                 yield index, Answer(tuple(talk.said))
             else:
-                talks[self._ask(talk, shown)] = (index, talk, shown)
+                ask(index, talk, shown, following)
+        return problems
 
     def start(self, examples: Sequence[Example]) -> None:
         """Start the engine for some conversations, where it does not take them already."""
@@ -95,14 +111,12 @@ class VLLMWriter(Writer):
             images.number(one)
         return _Shown(images, visual_rows_of(self.model, images))
 
-    def _ask(self, talk: Talk, shown: _Shown) -> int:
+    def _ask(self, example: Example, rounds: Rounds, shown: _Shown) -> int:
         """Ask for the next answer of a conversation."""
-        rounds = talk.next()
-        assert rounds is not None
-        symbols = self._symbols(talk.example, rounds, shown.images)
+        symbols = self._symbols(example, rounds, shown.images)
         device = next(self.model.parameters()).device
         ids = torch.from_numpy(np.maximum(symbols, 0)).to(device)
         rows = torch.from_numpy(shown.images.rows(symbols)).to(device)
         text = self.model.llm.embed(ids[None])
         embeddings = splice(text, shown.visual_rows, rows[None])[0]
-        return self.engine.ask(embeddings, self._longest(talk.example))
+        return self.engine.ask(embeddings, self._longest(example))

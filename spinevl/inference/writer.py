@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from spinevl.config.options import History, PredictOptions
 from spinevl.data.packing.collate import Collator, Group
-from spinevl.data.packing.image_input import BatchImages
+from spinevl.data.packing.conversation import TokenSequence
+from spinevl.data.packing.image_input import BatchImages, length
 from spinevl.data.packing.prompts import lay_out_prompts
 from spinevl.inference.answer import Answer, not_finite
 from spinevl.inference.encode import visual_rows_of
@@ -18,7 +20,7 @@ from spinevl.inference.talk import Talk
 from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.example import Example, Rounds
 
 _KEYS_BYTES = 2**31
@@ -82,16 +84,34 @@ class Writer:
         return int(2 * config.num_hidden_layers * heads * width * size)
 
     @torch.inference_mode()
-    def answers(self, groups: Sequence[Group]) -> Iterator[tuple[int, Answer]]:
-        """Greedy answers, round after round, to what waits for one."""
+    def answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
+        """Greedy answers, round after round, to what waits for one.
+
+        Returns:
+            What is wrong with conversations that end early: the model's own answers left no room
+            for another one.
+        """
+        problems = Problems()
         pairs = [pair for group in groups for pair in group]
-        talks = [Talk(example, self.options.history) for _, example in pairs]
-        while asked := [(one, rounds) for one in talks if (rounds := one.next()) is not None]:
-            texts = self._texts([(one.example, rounds) for one, rounds in asked])
-            for (one, _), text in zip(asked, texts, strict=True):
-                one.say(text)
-        for (index, _), talk in zip(pairs, talks, strict=True):
-            yield index, Answer(tuple(talk.said))
+        open_ = {index: Talk(example, self.options.history) for index, example in pairs}
+        ended: list[tuple[int, Answer]] = []
+        try:
+            while open_:
+                asked: dict[int, tuple[Example, Rounds]] = {}
+                for index, talk in open_.items():
+                    if (rounds := talk.next()) is None:
+                        ended.append((index, Answer(tuple(talk.said))))
+                    elif self.has_room(talk.example, rounds, problems):
+                        asked[index] = talk.example, rounds
+                open_ = {index: open_[index] for index in asked}
+                texts = self._texts(list(asked.values())) if asked else []
+                for talk, text in zip(open_.values(), texts, strict=True):
+                    talk.say(text)
+        except Exception:  # what has ended is told, whatever became of the others
+            yield from ended
+            raise
+        yield from sorted(ended, key=itemgetter(0))
+        return problems
 
     def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
         """The answers to the last question of some conversations, after what was said."""
@@ -144,24 +164,36 @@ class Writer:
                 patients=[example.key.patient for example, _ in waiting],
                 packing=self.options.packing,
                 attention=self.options.attention,
+                steps=max(self._longest(example) for example, _ in waiting),
             ),
             "visual_rows": visual_rows_of(self.model, images),
         }
 
+    def has_room(self, example: Example, rounds: Rounds, problems: Problems) -> bool:
+        """Whether the next answer of a conversation fits the model; notes the problem if not."""
+        tokens = length(self._dialogue(rounds), example.images, self.collate.inputs)
+        room = self._longest(example)
+        if tokens + room <= self.collate.max_length:
+            return True
+        problems.add(
+            example.where,
+            f"at most {self.collate.max_length} tokens, which the LLM takes",
+            f"{tokens} in front of answer {len(rounds)}, and predict.max_new_tokens={room}",
+            "lower predict.max_new_tokens or shorten the conversation",
+        )
+        return False
+
     def _symbols(self, example: Example, rounds: Rounds, images: BatchImages) -> np.ndarray:
         """A conversation up to its next answer, as symbols [L]; its images are numbered."""
+        symbols, _ = images.expand(self._dialogue(rounds), example.images)
+        return np.array(symbols)
+
+    def _dialogue(self, rounds: Rounds) -> TokenSequence:
+        """A conversation up to its next answer."""
         if self.options.history == History.own:
             # what a model says is text, whatever it looks like
             rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
-        symbols, _ = images.expand(self.conversation.dialogue(rounds), example.images)
-        room = self._longest(example)
-        if len(symbols) + room > self.collate.max_length:
-            raise UserError(
-                f"{example.where}: {len(symbols)} tokens and predict.max_new_tokens={room} are "
-                f"more than the {self.collate.max_length} that the LLM takes; lower "
-                "predict.max_new_tokens or shorten the conversation"
-            )
-        return np.array(symbols)
+        return self.conversation.dialogue(rounds)
 
     def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
         if tokens is None:

@@ -10,6 +10,7 @@ import torch
 from spinevl.models.answer_cache import AnswerCache
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
+from spinevl.schema.errors import Problems
 from spinevl.schema.prompt_batch import PromptBatch
 
 NOT_FINITE = -1
@@ -26,11 +27,27 @@ class Sampling:
             al. 2020, arXiv 1904.09751).
         repetition_penalty: divides positive and multiplies negative logits of tokens that the
             answer already has (Keskar et al. 2019, arXiv 1909.05858).
+
+    Raises:
+        UserError: a number that is none of these.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        heat, part, penalty = self.temperature, self.top_p, self.repetition_penalty
+        problems = Problems()
+        for name, fits, expected in (
+            ("temperature", heat == 0 or 1e-3 <= heat <= 1e3, "0, or 0.001 to 1000"),
+            ("top_p", 0 < part <= 1, "more than 0, and at most 1"),
+            ("repetition_penalty", 1e-2 <= penalty <= 1e3, "0.01 to 1000"),
+        ):
+            if not fits:
+                found = f"{getattr(self, name)}"
+                problems.add(f"Sampling.{name}", expected, found, "choose such a number")
+        problems.raise_any()
 
     def next_token(self, logits: torch.Tensor, said: Sequence[torch.Tensor]) -> torch.Tensor:
         """The next token of each answer [B], after the tokens [B] that were said; logits [B, V]."""

@@ -7,6 +7,7 @@ needed of all. In a decoder of 12 layers this is a twelfth of the work, but for 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,12 +51,17 @@ def computed_at(
         yield
         return
     tokens = shape[0] * shape[1]
+    thread = threading.get_ident()  # others may compute other tokens with the model meanwhile
 
-    def taken(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def taken(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if threading.get_ident() != thread:
+            return None
         first, *others = inputs
         return first.flatten(0, 1).index_select(0, rows)[None], *others
 
-    def put_back(_: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    def put_back(_: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if threading.get_ident() != thread:
+            return None
         whole = output.new_zeros(tokens, output.shape[-1])
         return whole.index_copy(0, rows, output[0]).unflatten(0, tuple(shape))
 

@@ -9,6 +9,7 @@ bfloat16, with 18 to 100 rows 0.6 to 0.9 times, and with thousands 0.9 to 0.95 t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -19,7 +20,7 @@ from spinevl.models.products import has_operators, onednn_is_faster, product
 _ROWS = 64
 """For so many rows oneDNN chooses the blocks; measured, they are the best for 1 to 4,000."""
 
-_AGAIN = "this model only answers: read it with load_checkpoint to train, copy or store it"
+_AGAIN = "this model only answers: read it with load_checkpoint to train, convert, copy or store it"
 
 
 class PackedLinear(nn.Module):
@@ -48,8 +49,27 @@ class PackedLinear(nn.Module):
         with torch.no_grad():
             return product(input.to(self.dtype), self._weight, self.bias)
 
+    def train(self, mode: bool = True) -> PackedLinear:
+        """Stay in evaluation mode.
+
+        Raises:
+            RuntimeError: in training mode there would be gradients.
+        """
+        if mode:
+            raise RuntimeError(f"no gradient passes through packed weights; {_AGAIN}")
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        found = fn(torch.empty(0, dtype=self.dtype))
+        if (found.dtype, found.device.type) != (self.dtype, "cpu"):
+            raise RuntimeError(f"packed weights stay in their type and on the CPU; {_AGAIN}")
+        return super()._apply(fn, recurse)
+
     def _save_to_state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(f"packed weights cannot be stored; {_AGAIN}")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RuntimeError(f"packed weights cannot be copied or stored; {_AGAIN}")
 
     def extra_repr(self) -> str:
         """Its sizes, as those of nn.Linear are told."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +348,49 @@ def test_the_models_own_answers_replace_the_files(
     assert answer.rounds == (("<image>\nCurve?", "mine <image>"), ("Sure?", "later"))
     # an image that a model writes is text, and shows none
     assert (("<image>\nCurve?", "mine "), ("Sure?", None)) in asked
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_conversation_that_outgrows_the_model_costs_no_other_its_answer(
+    model: VLM, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    monkeypatch.setattr(Writer, "_decoded", lambda *_: "word " * 20)
+    monkeypatch.setattr(predictor_module, "_CONVERSATIONS", 1)
+    asking = predictor(model, history=History.own, batch_size=batch_size)
+    shown, more = ("<image>\nCurve?", None), ("Sure?", None)
+    asked = [talk(shown), talk(shown, *5 * [more]), talk(shown, more), talk(*9 * [more], images=0)]
+    asking.collate.max_length = asking.collate.length(asked[2]) + 150
+    found: dict[int, Answer] = {}
+    with pytest.raises(UserError) as caught:
+        deque(starmap(found.__setitem__, asking.answers(asked)), maxlen=0)
+    assert {index: len(one.rounds) for index, one in found.items()} == {0: 1, 2: 2}
+    assert len(caught.value.problems) == 2
+    for problem in caught.value.problems:
+        assert re.fullmatch(
+            r"file\.json: record 3 \(id 7\): expected at most \d+ tokens, which the LLM takes, "
+            r"found \d+ in front of answer \d, and predict\.max_new_tokens=4; lower .*",
+            str(problem),
+        )
+
+
+def test_what_has_ended_is_told_though_another_answer_is_not_finite(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = predictor(model, history=History.own)
+    short, long = talk(("<image>?", None)), talk(("<image>?", None), ("Sure?", None))
+    texts = iter(["short", "first", UserError("not finite")])
+
+    def decoded(*_: Any) -> str:
+        text = next(texts)
+        if isinstance(text, UserError):
+            raise text
+        return text
+
+    monkeypatch.setattr(Writer, "_decoded", decoded)
+    found: dict[int, Answer] = {}
+    with pytest.raises(UserError, match="not finite"):
+        deque(starmap(found.__setitem__, asking.answers([short, long])), maxlen=0)
+    assert found == {0: Answer((("<image>?", "short"),))}
 
 
 def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) -> None:

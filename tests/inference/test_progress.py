@@ -66,6 +66,8 @@ def test_a_cut_inside_a_character_loses_that_line_alone(file: Path) -> None:
         '{"index": 1}',
         '{"index": 1, "key": "k1", "rounds": [["only a question"]]}',
         '{"index": 1, "key": "k1", "rounds": 7}',
+        '{"index": 1, "key": "k1", "rounds": []}',
+        '{"index": 1, "key": "k1", "rounds": [["Q?", "A"]], "logprobs": {}}',
         '{"index": "1", "key": "k1", "rounds": [["Q?", "A"]]}',
         '{"index": 9, "key": "k1", "rounds": [["Q?", "A"]]}',
         '{"index": -1, "key": "k2", "rounds": [["Q?", "A"]]}',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from spinevl.models.generate import Sampling, greedy
 from spinevl.models.llm import HFCausalLM, TinyLLM
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
+from spinevl.schema.errors import UserError
 
 
 def model() -> VLM:
@@ -110,12 +113,15 @@ def test_a_compiled_decoder_answers_uncompiled() -> None:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "phi3", "gemma"])
 @pytest.mark.parametrize("packing", list(Packing))
-@pytest.mark.parametrize(("patients", "parts"), [("", 1), ("aaabbccd", 4)])
+@pytest.mark.parametrize(
+    ("patients", "parts", "steps"), [("", 1, 1), ("", 1, 40), ("aaabbccd", 4, 40)]
+)
 def test_answers_that_share_a_prefix_are_those_of_transformers(
     kind: str,
     packing: Packing,
     patients: str,
     parts: int,
+    steps: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,6 +148,7 @@ def test_answers_that_share_a_prefix_are_those_of_transformers(
         [expanded(*pair) for pair in zip(prompts, shown, strict=True)],
         patients=patients,
         packing=packing,
+        steps=steps,
     )
     assert len(laid_out) == parts
     expected = [
@@ -245,6 +252,22 @@ def test_sampling_draws_from_the_nucleus_and_from_nothing_else() -> None:
     torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
     narrow = Sampling(temperature=1.0, top_p=1e-9).next_token(logits, [])
     assert (narrow == 0).all()  # the most probable one always stays
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("temperature", [-1.0, 1e-300, 1e39, math.nan, math.inf]),
+        ("top_p", [0.0, -0.1, 1.1, math.nan]),
+        ("repetition_penalty", [0.0, -1.0, 1e39, math.nan]),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(key: str, values: list[float]) -> None:
+    for value in values:
+        with pytest.raises(
+            UserError, match=rf"^Sampling\.{key}: expected .*, found {re.escape(str(value))}; "
+        ):
+            Sampling(**{key: value})
 
 
 def test_a_penalty_keeps_the_type_of_the_logits() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -57,6 +59,30 @@ def test_the_mlp_of_the_last_layer_sees_only_what_is_read() -> None:
         read_states(llm, READ)
         read_states(llm, None)
     assert seen == [10, 3, 10, 10]
+
+
+def test_threads_that_share_a_model_read_their_own_tokens() -> None:
+    llm = TinyLLM(width=32, layers=2, heads=4)
+    others = (None, torch.tensor([0]), torch.tensor([7, 8, 9]))
+
+    def states(read: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            return llm.hidden(llm.embed(PLACES), masks(), PLACES, read)
+
+    wanted = [states(one) for one in (READ, *others)]
+    found: list[torch.Tensor] = []
+
+    def meanwhile(*_: Any) -> None:
+        if not found:
+            with ThreadPoolExecutor(1) as pool:
+                found.extend(pool.map(states, others))
+
+    llm.model.base_model.layers[0].register_forward_hook(
+        lambda *_: (
+            None if threading.current_thread() is not threading.main_thread() else meanwhile()
+        )
+    )
+    torch.testing.assert_close([states(READ), *found], wanted)
 
 
 def test_a_layer_that_mixes_tokens_in_its_mlp_is_computed_whole(

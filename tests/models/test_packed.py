@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
+import pickle
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -93,10 +97,28 @@ def test_weights_that_are_shared_or_watched_stay_and_all_others_go() -> None:
 def test_nobody_mistakes_them_for_layers_that_are_stored_or_learn() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     pack(model)
-    with pytest.raises(
-        RuntimeError, match=r"packed weights cannot be stored; this model only answers"
-    ):
-        model.state_dict()
+    refused: dict[str, tuple[Callable[[], object], ...]] = {
+        "cannot be stored": (model.state_dict,),
+        "cannot be copied or stored": (
+            lambda: copy.deepcopy(model),
+            lambda: copy.copy(model[0]),
+            lambda: pickle.dumps(model),
+            lambda: torch.save(model, io.BytesIO()),
+        ),
+        "stay in their type and on the CPU": (
+            model.half,
+            model.double,
+            lambda: model.to(torch.bfloat16),
+            lambda: model.to("meta"),
+        ),
+        "no gradient passes": (model.train,),
+    }
+    for said, calls in refused.items():
+        for call in calls:
+            with pytest.raises(RuntimeError, match=f"{said}.*; this model only answers"):
+                call()
+    assert model.to("cpu").float().eval() is model
+    assert not model[0].training
     rows = torch.randn(2, 4, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"no gradient passes through packed weights"):
         model(rows)

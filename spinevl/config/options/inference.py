@@ -97,7 +97,9 @@ class PredictOptions:
     max_new_tokens: int | None = key(
         None, help="longest generated answer; null is 48, of conversations 512", min=1
     )
-    repetition_penalty: float = key(1.0, help="of generated answers; 1 is none", min=0.01)
+    repetition_penalty: float = key(
+        1.0, help="of generated answers; 1 is none", min=0.01, max=1000.0
+    )
     history: History = key(
         History.given, help="earlier answers of a conversation: given by the file, or own"
     )

@@ -137,7 +137,7 @@ def attention_blocks(
 
 
 def contexts(
-    rows: Sequence[PackedRow], last: Sequence[int], *, length: int
+    rows: Sequence[PackedRow], last: Sequence[int], *, length: int, steps: int
 ) -> tuple[AttentionBlocks, ...]:
     """What follows some prompts attends to: their own tokens, and those of no other prompt.
 
@@ -145,10 +145,12 @@ def contexts(
         rows: prefix trees in preorder.
         last: flat index of the last token of each prompt.
         length: L, to which the rows are padded.
+        steps: tokens of the longest answer.
 
     Returns:
         Blocks whose queries are the numbers of the prompts; prompts in one small subtree share one,
-        so that the keys of a shared prefix are there once for all of them.
+        so that the keys of a shared prefix are there once for all of them. In a block each query is
+        computed with the keys of all answers, so few share one where answers are long.
     """
     ending: dict[int, list[int]] = {}
     for number, place in enumerate(last):
@@ -158,10 +160,12 @@ def contexts(
         places = enumerate(one.query.tolist())
         ends = [(row, number) for row, at in places for number in ending.get(at, ())]
         if ends:
-            chosen, numbers = (np.array(each) for each in zip(*ends, strict=True))
-            allowed = one.sees()[chosen]
-            seen = allowed.any(axis=0)
-            blocks.append(_Context(numbers, one.key[seen], allowed[:, seen]))
+            most = max(1, 2 * len(one.key) // steps)  # half of the steps' keys are there on average
+            for first in range(0, len(ends), most):
+                chosen, numbers = map(np.array, zip(*ends[first : first + most], strict=True))
+                allowed = one.sees()[chosen]
+                seen = allowed.any(axis=0)
+                blocks.append(_Context(numbers, one.key[seen], allowed[:, seen]))
     return tuple(_padded(members) for members in _grouped(blocks))
 
 

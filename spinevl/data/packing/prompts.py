@@ -30,6 +30,7 @@ def lay_out_prompts(
     patients: Sequence[Hashable] = (),
     packing: Packing = Packing.tree,
     attention: Attention = Attention.blocks,
+    steps: int = 1,
 ) -> list[PromptBatch]:
     """Prompts in rows, in batches that are read one after the other.
 
@@ -40,6 +41,7 @@ def lay_out_prompts(
             ``patients`` all prompts are.
         packing, attention: see Collator; ``tree`` lets prompts share the tokens that they begin
             with.
+        steps: tokens of the longest answer.
     """
     # a visual token is named by its row, so that one stands for the same image in every prompt
     named = [np.where(rows >= 0, -1 - rows, symbols).tolist() for symbols, rows in prompts]
@@ -51,7 +53,7 @@ def lay_out_prompts(
         if not batches or _tokens([*batches[-1], *members], packing) > most:
             batches.append([])
         batches[-1] += members
-    return [_laid_out(one, packing, attention) for one in batches]
+    return [_laid_out(one, packing, attention, steps) for one in batches]
 
 
 def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
@@ -64,7 +66,9 @@ def _tokens(prompts: Sequence[list[int]], packing: Packing) -> int:
     return tokens
 
 
-def _laid_out(named: Sequence[list[int]], packing: Packing, attention: Attention) -> PromptBatch:
+def _laid_out(
+    named: Sequence[list[int]], packing: Packing, attention: Attention, steps: int
+) -> PromptBatch:
     lengths = [len(one) for one in named]
     rows = packed_rows(
         # the answer's first token, whatever it will be, takes no place in the row
@@ -89,5 +93,5 @@ def _laid_out(named: Sequence[list[int]], packing: Packing, attention: Attention
         **attention_fields(rows, length=width, attention=attention),
         last=torch.tensor(last),
         lengths=torch.tensor(lengths),
-        contexts=contexts(rows, last, length=width),
+        contexts=contexts(rows, last, length=width, steps=steps),
     )

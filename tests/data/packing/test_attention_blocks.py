@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spinevl.data.packing import attention_blocks as module
-from spinevl.data.packing.attention_blocks import attention_blocks
+from spinevl.data.packing.attention_blocks import attention_blocks, contexts
 from spinevl.data.packing.prefix_tree import PackedRow, join, pack
 
 
@@ -49,6 +49,31 @@ def test_every_token_sees_its_ancestors_once(
                 break
             at -= group.query.numel()
         assert sorted(keys) == np.flatnonzero(expected[place]).tolist()
+
+
+@pytest.mark.parametrize("steps", [1, 20, 100, 10**6])
+@pytest.mark.parametrize("seed", range(3))
+def test_prompts_share_keys_unless_those_of_answers_would_be_more(seed: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [join([forest(rng, 9, 30), forest(rng, 3, 150)]), forest(rng, 9, 20)]
+    length = max(len(row.symbols) for row in rows)
+    expected = seen(rows, length)
+    last = rng.choice(np.flatnonzero(expected.any(axis=1)), 40).tolist()  # some of them twice
+    found = contexts(rows, last, length=length, steps=steps)
+    told: dict[int, list[int]] = {}
+    for group in found:
+        for queries, keys, allowed in zip(group.query, group.key, group.allowed, strict=True):
+            own = {int(number) for number in queries}
+            assert len(own) == 1 or len(own) * steps <= 2 * length
+            for number in own:
+                assert number not in told
+                first = queries.tolist().index(number)  # padding repeats the first prompt
+                told[number] = sorted(keys[allowed[first]].tolist())
+    assert sorted(told) == list(range(len(last)))
+    for number, place in enumerate(last):
+        assert told[number] == np.flatnonzero(expected[place]).tolist()
+    most = max(len(set(row.tolist())) for group in found for row in group.query)
+    assert most > 1 if steps == 1 else most == 1 or steps < 10**6
 
 
 def test_every_query_sees_something_so_that_no_softmax_is_empty() -> None:
