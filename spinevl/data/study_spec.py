@@ -87,9 +87,21 @@ class StudySpec:
             named = {key: node[key] for key in PATHS if isinstance(node.get(key), str)}
             if files := [f"{name}.{key}={path}" for key, path in named.items()]:
                 log.info("files that the checkpoint names: %s", escaped(" ".join(files)))
+        self._tell_unseen(stored)
         told = from_plain(StudySpec, found)
         named = {name: getattr(told, name) for name in missing}
         return replace(self._with_layout(stored.get("data")), **named, stored=missing)
+
+    def _tell_unseen(self, stored: Mapping[str, Any]) -> None:
+        """Warn of tasks and slices that a checkpoint was not trained on."""
+        for name, what in (("task", "tasks"), ("sag_image", "slices")):
+            trained, asked = stored.get(name) or (), getattr(self, name) or ()
+            unseen = [str(one) for one in asked if one not in trained]
+            if trained and unseen:
+                log.warning(
+                    "%s: the checkpoint has not seen %s in its training, which had the %s %s",
+                    *(name, ", ".join(unseen), what, ", ".join(map(str, trained))),
+                )
 
     def _with_layout(self, trained: Any) -> StudySpec:
         """The same with the layout of the images that a checkpoint was trained on, where the data

@@ -120,7 +120,15 @@ def by_patient(
             else:
                 found[task.name][identity] = [answers[name] for name in task.objects]
     problems = Problems()
+    answered = {one.task for one in predictions} & set(tasks)
+    never = [one.name for one in tasks.values() if one.closed and one.name not in answered]
+    if never and answered:
+        others = ",".join(name for name in tasks if name in answered)
+        fix = f"predict them too, or score the others alone: 'task=[{others}]'"
+        problems.add("predictions", f"answers to {', '.join(never)}", "none of any patient", fix)
     for (name, levels), who in lacking.items():
+        if answered and name in never:
+            continue
         where = f"predictions: patient {listed(who, most=3)} {name}"
         expected = f"{len(tasks[name].objects)} answers"
         problems.add(where, expected, f"none for {levels}", "predict again")

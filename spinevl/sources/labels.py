@@ -46,14 +46,22 @@ def read_labels(
     names = tuple(closed)
     patients: list[Patient] = []
     problems = Problems()
-    for where, entry in _entries(path, "a list of label objects", problems):
+    entries = _entries(path, "a list of label objects", problems)
+    wanted = [name for name in closed if name in required]
+    nowhere = [
+        n for n in wanted if len(entries) > 1 and all(n not in entry for _, entry in entries)
+    ]
+    others = ",".join(name for name in wanted if name not in nowhere)
+    for name in nowhere:
+        fix = _mend_lack(name, entries[0][1])
+        fix += f", or leave the task out: 'task=[{others}]'" if others else ""
+        problems.add(str(path), f"key {name!r}", f"none in any of {len(entries)} records", fix)
+    for where, entry in entries:
         labels: dict[str, Label] = {}
         for name, task in closed.items():
             if name not in entry:
-                if name in required:
-                    close = _closest(name, tuple(entry), 0.6)
-                    hint = f"did you misspell it as {close!r}?" if close else "add it"
-                    problems.add(where, f"key {name!r}", "none", hint)
+                if name in wanted and name not in nowhere:
+                    problems.add(where, f"key {name!r}", "none", _mend_lack(name, entry))
                 continue
             label = _label(where, task, entry[name], problems)
             if label is not None:
@@ -64,6 +72,11 @@ def read_labels(
         patients.append(Patient(composed(entry["id"]), labels, written=entry["id"]))
     problems.raise_any()
     return tuple(patients)
+
+
+def _mend_lack(name: str, entry: Mapping[str, Any]) -> str:
+    close = _closest(name, tuple(entry), 0.6)
+    return f"did you misspell it as {close!r}?" if close else "add it"
 
 
 @functools.lru_cache(maxsize=256)  # the records of a file have the same keys

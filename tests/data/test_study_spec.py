@@ -48,6 +48,19 @@ def test_what_the_command_says_goes_before_the_checkpoint() -> None:
     assert told.data == STORED["data"]
 
 
+def test_what_the_checkpoint_was_not_trained_on_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    spec("predict", "sag_image=[7]").filled(STORED)
+    assert not caplog.messages
+    spec("predict", "sag_image=[6,7,8]", "task=[qd,sl]").filled({**STORED, "task": {"sl": {}}})
+    assert caplog.messages == [
+        "task: the checkpoint has not seen qd in its training, which had the tasks sl",
+        "sag_image: the checkpoint has not seen 6, 8 in its training, which had the slices 5, 7",
+    ]
+    caplog.clear()
+    spec("predict", "sag_image=[6]").filled({})
+    assert not caplog.messages
+
+
 def test_what_nobody_says_is_asked_for() -> None:
     message = r"^data, task, prompts, sag_image, sag_type, split: .* add data=cervai .*split=strat"
     with pytest.raises(UserError, match=message):

@@ -39,6 +39,22 @@ def test_a_question_without_an_answer_is_named() -> None:
         by_patient([], ["b"], {"qd": TASKS["qd"]})
 
 
+def test_a_task_that_nobody_answered_is_told_once_with_the_others_to_score() -> None:
+    given = [Prediction(name, "qd", "", (6,), 0, None, "") for name in "abc"]
+    given += [Prediction("a", "positioning", "C2", (6,), None, None, "", None)]
+    with pytest.raises(UserError) as caught:
+        by_patient(given, [*"abc"], TASKS)
+    (problem,) = map(str, caught.value.problems)
+    assert problem == (
+        "predictions: expected answers to sl, zjppt, zyzg, found none of any patient; predict them "
+        "too, or score the others alone: 'task=[positioning,qd]'"
+    )
+    with pytest.raises(
+        UserError, match=r"^predictions: expected answers to sl, .*\n.*patient b qd: "
+    ):
+        by_patient(given[:1], ["a", "b"], {name: TASKS[name] for name in ("qd", "sl")})
+
+
 def test_the_truth_is_a_label_a_box_or_unknown() -> None:
     box = Box(1, 2, 3, 4)
     patients = [Patient("a", {"qd": 1, "zjppt": (0, 1, 2, 3, 0)}, {"C2": {6: box}}), Patient("b")]

@@ -229,6 +229,25 @@ def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: 
         load_test(missing_images="skip")
 
 
+def test_a_label_that_no_record_has_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    tasks = {name: GRADED[name] for name in ("qd", "sl", "zjppt")}
+    file.write_text(json.dumps([{"id": f"p{k}", "qd": 1, "S1": 0} for k in range(30)]))
+    with pytest.raises(UserError) as caught:
+        read_labels(file, tasks=GRADED, required=tasks)
+    assert list(map(str, caught.value.problems)) == [
+        f"{file}: expected key {name!r}, found none in any of 30 records; add it, or leave the "
+        "task out: 'task=[qd]'"
+        for name in ("sl", "zjppt")
+    ]
+    file.write_text(json.dumps([{"id": "a", "qds": 1}, {"id": "b", "qds": 2}]))
+    with pytest.raises(UserError, match=r"2 records; did you misspell it as 'qds'\?\n"):
+        read_labels(file, tasks=GRADED, required=["qd"])
+    file.write_text(json.dumps([{"id": "a", "qd": 1, "sl": 0}, {"id": "b", "qd": 2}]))
+    with pytest.raises(UserError, match=r"patient b: expected key 'sl', found none; add it$"):
+        read_labels(file, tasks=GRADED, required=["qd", "sl"])
+
+
 def test_boxes_and_labels_hold_the_same_patients_where_boxes_are_asked(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps([GOOD, {**GOOD, "id": "b"}]))
     (tmp_path / "boxes.json").write_text(json.dumps([{"id": "c", **BOXES}, {"id": "b", **BOXES}]))
