@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for axis, (name, values) in zip(axes[1:], growth.items(), strict=True):
         axis.plot([int(x) for x in values], list(values.values()), "o-", color="#0f6e84")
         axis.set_xscale("log")
-        axis.set_xticks([int(x) for x in values], list(values))
+        ticks = [int(x) for x in values]
+        near = [low > 0.7 * high for low, high in pairwise([0, *ticks])]
+        axis.set_xticks(
+            ticks, ["\n" * below + str(x) for x, below in zip(ticks, near, strict=True)]
+        )
         axis.minorticks_off()
         axis.tick_params(axis="x", labelsize=8)
         axis.set_ylim(0, 1.1 * max(values.values()))

@@ -17,7 +17,7 @@ TYPES = {"float32": 1.0, "bfloat16": 0.6}
 ASKED = {
     "plain loop, batch 8": "plain loop, batch 8",
     "transformers generate, batch 8": "transformers, batch 8",
-    targets.BLOCKS: "vLLM",
+    targets.BLOCKS: "vLLM, blocks of 32",
     targets.COLD: "spinevl",
     targets.WARM: "spinevl, kept features",
 }
@@ -26,7 +26,11 @@ TRAINED = {
     targets.PLAIN: "spinevl, packed",
     targets.TREE: "spinevl, shared prefixes",
 }
-LINES = {"vLLM": "vLLM", "ours cold": "spinevl", "ours warm": "spinevl, kept features"}
+LINES = {
+    "vLLM": "vLLM, blocks of 32",
+    "ours cold": "spinevl",
+    "ours warm": "spinevl, kept features",
+}
 
 Section = Mapping[str, Result]
 
@@ -92,7 +96,7 @@ def lines(axis: Any, parts: Mapping[str, Section], names: Mapping[str, str], lab
                 axis.plot([x], [one.median], style[0], color=colour)
                 if run == next(iter(names)):  # the slowest, as a rule
                     size = point.partition(", ")[2]
-                    axis.annotate(size, (x, 1.2 * one.median), fontsize=7, ha="right")
+                    axis.annotate(f"{size}  ", (x, one.median), fontsize=7, ha="right", va="center")
             else:
                 grown.append((int(tokens[0]), one.median))
         if grown:
@@ -102,7 +106,7 @@ def lines(axis: Any, parts: Mapping[str, Section], names: Mapping[str, str], lab
             axis.set_xticks(ticks, list(map(str, ticks)))
     axis.minorticks_off()
     axis.set_yscale("log")
-    axis.margins(x=0.15)
+    axis.margins(x=0.15, y=0.1)
     axis.set_xlabel("tokens an image")
     axis.set_ylabel(label)
     axis.legend(frameon=False, fontsize=8)

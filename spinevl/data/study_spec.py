@@ -95,12 +95,14 @@ class StudySpec:
     def _tell_unseen(self, stored: Mapping[str, Any]) -> None:
         """Warn of tasks and slices that a checkpoint was not trained on."""
         for name, what in (("task", "tasks"), ("sag_image", "slices")):
-            trained, asked = stored.get(name) or (), getattr(self, name) or ()
-            unseen = [str(one) for one in asked if one not in trained]
-            if trained and unseen:
+            trained, asked = stored.get(name), getattr(self, name) or ()
+            if not isinstance(trained, (list, Mapping)) or not trained:
+                continue
+            if unseen := [str(one) for one in asked if one not in trained]:
+                seen = escaped(", ".join(map(str, trained)))
                 log.warning(
                     "%s: the checkpoint has not seen %s in its training, which had the %s %s",
-                    *(name, ", ".join(unseen), what, ", ".join(map(str, trained))),
+                    *(name, ", ".join(unseen), what, seen),
                 )
 
     def _with_layout(self, trained: Any) -> StudySpec:

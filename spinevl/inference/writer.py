@@ -93,19 +93,19 @@ class Writer:
         """
         problems = Problems()
         pairs = [pair for group in groups for pair in group]
-        open_ = {index: Talk(example, self.options.history) for index, example in pairs}
+        going_on = {index: Talk(example, self.options.history) for index, example in pairs}
         ended: list[tuple[int, Answer]] = []
         try:
-            while open_:
+            while going_on:
                 asked: dict[int, tuple[Example, Rounds]] = {}
-                for index, talk in open_.items():
+                for index, talk in going_on.items():
                     if (rounds := talk.next()) is None:
                         ended.append((index, Answer(tuple(talk.said))))
                     elif self.has_room(talk.example, rounds, problems):
                         asked[index] = talk.example, rounds
-                open_ = {index: open_[index] for index in asked}
+                going_on = {index: going_on[index] for index in asked}
                 texts = self._texts(list(asked.values())) if asked else []
-                for talk, text in zip(open_.values(), texts, strict=True):
+                for talk, text in zip(going_on.values(), texts, strict=True):
                     talk.say(text)
         except Exception:  # what has ended is told, whatever became of the others
             yield from ended

@@ -57,7 +57,8 @@ def test_what_the_checkpoint_was_not_trained_on_is_told(caplog: pytest.LogCaptur
         "sag_image: the checkpoint has not seen 6, 8 in its training, which had the slices 5, 7",
     ]
     caplog.clear()
-    spec("predict", "sag_image=[6]").filled({})
+    for damaged in ({}, {**STORED, "sag_image": 5, "task": "qd"}):
+        spec("predict", "sag_image=[6]", "task=[qd]").filled(damaged)
     assert not caplog.messages
 
 

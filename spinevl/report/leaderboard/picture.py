@@ -64,7 +64,11 @@ def _scores(axes: Any, shown: Sequence[Setting], board: Board) -> None:
         if board.has_dev and one.scored and one.value:
             axes.plot(one.scored.mean, place, "D", color=_TEST, markersize=5)
         bad = {k: n for k, n in one.statuses.items() if k != "done"}
-        if told := ", ".join(f"{n} {k}" for k, n in bad.items()):
+        told = ", ".join(f"{n} {k}" for k, n in bad.items())
+        if not told and one.value is None:
+            why = next((row.error for row in one.jobs if row.error), "not ranked")
+            told = escaped(one_line(why), longest=_LONGEST_NAME)
+        if told:
             axes.annotate(told, (low, place), (4, 0), textcoords="offset points", fontsize=8,
                           va="center", color=_BAD, parse_math=False)  # fmt: skip
     if low == 0:
