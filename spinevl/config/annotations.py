@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from spinevl.config.keys import Key
 
-_LARGEST = 2.0**127
-"""Of numbers, which models compute with in float32."""
+_LARGEST = 3.4028234663852886e38
+"""The largest finite number in float32, in which models compute."""
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -23,7 +23,7 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a value has the type of an annotation; numbers must be finite."""
+    """Whether a value has the type of an annotation; a number must be finite in float32."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(one, value) for one in arguments)

@@ -94,16 +94,14 @@ class StudySpec:
 
     def _tell_unseen(self, stored: Mapping[str, Any]) -> None:
         """Warn of tasks and slices that a checkpoint was not trained on."""
-        for name, what in (("task", "tasks"), ("sag_image", "slices")):
+        for name in ("task", "sag_image"):
             trained, asked = stored.get(name), getattr(self, name) or ()
             if not isinstance(trained, (list, Mapping)) or not trained:
                 continue
             if unseen := [str(one) for one in asked if one not in trained]:
-                seen = escaped(", ".join(map(str, trained)))
-                log.warning(
-                    "%s: the checkpoint has not seen %s in its training, which had the %s %s",
-                    *(name, ", ".join(unseen), what, seen),
-                )
+                known = escaped(",".join(map(str, trained)))
+                told = f"{name}=[{','.join(unseen)}]"
+                log.warning("%s: the checkpoint was trained on %s=[%s] alone", told, name, known)
 
     def _with_layout(self, trained: Any) -> StudySpec:
         """The same with the layout of the images that a checkpoint was trained on, where the data

@@ -103,7 +103,8 @@ def by_patient(
         For each task a list as long as ``ids``.
 
     Raises:
-        UserError: naming every patient whose answers to a closed task are incomplete.
+        UserError: naming every patient whose answers to a closed task are incomplete, and the tasks
+            that nobody has an answer to.
     """
     found: dict[str, dict[str, list[Prediction]]] = {
         name: {identity: [] for identity in ids} for name in tasks

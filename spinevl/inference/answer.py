@@ -22,6 +22,10 @@ class Answer:
     logprobs: Mapping[int, float] | None = None
 
 
+class Unanswered(UserError):
+    """Some examples could not be answered, and all others were."""
+
+
 def not_finite(example: Example, numbers: str) -> UserError:
     """The error for a model that computes no answer to an example."""
     return refused(

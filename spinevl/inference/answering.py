@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 from spinevl.build.trust import NOTHING, Trust
@@ -12,12 +13,13 @@ from spinevl.build.worker_words import worker_words
 from spinevl.data.examples import grouped
 from spinevl.data.study import Study
 from spinevl.distributed.launch import launch
-from spinevl.inference.answer import Answer
+from spinevl.inference.answer import Answer, Unanswered
 from spinevl.inference.devices import device_count
 from spinevl.inference.predictor import is_scored, load_predictor
 from spinevl.inference.progress import Progress
-from spinevl.inference.spec import FOLDER, PredictSpec, Request
+from spinevl.inference.spec import FOLDER, PredictSpec, Request, unanswered_file
 from spinevl.inference.vllm import llm_in, process_for
+from spinevl.io.json_file import read_json_list
 from spinevl.io.temporary import remove
 from spinevl.schema.errors import refused
 from spinevl.schema.example import Example
@@ -48,6 +50,7 @@ def answer(
     Raises:
         UserError: examples that do not fit the model, a patient that it cannot answer, or more
             devices than there are.
+        Unanswered: all others are answered, and recorded.
     """
     told: dict[Request, Progress] = {}
     left, writes = 0, False
@@ -82,6 +85,7 @@ def _here(
 ) -> None:
     """Answer in this process; without a model where all is answered."""
     predictor = None
+    problems: list[str] = []
     with process_for(spec, out=out, trust=trust) as engine:
         for request, examples in asked.items():
             answers: Iterable[tuple[int, Answer]] = ()
@@ -96,7 +100,12 @@ def _here(
                     engine=engine,
                 )
                 answers = predictor.answers(examples, done=told[request].done)
-            told[request].record(answers)
+            try:
+                told[request].record(answers)
+            except Unanswered as error:
+                problems += error.problems
+    if problems:
+        raise Unanswered(problems)
 
 
 def _on_devices(
@@ -106,10 +115,16 @@ def _on_devices(
     for progress in told.values():
         progress.merge()  # all start from the same answers
     spec.write(out, list(told))
+    files = [unanswered_file(out, rank) for rank in range(count)]
+    for file in files:
+        file.unlink(missing_ok=True)  # of a job that was cut
     words = worker_words(out, trust)
     launch("spinevl.inference.worker", words, out=out / FOLDER, processes=count)
     for progress in told.values():
         progress.merge()
+    listed = [read_json_list(file, expected="problems") for file in files if file.exists()]
+    if any(listed):
+        raise Unanswered(map(str, chain(*listed)))
 
 
 def _in_order(examples: Sequence[Example], done: Mapping[int, Answer]) -> list[Answer]:

@@ -187,7 +187,7 @@ def load(
     if not isinstance(chosen, (str, torch.device)):
         raise refused("load: device", "cpu, cuda, ...", repr(chosen), "leave it out")
     try:
-        torch.empty(0, device=chosen).tolist()
+        torch.empty(0, device=chosen).tolist()  # meta has no numbers
     # torch's, for a device it does not know or have
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

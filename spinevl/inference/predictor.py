@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.study import ConversationStudy, Study
 from spinevl.features.key import encoder_key
 from spinevl.features.store import FeatureCache
-from spinevl.inference.answer import Answer, not_finite
+from spinevl.inference.answer import Answer, Unanswered, not_finite
 from spinevl.inference.arriving import Arriving
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
@@ -131,8 +132,8 @@ class Predictor:
                 answers every ``of``-th batch. Each must be told the same examples and ``done``.
 
         Raises:
-            UserError: before anything is answered, for examples that do not fit the model; after
-                all others, for those whose own answers leave no room for another.
+            UserError: before anything is answered, for examples that do not fit the model.
+            Unanswered: after the answers to all others.
         """
         asked = map(self._asked, examples)
         left = {index: one for index, one in enumerate(asked) if index not in done}
@@ -141,28 +142,33 @@ class Predictor:
         if self.cache is not None:
             pairs = [pair for batch in batches for group in batch for pair in group]
             shown = [image for _, one in pairs for image in one.images]
-            inputs = self.collate.inputs
-            keep_features(self.model, self.cache, inputs, shown, keys=self._keys)
+            own = self._with_own_inputs()
+            keep_features(self.model, self.cache, own.collate.inputs, shown, keys=self._keys)
+            return own._answers(batches)
         return self._answers(batches)
+
+    def _with_own_inputs(self) -> Predictor:
+        """The same, whose inputs may read the features of some images alone."""
+        own = copy.copy(self)
+        own.collate, own.writer = copy.copy(self.collate), copy.copy(self.writer)
+        own.collate.inputs = {kind: copy.copy(one) for kind, one in self.collate.inputs.items()}
+        own.writer.collate = own.collate
+        return own
 
     def _batches(self, left: Mapping[int, Example], of: int) -> list[list[Group]]:
         """The batches of all processes.
 
         They are those of a single process, so that its numbers come out to the last digit, unless
-        some process would have none, or the keys of generated answers would not fit: then they are
-        smaller. Closed questions that one GPU answers make several batches, so that there is one to
-        lay out while it computes.
+        some process would have none: then they are smaller. Closed questions that one GPU answers
+        make several batches, so that there is one to lay out while it computes.
         """
         numbers = list(left)
         groups: list[Group] = [
             [(numbers[k], one) for k, one in group] for group in grouped(left.values())
         ]
         most = self.options.batch_size
-        written = [self._part([group], scored=False) for group in groups]
         if left and all(one.kind == "text" for one in left.values()):
             most *= _CONVERSATIONS
-        if together := [one for parts in written for one in parts]:
-            most = min(most, self.writer.together(together))
         if self.ahead and all(map(self._scored, left.values())):
             most = min(most, -(-len(groups) // _FEWEST_BATCHES))
         size = max(1, min(most, -(-len(groups) // of)))
@@ -188,7 +194,8 @@ class Predictor:
         yield from self._read(waiting)
         if written:
             problems += yield from self.writer.answers(written)
-        problems.raise_any()
+        if problems:
+            raise Unanswered(problems)
 
     def _part(self, batch: Sequence[Group], *, scored: bool) -> list[Group]:
         parts = ([pair for pair in g if self._scored(pair[1]) is scored] for g in batch)

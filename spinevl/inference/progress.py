@@ -119,7 +119,7 @@ def answer_keys(
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
     default = PredictOptions()
     no_matter: dict[str, Any] = {name: getattr(default, name) for name in PREDICT_NO_MATTER}
-    decides = astuple(replace(checked(options), **no_matter))
+    decides = astuple(replace(checked(options, at="predict"), **no_matter))
     common = repr(([(file.name, stamp(file)) for file in files], decides, settings))
     stamps: Mapping[str, Any] = {
         path: stamp(Path(path)) if Path(path).is_file() else None  # told where it is decoded

@@ -129,3 +129,8 @@ class PredictSpec:
             return replace(spec, requests=[from_plain(Request, one) for one in spec.requests])
         except UserError as error:
             raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def unanswered_file(out: Path, rank: int) -> Path:
+    """Where a process tells which examples it could not answer: a JSON list of problems."""
+    return out / FOLDER / f"unanswered-{rank}.json"

@@ -81,7 +81,9 @@ class VLLMWriter(Writer):
                 continue
             number, tokens = self.engine.answer()
             index, talk, shown = talks.pop(number)
-            talk.say(self._decoded(talk.example, tokens))
+            if (text := self.decoded(talk.example, tokens, problems)) is None:
+                continue
+            talk.say(text)
             if (following := talk.next()) is None:
                 yield index, Answer(tuple(talk.said))
             else:

@@ -6,6 +6,7 @@ files, takes every N-th batch, and writes its answers to a file of its own, whic
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from spinevl.build.trust import NOTHING, Trust
 from spinevl.build.worker_words import read_worker_words
 from spinevl.data.study import open_study
 from spinevl.distributed.ranks import rank, world_size
+from spinevl.inference.answer import Unanswered
 from spinevl.inference.predictor import load_predictor
-from spinevl.inference.spec import PredictSpec
+from spinevl.inference.spec import PredictSpec, unanswered_file
 from spinevl.inference.vllm import process_for
+from spinevl.io.files import write_text_atomic
 
 
 def work(words: Sequence[str]) -> None:
@@ -60,8 +63,14 @@ def answer_share(out: Path, *, rank: int, of: int, trust: Trust = NOTHING) -> No
             allowed=trust.allowed,
             engine=engine,
         )
+        problems: list[str] = []
         for request in spec.requests:
             examples = request.examples(study)
             progress = spec.progress(request, examples, study, out=out)
             answers = predictor.answers(examples, done=progress.done, rank=rank, of=of)
-            progress.share(rank, of).record(answers)
+            try:
+                progress.share(rank, of).record(answers)
+            except Unanswered as error:  # the job tells it when all processes are done
+                problems += error.problems
+    if problems:
+        write_text_atomic(unanswered_file(out, rank), json.dumps(problems, ensure_ascii=False))

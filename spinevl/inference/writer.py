@@ -20,10 +20,10 @@ from spinevl.inference.talk import Talk
 from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import Problems, UserError
 from spinevl.schema.example import Example, Rounds
 
-_KEYS_BYTES = 2**31
+_KEYS_BYTES = 2**31  # of answers that are written together
 _LONGEST = {"option": 48, "box": 48, "text": 512}  # new tokens, where predict says nothing
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for a character that is not whole yet
 
@@ -64,17 +64,6 @@ class Writer:
                 )
         problems.raise_any()
 
-    def together(self, groups: Sequence[Group]) -> int:
-        """How many groups at most are answered together, so that their keys and values fit.
-
-        They are to take ``_KEYS_BYTES`` at most, as if no prompts shared any.
-        """
-        longest = max(
-            sum(self.collate.length(one) + self._longest(one) for _, one in group)
-            for group in groups
-        )
-        return max(1, _KEYS_BYTES // (self._bytes_a_token() * longest))
-
     def _bytes_a_token(self) -> int:
         """What keys and values of a token take."""
         config = self.model.llm.model.config
@@ -88,9 +77,39 @@ class Writer:
         """Greedy answers, round after round, to what waits for one.
 
         Returns:
-            What is wrong with conversations that end early: the model's own answers left no room
-            for another one.
+            What is wrong with those that have no answer: the model's own answers left no room for
+            another one, or its numbers were not finite.
+
+        Raises:
+            UserError: several are asked together, and the numbers of none are finite.
         """
+        problems = Problems()
+        for some in self._parts(groups):
+            problems += yield from self._answers(some)
+        return problems
+
+    def _parts(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
+        """Groups that are answered together: their keys and values fit, as if none were shared."""
+        room, a_token = self._keys_bytes(), self._bytes_a_token()
+        part: list[Group] = []
+        taken = 0
+        for group in groups:
+            size = a_token * sum(self.collate.length(one) + self._longest(one) for _, one in group)
+            if part and taken + size > room:
+                yield part
+                part, taken = [], 0
+            part.append(group)
+            taken += size
+        if part:
+            yield part
+
+    def _keys_bytes(self) -> int:
+        """What keys and values may take: on a GPU half of the memory that is free."""
+        device = next(self.model.parameters()).device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        return int(max(_KEYS_BYTES, free // 2))
+
+    def _answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
         problems = Problems()
         pairs = [pair for group in groups for pair in group]
         going_on = {index: Talk(example, self.options.history) for index, example in pairs}
@@ -103,18 +122,30 @@ class Writer:
                         ended.append((index, Answer(tuple(talk.said))))
                     elif self.has_room(talk.example, rounds, problems):
                         asked[index] = talk.example, rounds
-                going_on = {index: going_on[index] for index in asked}
-                texts = self._texts(list(asked.values())) if asked else []
-                for talk, text in zip(going_on.values(), texts, strict=True):
-                    talk.say(text)
+                texts = self._texts(list(asked.values()), problems) if asked else []
+                if len(texts) > 1 and texts.count(None) == len(texts):
+                    raise UserError(problems)
+                said = {
+                    index: text
+                    for index, text in zip(asked, texts, strict=True)
+                    if text is not None
+                }
+                going_on = {index: going_on[index] for index in said}
+                for index, text in said.items():
+                    going_on[index].say(text)
         except Exception:  # what has ended is told, whatever became of the others
             yield from ended
             raise
         yield from sorted(ended, key=itemgetter(0))
         return problems
 
-    def _texts(self, waiting: Sequence[tuple[Example, Rounds]]) -> list[str]:
-        """The answers to the last question of some conversations, after what was said."""
+    def _texts(
+        self, waiting: Sequence[tuple[Example, Rounds]], problems: Problems
+    ) -> list[str | None]:
+        """The answers to the last question of some conversations, after what was said.
+
+        None stands for one whose numbers were not finite, which is noted.
+        """
         answers = greedy(
             self.model,
             **self._prompts(waiting),
@@ -125,11 +156,19 @@ class Writer:
         )
         # a NaN may reach others that are read together: alone, the right one is named
         return [
-            self._texts([one])[0]
+            self._texts([one], problems)[0]
             if tokens is None and len(waiting) > 1
-            else self._decoded(one[0], tokens)
+            else self.decoded(one[0], tokens, problems)
             for one, tokens in zip(waiting, answers, strict=True)
         ]
+
+    def decoded(
+        self, example: Example, tokens: Sequence[int] | None, problems: Problems
+    ) -> str | None:
+        """The text of an answer; None, and a problem, where its numbers were not finite."""
+        with problems.collected():
+            return self._decoded(example, tokens)
+        return None
 
     @torch.inference_mode()
     def stream(self, asked: Example, sampling: Sampling) -> Iterator[str]:
@@ -179,7 +218,7 @@ class Writer:
             example.where,
             f"at most {self.collate.max_length} tokens, which the LLM takes",
             f"{tokens} in front of answer {len(rounds)}, and predict.max_new_tokens={room}",
-            "lower predict.max_new_tokens or shorten the conversation",
+            "shorten it, which keeps the answers to all others, or lower predict.max_new_tokens",
         )
         return False
 

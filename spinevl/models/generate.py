@@ -13,6 +13,9 @@ from spinevl.models.vlm import VLM
 from spinevl.schema.errors import Problems
 from spinevl.schema.prompt_batch import PromptBatch
 
+_COLDEST = 1e-30
+"""Of temperatures by which float32 can be divided; a lower one is 0."""
+
 NOT_FINITE = -1
 """In place of a token whose logits were not finite."""
 
@@ -22,14 +25,14 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: divides the logits; 0 takes the most probable token.
+        temperature: divides the logits, up to 1000; 0 takes the most probable token.
         top_p: draw from the most probable tokens whose probabilities sum to this much (Holtzman et
             al. 2020, arXiv 1904.09751).
         repetition_penalty: divides positive and multiplies negative logits of tokens that the
-            answer already has (Keskar et al. 2019, arXiv 1909.05858).
+            answer already has (Keskar et al. 2019, arXiv 1909.05858); 0.01 to 1000.
 
     Raises:
-        UserError: a number that is none of these.
+        UserError: a number outside its range.
     """
 
     temperature: float = 0.0
@@ -37,16 +40,15 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        heat, part, penalty = self.temperature, self.top_p, self.repetition_penalty
         problems = Problems()
-        for name, fits, expected in (
-            ("temperature", heat == 0 or 1e-3 <= heat <= 1e3, "0, or 0.001 to 1000"),
-            ("top_p", 0 < part <= 1, "more than 0, and at most 1"),
-            ("repetition_penalty", 1e-2 <= penalty <= 1e3, "0.01 to 1000"),
+        for name, least, most, expected in (
+            ("temperature", 0.0, 1e3, "0 to 1000"),
+            ("top_p", 1e-30, 1.0, "more than 0, and at most 1"),
+            ("repetition_penalty", 1e-2, 1e3, "0.01 to 1000"),
         ):
-            if not fits:
-                found = f"{getattr(self, name)}"
-                problems.add(f"Sampling.{name}", expected, found, "choose such a number")
+            found = getattr(self, name)
+            if type(found) not in (int, float) or not least <= found <= most:
+                problems.add(f"Sampling.{name}", expected, f"{found}", "choose such a number")
         problems.raise_any()
 
     def next_token(self, logits: torch.Tensor, said: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -56,7 +58,7 @@ class Sampling:
             known = logits.gather(1, before)
             factor = torch.where(known > 0, 1 / self.repetition_penalty, self.repetition_penalty)
             logits = logits.scatter(1, before, (known * factor).to(logits.dtype))
-        if self.temperature == 0:
+        if self.temperature < _COLDEST:
             return logits.argmax(-1)
         scaled = (logits.float() - logits.max(-1, keepdim=True).values) / self.temperature
         sorted_, order = torch.softmax(scaled, dim=-1).sort(descending=True)

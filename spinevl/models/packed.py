@@ -32,6 +32,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        self.training = False
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
         self.dtype = layer.weight.dtype
@@ -49,21 +50,15 @@ class PackedLinear(nn.Module):
         with torch.no_grad():
             return product(input.to(self.dtype), self._weight, self.bias)
 
-    def train(self, mode: bool = True) -> PackedLinear:
-        """Stay in evaluation mode.
-
-        Raises:
-            RuntimeError: in training mode there would be gradients.
-        """
-        if mode:
-            raise RuntimeError(f"no gradient passes through packed weights; {_AGAIN}")
-        return super().train(mode)
-
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        self.require_the_same(fn)
+        return super()._apply(fn, recurse)
+
+    def require_the_same(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Raise RuntimeError for what would change the type or the device of tensors."""
         found = fn(torch.empty(0, dtype=self.dtype))
         if (found.dtype, found.device.type) != (self.dtype, "cpu"):
             raise RuntimeError(f"packed weights stay in their type and on the CPU; {_AGAIN}")
-        return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(f"packed weights cannot be stored; {_AGAIN}")
@@ -74,6 +69,12 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         """Its sizes, as those of nn.Linear are told."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def require_layers(model: nn.Module) -> None:
+    """Raise RuntimeError for a model with packed weights, which cannot be trained."""
+    if any(isinstance(one, PackedLinear) for one in model.modules()):
+        raise RuntimeError(f"packed weights cannot be trained; {_AGAIN}")
 
 
 def pays(dtype: torch.dtype, device: torch.device) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from spinevl.models import products
+from spinevl.models import packed, products
 from spinevl.models.connector.base import Connector
 from spinevl.models.encoder.base import Encoder, encode, encode_in_fixed_batches
 from spinevl.models.llm import CausalLM
@@ -57,6 +58,18 @@ class VLM(nn.Module):
             self.encoder3d, self.connector3d = encoder3d, connector3d
         for branch in self.vision_branches().values():
             products.install(branch.encoder)
+
+    def train(self, mode: bool = True) -> VLM:
+        """As of nn.Module; a model with packed weights is refused before anything changes."""
+        if mode:
+            packed.require_layers(self)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        for one in self.modules():
+            if isinstance(one, packed.PackedLinear):
+                one.require_the_same(fn)
+        return super()._apply(fn, recurse)
 
     def compute_plainly(self, plain: bool) -> None:
         """Compute all layers as their libraries do, or in faster ways; see CausalLM.

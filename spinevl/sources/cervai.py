@@ -199,7 +199,9 @@ class CervAISource:
         boxes: Mapping[str, Boxes] = {}
         with problems.collected():
             known = {**request.known_tasks, **request.tasks}
-            patients = read_labels(labels, tasks=known, required=list(request.tasks))
+            patients = read_labels(
+                labels, tasks=known, required=list(request.tasks), may_leave_out=True
+            )
         with problems.collected():
             boxes = read_boxes(box_file, layout=self.layout) if box_file else {}
         if patients and boxes and any(not task.closed for task in request.tasks.values()):

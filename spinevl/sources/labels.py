@@ -30,7 +30,11 @@ _LONGEST_NAME_BYTES = 255
 
 
 def read_labels(
-    path: str | Path, *, tasks: Mapping[str, Task], required: Collection[str] = ()
+    path: str | Path,
+    *,
+    tasks: Mapping[str, Task],
+    required: Collection[str] = (),
+    may_leave_out: bool = False,
 ) -> tuple[Patient, ...]:
     """The patients of a label file, in its order.
 
@@ -38,45 +42,51 @@ def read_labels(
         path: a JSON list of ``{"id", task: label or list of labels, ...}``.
         tasks: the tasks known; a known task that a record has is checked.
         required: tasks that every record must have.
+        may_leave_out: whether the user may name fewer with ``task=``.
 
     Raises:
-        UserError: with every problem of every record.
+        UserError: with every problem of every record; a task that none has is told once.
     """
     closed = {name: task for name, task in tasks.items() if task.closed}
     names = tuple(closed)
     patients: list[Patient] = []
     problems = Problems()
     entries = _entries(path, "a list of label objects", problems)
-    wanted = [name for name in closed if name in required]
     nowhere = [
-        n for n in wanted if len(entries) > 1 and all(n not in entry for _, entry in entries)
+        name
+        for name in closed
+        if name in required and len(entries) > 1 and all(name not in one for _, one in entries)
     ]
-    others = ",".join(name for name in wanted if name not in nowhere)
+    meant: list[str] = []
     for name in nowhere:
-        fix = _mend_lack(name, entries[0][1])
-        fix += f", or leave the task out: 'task=[{others}]'" if others else ""
+        close = _closest(name, tuple(entries[0][1]), 0.6)
+        meant += [close] if close else []
+        others = ",".join(one for one in required if one not in nowhere)
+        leave_out = (
+            f", or leave the task out: 'task=[{others}]'" if may_leave_out and others else ""
+        )
+        fix = f"did you misspell it as {close!r}?" if close else f"add it{leave_out}"
         problems.add(str(path), f"key {name!r}", f"none in any of {len(entries)} records", fix)
     for where, entry in entries:
         labels: dict[str, Label] = {}
         for name, task in closed.items():
             if name not in entry:
-                if name in wanted and name not in nowhere:
-                    problems.add(where, f"key {name!r}", "none", _mend_lack(name, entry))
+                if name in required and name not in nowhere:
+                    close = _closest(name, tuple(entry), 0.6)
+                    hint = f"did you misspell it as {close!r}?" if close else "add it"
+                    problems.add(where, f"key {name!r}", "none", hint)
                 continue
             label = _label(where, task, entry[name], problems)
             if label is not None:
                 labels[name] = label
         for key in entry:
-            if key not in closed and key != "id" and (close := _closest(key, names, 0.7)):
+            if key in closed or key == "id" or key in meant:
+                continue
+            if close := _closest(key, names, 0.7):
                 problems.add(where, "known keys", repr(key), f"did you mean {close!r}?")
         patients.append(Patient(composed(entry["id"]), labels, written=entry["id"]))
     problems.raise_any()
     return tuple(patients)
-
-
-def _mend_lack(name: str, entry: Mapping[str, Any]) -> str:
-    close = _closest(name, tuple(entry), 0.6)
-    return f"did you misspell it as {close!r}?" if close else "add it"
 
 
 @functools.lru_cache(maxsize=256)  # the records of a file have the same keys

@@ -39,7 +39,7 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
     if any(not task.closed for task in tasks.values()) and not (boxes and config["predictions"]):
         raise UserError("task positioning needs boxes=FILE and predictions=FILE")
     closed = {name: task for name, task in tasks.items() if task.closed}
-    truth = read_labels(labels, tasks=closed, required=list(closed))
+    truth = read_labels(labels, tasks=closed, required=list(closed), may_leave_out=True)
     if boxes:
         layout = StudyLayout(tuple(config["slices"]), side_px=config["side_px"])
         found = read_boxes(boxes, layout=layout)
@@ -70,7 +70,7 @@ def _baselines(
     if not file:
         return [], {}
     closed = {name: task for name, task in tasks.items() if task.closed}
-    known = read_labels(file, tasks=closed, required=list(closed))
+    known = read_labels(file, tasks=closed, required=list(closed), may_leave_out=True)
     train = [one for one in known if one.id not in scored]
     if not train:
         found = f"{len(known)} who are"

@@ -127,7 +127,7 @@ def test_a_checkpoint_computes_what_upstream_computed(shared: Path, combo: str) 
         symbols, rows, _ = _expanded(collate, prompt, images)
         (answer,) = greedy(
             model,
-            prompts=lay_out_prompts([(symbols, rows)]),
+            prompts=lay_out_prompts([(symbols, rows)], steps=16),
             visual_rows=visual.flatten(0, 1),
             end_id=conversation.end_id,
             max_new_tokens=16,
@@ -154,7 +154,9 @@ def test_a_batch_answers_as_upstreams_batch(shared: Path, combo: str) -> None:
             prompts.append(np.array(of_batch.expand(conversation.dialogue(prompt), images)[0]))
         answers = greedy(
             model,
-            prompts=lay_out_prompts([(prompt, of_batch.rows(prompt)) for prompt in prompts]),
+            prompts=lay_out_prompts(
+                [(prompt, of_batch.rows(prompt)) for prompt in prompts], steps=16
+            ),
             visual_rows=visual_rows_of(model, of_batch),
             end_id=conversation.end_id,
             max_new_tokens=16,

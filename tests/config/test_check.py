@@ -149,6 +149,8 @@ REFUSED = [
     ("connector.layers=0", "connector.layers=0: expected a whole number, 1 or more"),
     ("llm.conversation=talk", "llm.conversation=talk: expected "),
     ("task.qd.weight=nan", "task.qd.weight=nan: expected a finite number"),
+    ("task.qd.weight=1e39", "task.qd.weight=1e+39: expected a finite number"),  # in float32
+    (f"task.qd.weight=1{'0' * 400}", f"task.qd.weight=1{'0' * 400}: expected a finite number"),
     ("trainer.clip_norm=0", "trainer.clip_norm=0.0: expected a finite number or null, more than 0"),
     ("split.n_train=0", "split.n_train=0: expected a whole number or null, 1 or more"),
     ("split.seed=-1", "split.seed=-1: expected a whole number, 0 to 4294967295"),

@@ -53,8 +53,8 @@ def test_what_the_checkpoint_was_not_trained_on_is_told(caplog: pytest.LogCaptur
     assert not caplog.messages
     spec("predict", "sag_image=[6,7,8]", "task=[qd,sl]").filled({**STORED, "task": {"sl": {}}})
     assert caplog.messages == [
-        "task: the checkpoint has not seen qd in its training, which had the tasks sl",
-        "sag_image: the checkpoint has not seen 6, 8 in its training, which had the slices 5, 7",
+        "task=[qd]: the checkpoint was trained on task=[sl] alone",
+        "sag_image=[6,8]: the checkpoint was trained on sag_image=[5,7] alone",
     ]
     caplog.clear()
     for damaged in ({}, {**STORED, "sag_image": 5, "task": "qd"}):

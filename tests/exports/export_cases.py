@@ -180,7 +180,7 @@ def _expected(model: VLM, image: np.ndarray) -> tuple[dict[str, Any], dict[str, 
     rows = np.where(np.array(expanded) < 0, np.cumsum(np.array(expanded) < 0) - 1, -1)
     answer = greedy(
         model,
-        prompts=lay_out_prompts([(np.array(expanded), rows)]),
+        prompts=lay_out_prompts([(np.array(expanded), rows)], steps=NEW_TOKENS),
         visual_rows=visual,
         end_id=end,
         max_new_tokens=NEW_TOKENS,

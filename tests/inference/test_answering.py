@@ -22,9 +22,11 @@ from spinevl.distributed import launch as distributed_launch
 from spinevl.inference import answering, worker
 from spinevl.inference.devices import device_count
 from spinevl.inference.predictor import Predictor
+from spinevl.inference.writer import Writer
 from spinevl.models import packed
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.schema.errors import UserError
+from spinevl.schema.example import Example
 from spinevl.stages import predict, report, train
 
 SIDE = 64
@@ -154,6 +156,31 @@ def test_conversations_are_answered_as_on_one_device(
     assert set(one) == {"answers.jsonl", "conversations.json"}
     assert answered(talking(work, "predict.devices=2"), tmp_path / "two") == one
     assert several == [2]
+
+
+@pytest.mark.parametrize("devices", ["null", "2"])
+def test_what_cannot_be_answered_is_told_when_all_others_are(
+    work: Path, tmp_path: Path, several: list[int], monkeypatch: pytest.MonkeyPatch, devices: str
+) -> None:
+    said = Writer._decoded
+
+    def decoded(self: Writer, example: Example, tokens: Any) -> str:
+        return said(self, example, None if example.key.patient in lost else tokens)
+
+    monkeypatch.setattr(Writer, "_decoded", decoded)
+    lost = {"0", "text"}  # the first of each process
+    out = tmp_path / "out"
+    cfg = talking(work, f"predict.devices={devices}")
+    with pytest.raises(UserError) as caught:
+        answered(cfg, out)
+    problems = list(caught.value.problems)
+    assert [one.split("expected")[0].split("(")[1] for one in problems] == ["id 0): ", "id text): "]
+    kept = [json.loads(one) for one in (out / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(one["index"] for one in kept) == [1, 3, 4]
+    lost = set()
+    found = answered(cfg, out)
+    assert found == answered(talking(work), tmp_path / "one")
+    assert several == ([2, 2] if devices == "2" else [])
 
 
 def test_each_process_has_a_vllm_of_its_own(work: Path, tmp_path: Path, several: list[int]) -> None:

@@ -19,17 +19,19 @@ from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.features.store import FeatureCache
 from spinevl.inference import predictor as predictor_module
 from spinevl.inference import writer
-from spinevl.inference.answer import Answer
+from spinevl.inference.answer import Answer, Unanswered
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.writer import Writer
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
+from spinevl.models.generate import Sampling
 from spinevl.models.llm import TinyLLM
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example, Key
 from spinevl.schema.image_ref import ImageRef
 
+TOKEN = 2 * 2 * 32 * 4  # bytes of keys and values: layers, width, float32
 OPTIONS = ("A.normal", "B.straight", "C.reverse")
 
 
@@ -256,34 +258,29 @@ def test_conversations_are_answered_together_as_far_as_their_keys_fit(
     batches = asking._batches(dict(enumerate(many)), 1)
     assert list(map(len, batches)) == [128, 12]
     assert list(map(len, asking._batches(dict(enumerate(many)), 7))) == [20] * 7
-    token = 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
     room = asking.collate.length(many[0]) + 4
-    monkeypatch.setattr(writer, "_KEYS_BYTES", 32 * token * room)
-    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [32] * 4 + [12]
-    monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
-    assert list(map(len, asking._batches(dict(enumerate(many)), 1))) == [1] * 140
+    for keys, sizes in ((32 * TOKEN * room, [32] * 4), (1, [1] * 128)):
+        monkeypatch.setattr(writer, "_KEYS_BYTES", keys)
+        assert list(map(len, asking.writer._parts(batches[0]))) == sizes
 
 
 def test_patients_are_answered_together_as_far_as_their_keys_fit(
     model: VLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [question(f"p{k}", 5) for k in range(9)]
-    boxes = [replace(asked[k], kind="box") for k in (0, 0, 3)]  # two of one patient
+    boxes = [replace(asked[k], kind="box") for k in (0, 0, 3, 4, 8)]  # two of one patient
     asking = predictor(model)
-    everything = dict(enumerate([*asked, *boxes]))
-    assert list(map(len, asking._batches(everything, 1))) == [9]
-    token = 2 * 2 * 32 * 4  # see above
-    two = 2 * (asking.collate.length(boxes[0]) + asking.writer._longest(boxes[0]))
-    monkeypatch.setattr(writer, "_KEYS_BYTES", 4 * token * two)
-    assert list(map(len, asking._batches(everything, 1))) == [4, 4, 1]
-    closed = dict(enumerate(asked))
-    assert list(map(len, asking._batches(closed, 1))) == [9]  # nothing is generated
-    generating = predictor(model, mode="generate")
-    assert len(generating._batches(closed, 1)[0]) < 9
-    together = dict(asking.answers([*asked, *boxes]))
-    monkeypatch.setattr(writer, "_KEYS_BYTES", 1)
-    for index, one in asking.answers([*asked, *boxes]):
-        assert one.rounds == together[index].rounds
+    everything = [*asked, *boxes]
+    (batch,) = asking._batches(dict(enumerate(everything)), 1)
+    assert len(batch) == 9  # whatever is written together
+    groups = asking._part(batch, scored=False)
+    box = TOKEN * (asking.collate.length(boxes[0]) + 4)
+    together = dict(asking.answers(everything))
+    for keys, sizes in ((5 * box, [4]), (3 * box, [2, 2]), (2 * box, [1, 2, 1]), (1, [1] * 4)):
+        monkeypatch.setattr(writer, "_KEYS_BYTES", keys)
+        assert list(map(len, asking.writer._parts(groups))) == sizes
+        for index, one in asking.answers(everything):
+            assert one.rounds == together[index].rounds
 
 
 def test_slices_asked_apart_are_merged_and_boxes_are_not(model: VLM) -> None:
@@ -361,36 +358,57 @@ def test_a_conversation_that_outgrows_the_model_costs_no_other_its_answer(
     asked = [talk(shown), talk(shown, *5 * [more]), talk(shown, more), talk(*9 * [more], images=0)]
     asking.collate.max_length = asking.collate.length(asked[2]) + 150
     found: dict[int, Answer] = {}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Unanswered) as caught:
         deque(starmap(found.__setitem__, asking.answers(asked)), maxlen=0)
     assert {index: len(one.rounds) for index, one in found.items()} == {0: 1, 2: 2}
     assert len(caught.value.problems) == 2
     for problem in caught.value.problems:
         assert re.fullmatch(
             r"file\.json: record 3 \(id 7\): expected at most \d+ tokens, which the LLM takes, "
-            r"found \d+ in front of answer \d, and predict\.max_new_tokens=4; lower .*",
+            r"found \d+ in front of answer \d, and predict\.max_new_tokens=4; shorten it, .*",
             str(problem),
         )
 
 
-def test_what_has_ended_is_told_though_another_answer_is_not_finite(
-    model: VLM, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("history", list(History))
+def test_what_is_not_finite_costs_no_other_its_answer(
+    model: VLM, monkeypatch: pytest.MonkeyPatch, history: History
 ) -> None:
-    asking = predictor(model, history=History.own)
-    short, long = talk(("<image>?", None)), talk(("<image>?", None), ("Sure?", None))
-    texts = iter(["short", "first", UserError("not finite")])
+    asking = predictor(model, history=history, batch_size=2)
+    monkeypatch.setattr(predictor_module, "_CONVERSATIONS", 1)
+    asked = [
+        replace(talk(("<image>?", "So."), (f"{name}?", None)), source=f"file.json: {name}")
+        for name in ("one", "bad", "two", "three", "worse")
+    ]
+    said = Writer._decoded
 
-    def decoded(*_: Any) -> str:
-        text = next(texts)
-        if isinstance(text, UserError):
-            raise text
-        return text
+    def decoded(self: Writer, example: Example, tokens: Any) -> str:
+        return said(self, example, None if "bad" in example.where else tokens)
 
     monkeypatch.setattr(Writer, "_decoded", decoded)
     found: dict[int, Answer] = {}
-    with pytest.raises(UserError, match="not finite"):
-        deque(starmap(found.__setitem__, asking.answers([short, long])), maxlen=0)
-    assert found == {0: Answer((("<image>?", "short"),))}
+    with pytest.raises(Unanswered, match=r"^file\.json: bad: expected finite logits of its answer"):
+        deque(starmap(found.__setitem__, asking.answers(asked)), maxlen=0)
+    assert sorted(found) == [0, 2, 3, 4]
+    monkeypatch.setattr(Writer, "_decoded", lambda self, *_: said(self, asked[0], None))
+    with pytest.raises(UserError) as caught:  # of weights that are at fault no more is asked
+        deque(asking.answers(asked), maxlen=0)
+    assert len(caught.value.problems) == 2
+    assert not isinstance(caught.value, Unanswered)
+
+
+def test_calls_with_kept_features_do_not_disturb_each_other(model: VLM, tmp_path: Path) -> None:
+    asking = predictor(model, cache=FeatureCache(tmp_path, max_bytes=10**9), batch_size=1)
+    asked = [[question("a", 5), place("b", 5)], [question("c", 6), place("d", 6)]]
+    wanted = [dict(asking.answers(some)) for some in asked]
+    calls = [asking.answers(some) for some in asked]
+    found: list[dict[int, Answer]] = [{}, {}]
+    for _ in range(2):
+        for call, answers in zip(calls, found, strict=True):
+            answers |= dict([next(call)])
+    assert found == wanted
+    assert dict(asking.answers([talk(("<image>?", None))]))
+    assert "".join(asking.stream(talk(("<image>?", None)), Sampling())) is not None
 
 
 def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import deque
 from collections.abc import Iterator
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from vllm_environment import FAKE
 from spinevl.checkpoints.decoder import write_decoder
 from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.inference import vllm_worker, vllm_writer
+from spinevl.inference.answer import Answer, Unanswered
 from spinevl.inference.predictor import Predictor
 from spinevl.inference.vllm_process import VLLMProcess
+from spinevl.inference.writer import Writer
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import TinyLLM
@@ -146,6 +150,32 @@ def test_logits_that_are_not_finite_are_told(
     predictor = Predictor(model, decode, options=PredictOptions(max_new_tokens=2), engine=engine)
     with pytest.raises(UserError, match=r"file\.json: one: expected finite"):
         list(predictor.answers(EXAMPLES[:1]))
+
+
+def test_what_has_no_room_or_no_finite_logits_costs_no_other_its_answer(
+    model: VLM, engine: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(self: Writer, example: Example, tokens: Any) -> str:
+        said(self, example, None if example.key.patient == "bad" else tokens)
+        return 20 * "word "
+
+    said = Writer._decoded
+    monkeypatch.setattr(Writer, "_decoded", decoded)
+    options = PredictOptions(max_new_tokens=2, history=History.own, batch_size=2)
+    question = ("<image>?", "So.")
+    asked = [talk("long", *9 * [question]), talk("short", question), talk("bad", question)]
+    asked += [talk("again", question, question)]
+    results = []
+    for one in (None, engine):
+        predictor = Predictor(model, decode, options=options, engine=one)
+        predictor.collate.max_length = predictor.collate.length(asked[3]) + 150
+        found: dict[int, Answer] = {}
+        with pytest.raises(Unanswered) as caught:
+            deque(starmap(found.__setitem__, predictor.answers(asked)), maxlen=0)
+        results.append((found, sorted(caught.value.problems)))
+    assert results[0] == results[1]
+    assert {index: len(one.rounds) for index, one in results[0][0].items()} == {1: 1, 3: 2}
+    assert len(results[0][1]) == 2
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def test_a_padded_batch_says_what_each_prompt_says_alone(attention: Attention) -
     answers = greedy(
         vlm,
         prompts=lay_out_prompts(
-            [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)], attention=attention
+            [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)],
+            steps=9,
+            attention=attention,
         ),
         visual_rows=visual.flatten(0, 1),
         end_id=end_id,
@@ -102,7 +104,8 @@ def test_a_compiled_decoder_answers_uncompiled() -> None:
         raise AssertionError("compiled")
 
     vlm = model()
-    laid_out = lay_out_prompts([expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)])
+    pairs = [expanded(*pair) for pair in zip(PROMPTS, IMAGES, strict=True)]
+    laid_out = lay_out_prompts(pairs, steps=5)
     with torch.inference_mode():
         visual = vlm.visual_tokens(torch.randn(3, 1, 64, 64)).flatten(0, 1)
     asked = {"prompts": laid_out, "visual_rows": visual, "end_id": 1, "max_new_tokens": 5}
@@ -181,7 +184,7 @@ def test_what_is_read_together_is_bounded_by_whole_patients(
 
     def sizes(most: int, packing: Packing = Packing.tree, patients: str = "abbbcc") -> list[int]:
         monkeypatch.setattr(prompts_module, "_MOST_TOKENS", most)
-        batches = lay_out_prompts(prompts, patients=patients, packing=packing)
+        batches = lay_out_prompts(prompts, steps=1, patients=patients, packing=packing)
         return [len(one.lengths) for one in batches]
 
     assert sizes(4) == [1, 3, 2]  # 4, 6 and 5 tokens where each is read alone
@@ -197,7 +200,7 @@ def test_what_is_read_together_is_bounded_by_whole_patients(
     monkeypatch.setattr(prompts_module, "_MOST_BATCHES", 2)
     assert sizes(1, Packing.plain, "abcdef") == [2, 3, 1]  # 13 tokens each, half of all
     with pytest.raises(ValueError, match="argument 2 is longer"):
-        lay_out_prompts(prompts, patients="abc")
+        lay_out_prompts(prompts, steps=1, patients="abc")
 
 
 @pytest.mark.parametrize("first_steps", [64, 3])
@@ -218,7 +221,7 @@ def test_an_answer_never_reads_what_nobody_wrote(
 
     def answers() -> list[list[int] | None]:
         options: dict[str, Any] = {"visual_rows": rows, "end_id": 117, "max_new_tokens": 12}
-        return greedy(vlm, prompts=lay_out_prompts(prompts), **options)
+        return greedy(vlm, prompts=lay_out_prompts(prompts, steps=1), **options)
 
     expected = answers()
     assert None not in expected
@@ -233,7 +236,7 @@ def test_a_prompt_whose_logits_are_not_finite_has_no_answer() -> None:
     rows = torch.randn(12, 32)
     rows[9, 3] = torch.nan  # of image 2, which the first prompt shows
     for prompt, own in zip(PROMPTS, IMAGES, strict=True):
-        laid_out = lay_out_prompts([expanded(prompt, own)])
+        laid_out = lay_out_prompts([expanded(prompt, own)], steps=5)
         (answer,) = greedy(vlm, prompts=laid_out, visual_rows=rows, end_id=end_id, max_new_tokens=5)
         assert (answer is None) is (2 in own)
 
@@ -257,17 +260,23 @@ def test_sampling_draws_from_the_nucleus_and_from_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("temperature", [-1.0, 1e-300, 1e39, math.nan, math.inf]),
+        ("temperature", [-1.0, 1e39, math.nan, math.inf, "1", True]),
         ("top_p", [0.0, -0.1, 1.1, math.nan]),
         ("repetition_penalty", [0.0, -1.0, 1e39, math.nan]),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused(key: str, values: list[float]) -> None:
+def test_numbers_that_mean_nothing_are_refused(key: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(
             UserError, match=rf"^Sampling\.{key}: expected .*, found {re.escape(str(value))}; "
         ):
             Sampling(**{key: value})
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-31, 1e-30, 1e-3])
+def test_the_coldest_temperatures_take_the_most_probable_token(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [-50.0, -80.0, -49.0]])
+    assert Sampling(temperature=temperature).next_token(logits, []).tolist() == [1, 2]
 
 
 def test_a_penalty_keeps_the_type_of_the_logits() -> None:

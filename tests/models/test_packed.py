@@ -20,8 +20,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from spinevl.models import llm as llm_module
 from spinevl.models import packed
+from spinevl.models.connector.mlp import MLPConnector
+from spinevl.models.encoder.tiny import TinyEncoder
 from spinevl.models.llm import CausalLM
 from spinevl.models.packed import PackedLinear, pack, pays, tried
+from spinevl.models.vlm import VLM
 
 if not packed._is_there():
     pytest.skip("a torch without oneDNN", allow_module_level=True)
@@ -111,14 +114,12 @@ def test_nobody_mistakes_them_for_layers_that_are_stored_or_learn() -> None:
             lambda: model.to(torch.bfloat16),
             lambda: model.to("meta"),
         ),
-        "no gradient passes": (model.train,),
     }
     for said, calls in refused.items():
         for call in calls:
             with pytest.raises(RuntimeError, match=f"{said}.*; this model only answers"):
                 call()
     assert model.to("cpu").float().eval() is model
-    assert not model[0].training
     rows = torch.randn(2, 4, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"no gradient passes through packed weights"):
         model(rows)
@@ -148,6 +149,26 @@ def test_a_decoder_answers_as_before(dtype: torch.dtype, head: bool) -> None:
     chosen = torch.tensor([[1, 5, 7]]).expand(17, 3)
     scored = [model.logits_of(hidden[0], chosen) for model in (one, other)]
     torch.testing.assert_close(*scored, **close)
+
+
+@pytest.mark.usefixtures("trials")
+def test_a_model_is_as_it_was_after_it_was_refused() -> None:
+    encoder = TinyEncoder(image_size=64, widths=(8, 8, 16), tokens_per_side=2, dim=16)
+    llm = decoder()
+    model = VLM(
+        encoder, MLPConnector(in_dim=16, out_dim=llm.dim, in_tokens=4, in_grid=(2, 2)), llm
+    ).eval()
+    llm.pack_weights(head=True)
+    for change in (model.train, model.half, model.double, lambda: model.to("meta")):
+        with pytest.raises(RuntimeError, match="this model only answers"):
+            change()
+        assert not any(one.training for one in model.modules())
+        assert {(one.dtype, one.device.type) for one in model.parameters()} == {
+            (torch.float32, "cpu")
+        }
+    assert model.eval().to("cpu") is model
+    unpacked = VLM(encoder, model.connector, decoder())
+    assert unpacked.train().half().training
 
 
 @pytest.mark.usefixtures("trials")

@@ -160,10 +160,11 @@ def contexts(
         places = enumerate(one.query.tolist())
         ends = [(row, number) for row, at in places for number in ending.get(at, ())]
         if ends:
+            sees = one.sees()
             most = max(1, 2 * len(one.key) // steps)  # half of the steps' keys are there on average
             for first in range(0, len(ends), most):
                 chosen, numbers = map(np.array, zip(*ends[first : first + most], strict=True))
-                allowed = one.sees()[chosen]
+                allowed = sees[chosen]
                 seen = allowed.any(axis=0)
                 blocks.append(_Context(numbers, one.key[seen], allowed[:, seen]))
     return tuple(_padded(members) for members in _grouped(blocks))

@@ -27,21 +27,21 @@ answers attend to the keys of one batch after the other.
 def lay_out_prompts(
     prompts: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
+    steps: int,
     patients: Sequence[Hashable] = (),
     packing: Packing = Packing.tree,
     attention: Attention = Attention.blocks,
-    steps: int = 1,
 ) -> list[PromptBatch]:
     """Prompts in rows, in batches that are read one after the other.
 
     Args:
         prompts: two arrays [L] each: symbols (token ids where 0 or more), and the row of the
             visual token at each position, -1 where a token id stands.
+        steps: tokens of the longest answer.
         patients: whom each is about; consecutive prompts about one are in one batch. Without
             ``patients`` all prompts are.
         packing, attention: see Collator; ``tree`` lets prompts share the tokens that they begin
             with.
-        steps: tokens of the longest answer.
     """
     # a visual token is named by its row, so that one stands for the same image in every prompt
     named = [np.where(rows >= 0, -1 - rows, symbols).tolist() for symbols, rows in prompts]
