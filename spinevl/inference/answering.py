@@ -21,7 +21,7 @@ from spinevl.inference.spec import FOLDER, PredictSpec, Request, unanswered_file
 from spinevl.inference.vllm import llm_in, process_for
 from spinevl.io.json_file import read_json_list
 from spinevl.io.temporary import remove
-from spinevl.schema.errors import refused
+from spinevl.schema.errors import Problems, refused
 from spinevl.schema.example import Example
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _here(
 ) -> None:
     """Answer in this process; without a model where all is answered."""
     predictor = None
-    problems: list[str] = []
+    problems = Problems()
     with process_for(spec, out=out, trust=trust) as engine:
         for request, examples in asked.items():
             answers: Iterable[tuple[int, Answer]] = ()
@@ -100,10 +100,8 @@ def _here(
                     engine=engine,
                 )
                 answers = predictor.answers(examples, done=told[request].done)
-            try:
+            with problems.collected(Unanswered):
                 told[request].record(answers)
-            except Unanswered as error:
-                problems += error.problems
     if problems:
         raise Unanswered(problems)
 

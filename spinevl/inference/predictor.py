@@ -148,10 +148,9 @@ class Predictor:
         return self._answers(batches)
 
     def _with_own_inputs(self) -> Predictor:
-        """The same, whose inputs may read the features of some images alone."""
+        """The same for one call; see Collator."""
         own = copy.copy(self)
-        own.collate, own.writer = copy.copy(self.collate), copy.copy(self.writer)
-        own.collate.inputs = {kind: copy.copy(one) for kind, one in self.collate.inputs.items()}
+        own.collate, own.writer = self.collate.with_own_inputs(), copy.copy(self.writer)
         own.writer.collate = own.collate
         return own
 

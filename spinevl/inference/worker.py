@@ -23,6 +23,7 @@ from spinevl.inference.predictor import load_predictor
 from spinevl.inference.spec import PredictSpec, unanswered_file
 from spinevl.inference.vllm import process_for
 from spinevl.io.files import write_text_atomic
+from spinevl.schema.errors import Problems
 
 
 def work(words: Sequence[str]) -> None:
@@ -63,14 +64,12 @@ def answer_share(out: Path, *, rank: int, of: int, trust: Trust = NOTHING) -> No
             allowed=trust.allowed,
             engine=engine,
         )
-        problems: list[str] = []
+        problems = Problems()
         for request in spec.requests:
             examples = request.examples(study)
             progress = spec.progress(request, examples, study, out=out)
             answers = predictor.answers(examples, done=progress.done, rank=rank, of=of)
-            try:
+            with problems.collected(Unanswered):
                 progress.share(rank, of).record(answers)
-            except Unanswered as error:  # the job tells it when all processes are done
-                problems += error.problems
-    if problems:
+    if problems:  # the job tells them when all processes are done
         write_text_atomic(unanswered_file(out, rank), json.dumps(problems, ensure_ascii=False))

@@ -71,7 +71,7 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def require_layers(model: nn.Module) -> None:
+def require_unpacked(model: nn.Module) -> None:
     """Raise RuntimeError for a model with packed weights, which cannot be trained."""
     if any(isinstance(one, PackedLinear) for one in model.modules()):
         raise RuntimeError(f"packed weights cannot be trained; {_AGAIN}")

@@ -103,11 +103,11 @@ class Problems(list[str]):
         self.append(str(Problem(where, expected, found, fix)))
 
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Note what is wrong with one input, and go on with the next."""
+    def collected(self, kind: type[UserError] = UserError) -> Iterator[None]:
+        """Note what is wrong with one input, and go on with the next; other errors are raised."""
         try:
             yield
-        except UserError as error:
+        except kind as error:
             self.extend(error.problems)
 
     def raise_any(self) -> None:

@@ -65,7 +65,7 @@ def read_labels(
         leave_out = (
             f", or leave the task out: 'task=[{others}]'" if may_leave_out and others else ""
         )
-        fix = f"did you misspell it as {close!r}?" if close else f"add it{leave_out}"
+        fix = _misspelt(close) if close else f"add it{leave_out}"
         problems.add(str(path), f"key {name!r}", f"none in any of {len(entries)} records", fix)
     for where, entry in entries:
         labels: dict[str, Label] = {}
@@ -73,8 +73,8 @@ def read_labels(
             if name not in entry:
                 if name in required and name not in nowhere:
                     close = _closest(name, tuple(entry), 0.6)
-                    hint = f"did you misspell it as {close!r}?" if close else "add it"
-                    problems.add(where, f"key {name!r}", "none", hint)
+                    fix = _misspelt(close) if close else "add it"
+                    problems.add(where, f"key {name!r}", "none", fix)
                 continue
             label = _label(where, task, entry[name], problems)
             if label is not None:
@@ -87,6 +87,10 @@ def read_labels(
         patients.append(Patient(composed(entry["id"]), labels, written=entry["id"]))
     problems.raise_any()
     return tuple(patients)
+
+
+def _misspelt(close: str) -> str:
+    return f"did you misspell it as {close!r}?"
 
 
 @functools.lru_cache(maxsize=256)  # the records of a file have the same keys

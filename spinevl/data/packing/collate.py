@@ -75,6 +75,12 @@ class Collator:
         other.learn, other.heads = False, {}
         return other
 
+    def with_own_inputs(self) -> Collator:
+        """The same, whose inputs may read the features of some images alone."""
+        other = copy.copy(self)
+        other.inputs = {kind: copy.copy(one) for kind, one in self.inputs.items()}
+        return other
+
     def numbering(self, images: Iterable[ImageRef]) -> Collator:
         """The same, with the images of the training numbered in order of first appearance."""
         other = copy.copy(self)
