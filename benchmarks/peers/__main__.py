@@ -2,15 +2,16 @@
 
 Peers are installed into environments of their own, once. Everybody has the same weights, prompts,
 types and threads; one computes at a time, in rounds, and medians are given. A peer that cannot be
-installed or fails is a line in the table. On a GPU the model is that of ``benchmarks.gpu``, whose
-weights are random, so that its choices are near ties; peers are those that ``--python`` names.
-Writes ``peers.json``, ``peers.md`` and ``peers.png``.
+installed or fails is a line in the table; where ours fails, the exit code is not zero. On a GPU the
+model is that of ``benchmarks.gpu``, whose weights are random, so that its choices are near ties;
+peers are those that ``--python`` names. Writes ``peers.json``, ``peers.md`` and ``peers.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -81,7 +82,9 @@ def main() -> None:
             told = {"dtype": "bfloat16", "patients": measure.ON_A_GPU, **(sizes or gpu.SHAPE)}
             material.make_random(kept / "random", options.cache, **told)
             (kept / "trained").symlink_to("random")
-        _measure(options, kept, Path(scratch))
+        sections = _measure(options, kept, Path(scratch))
+    if broken := _broken(sections):
+        sys.exit("\n".join(broken))
 
 
 def _install(name: str, envs: Path) -> None:
@@ -91,7 +94,17 @@ def _install(name: str, envs: Path) -> None:
         print(f"{name}: {error}", flush=True)
 
 
-def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
+def _broken(sections: dict[str, measure.Results]) -> list[str]:
+    """What failed of ours, a line each: it is no peer's fault, and a table would not show it."""
+    return [
+        f"{section}: {name}: {result.failed}"
+        for section, part in sections.items()
+        for name, result in part.items()
+        if "ours" in name and result.failed is not None and result.there
+    ]
+
+
+def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str, measure.Results]:
     start = time.monotonic()
 
     def until(name: str) -> float:
@@ -132,6 +145,7 @@ def _measure(options: argparse.Namespace, kept: Path, scratch: Path) -> None:
                 write()  # what was measured stays, whatever ends the next section
     finally:
         print(write())
+    return sections
 
 
 def _write(

@@ -61,7 +61,7 @@ class Ours:
             predictor = self._predictor(warm=True)
             predictor.predict(self.asked["closed"])
             batch = predictor.collate(grouped(self.asked["closed"]))
-            images = len(batch.features)
+            images = len(batch.pixel_values)
             warm = flops.decoder(self.model, batch) + flops.connector(self.model, images)
             told["flop"] = {"warm": warm, "cold": warm + flops.encoder(self.model, images)}
         return told

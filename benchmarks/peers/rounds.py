@@ -59,6 +59,7 @@ class Result:
         loaded: what the worker said when it loaded.
         peak: the most memory of the process after the first round, in bytes.
         failed: the reason, where there is nothing or no more to measure.
+        there: False where the peer is not installed.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Result:
     loaded: dict[str, Any] = field(default_factory=dict)
     peak: int | None = None
     failed: str | None = None
+    there: bool = True
 
     @property
     def median(self) -> float | None:
@@ -93,11 +95,12 @@ def alternate(
     results = {run.name: Result() for run in runs}
     workers: dict[str, Asked] = {}
 
-    def fail(name: str, why: str) -> None:
-        print(f"  {name}: {why}", flush=True)
+    def fail(name: str, error: PeerFailed | Unavailable) -> None:
+        print(f"  {name}: {error}", flush=True)
         for run in runs:
             if run.worker == name:
-                results[run.name].failed = why
+                results[run.name].failed = str(error)
+                results[run.name].there = not isinstance(error, Unavailable)
 
     try:
         for name, start in starts.items():
@@ -105,7 +108,7 @@ def alternate(
                 workers[name] = start()
                 loaded = workers[name].ask("load", timeout=LOADING)
             except (PeerFailed, Unavailable) as error:
-                fail(name, str(error))
+                fail(name, error)
                 continue
             for run in runs:
                 if run.worker == name:
@@ -120,7 +123,7 @@ def alternate(
                     try:
                         _measure(run, result, workers[run.worker], number)
                     except PeerFailed as error:
-                        fail(run.worker, str(error))
+                        fail(run.worker, error)
     finally:
         for worker in workers.values():
             worker.close()
