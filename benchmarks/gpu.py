@@ -13,6 +13,7 @@ import copy
 import gc
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def main(words: Sequence[str] | None = None) -> None:
     (options.out / "gpu.json").write_text(json.dumps(found, indent=2, allow_nan=False))
     (options.out / "gpu.md").write_text(table(found))
     print(table(found))
+    failed = [name for name, row in rows.items() if "error" in row]
+    if failed and (device.type == "cuda" or len(failed) == len(rows)):  # CPUs cannot do all of it
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 def table(found: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ def predict(model: VLM, examples: Sequence[Example], *, batch_size: int) -> int:
     """Generate an answer to every question; returns the number of answers."""
     conversation = Conversation(model.llm.tokenizer, template=model.llm.conversation)
     model.llm.model.set_attn_implementation("sdpa")
+    device = _device(model)
     answers = 0
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
@@ -35,6 +36,7 @@ def predict(model: VLM, examples: Sequence[Example], *, batch_size: int) -> int:
                 [functional.pad(row, (0, 0, length - len(row), 0)) for row in rows]
             )
             mask = torch.stack([(torch.arange(length) >= length - len(row)).long() for row in rows])
+            mask = mask.to(device)
             output = model.llm.model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=mask,
@@ -64,11 +66,16 @@ def loss(model: VLM, examples: Sequence[Example]) -> tuple[torch.Tensor, int]:
         [functional.pad(label, (0, length - len(label)), value=-100) for label in labels]
     )
     mask = torch.stack([(torch.arange(length) < len(row)).long() for row in rows])
+    mask, target = mask.to(_device(model)), target.to(_device(model))
     logits = model.llm.model(inputs_embeds=embeddings, attention_mask=mask).logits
     total = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), target[:, 1:].flatten(), reduction="sum"
     )
     return total, int((target != -100).sum())
+
+
+def _device(model: VLM) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _embedded(
@@ -78,11 +85,12 @@ def _embedded(
     uses = [image for example in examples for image in example.images]
     pixels = torch.stack([model.encoder.transform(load_image(image.path)) for image in uses])
     with torch.no_grad():
-        features = model.encoder(pixels)
+        features = model.encoder(pixels.to(_device(model)))
     visual = iter(model.connector(features))
     rows = []
     for prompt in prompts:
-        text = model.llm.embed(torch.tensor([max(symbol, 0) for symbol in prompt]))
+        ids = torch.tensor([max(symbol, 0) for symbol in prompt], device=_device(model))
+        text = model.llm.embed(ids)
         parts, last = [], 0
         for place, symbol in enumerate(prompt):
             if symbol < 0:  # image k of a question is its k-th placeholder

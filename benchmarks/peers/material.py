@@ -7,8 +7,9 @@ everybody computes as many tokens. All of it is made once, and kept in the cache
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,12 @@ def make(cache: Path, **sizes: int) -> Path:
     """A folder with ``trained`` and ``random``, each with ``checkpoint``, ``hf`` and the prompts.
 
     Args:
-        cache: its parent is made here, once.
+        cache: its parent is made here, once for all that is asked.
         sizes: see subject.parts.
     """
-    name = "-".join([*(f"{key}{value}" for key, value in sorted(sizes.items())), f"v{VERSION}"])
-    home = cache / "bench-peers" / name
+    told = (f"{key}{value}" for key, value in sorted(sizes.items()))
+    asked = _asked(cache, ASKED)
+    home = cache / "bench-peers" / "-".join([*told, f"v{VERSION}", _digest(asked)])
     if home.is_dir():
         return home
     print(f"making the weights and prompts in {home}", flush=True)
@@ -161,17 +163,29 @@ def _write(
     checkpoint = Checkpoint(model, {**nodes, "tuning": {**LORA, **FROZEN}})
     save_checkpoint(folder / "checkpoint", checkpoint)
     conversation = Conversation(model.llm.tokenizer, template=model.llm.conversation)
-    asked = {
+    (folder / "hf").mkdir()
+    LlavaFormat().write(folder / "hf", checkpoint)
+    image = int(model.llm.tokenizer.convert_tokens_to_ids("<image>"))
+    for name, examples in _asked(cache, patients).items():
+        told = [_prompt(conversation, one, image) for one in examples]
+        (folder / f"{name}.json").write_text(json.dumps(told))
+
+
+def _asked(cache: Path, patients: int) -> dict[str, list[Example]]:
+    return {
         "closed": closed(cache, patients),
         "boxes": boxes(cache),
         "conversations": conversations(cache, 100),
     }
-    (folder / "hf").mkdir()
-    LlavaFormat().write(folder / "hf", checkpoint)
-    image = int(model.llm.tokenizer.convert_tokens_to_ids("<image>"))
-    for name, examples in asked.items():
-        told = [_prompt(conversation, one, image) for one in examples]
-        (folder / f"{name}.json").write_text(json.dumps(told))
+
+
+def _digest(asked: Mapping[str, Sequence[Example]]) -> str:
+    """Of the questions, their options and images: peers must be asked what ours is."""
+    told = {
+        name: [[one.rounds, one.options, [str(image.path) for image in one.images]] for one in some]
+        for name, some in asked.items()
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _prompt(conversation: Conversation, example: Example, image: int) -> dict[str, Any]:
@@ -193,11 +207,6 @@ def _prompt(conversation: Conversation, example: Example, image: int) -> dict[st
         "completion": tokenizer.decode(prompt[start:]),
         "options": list(example.options),
     }
-
-
-def questions(folder: Path, name: str) -> Sequence[dict[str, Any]]:
-    """The prompts of ``closed``, ``boxes`` or ``conversations``, as ``make`` has written them."""
-    return json.loads((folder / f"{name}.json").read_text())
 
 
 def options_for_training() -> Any:

@@ -44,7 +44,7 @@ class Ours:
             asked, checkpoint=folder, device=self.options.device, cache_folder=lambda: cache
         )
         self.found = found
-        loaded = load_checkpoint(folder, held=held_in(found.precision, self.options.device))
+        loaded = load_checkpoint(folder, held=held_in(found.precision))
         self.model = ready(loaded.model, found.precision).to(self.options.device)
         if not self.options.plain and not self.options.vllm:
             pack_weights(self.model, found, writes=self.options.generates)
@@ -63,7 +63,9 @@ class Ours:
             batch = predictor.collate(grouped(self.asked["closed"]))
             images = len(batch.pixel_values)
             warm = flops.decoder(self.model, batch) + flops.connector(self.model, images)
-            told["flop"] = {"warm": warm, "cold": warm + flops.encoder(self.model, images)}
+            cold = warm + flops.encoder(self.model, images)
+            count = self.options.patients
+            told["flop_a_patient"] = {"warm": warm / count, "cold": cold / count}
         return told
 
     def _predictor(self, *, warm: bool, **options: Any) -> Any:

@@ -45,7 +45,7 @@ def draw(sections: Mapping[str, Section], path: Path) -> bool:
     panels = [
         (bars, "predict", ASKED, "seconds a patient (18 questions)"),
         (bars, "train", TRAINED, "seconds a question, training steps"),
-        (lines, "growth", LINES, "seconds a patient, bfloat16"),
+        (lines, "growth", LINES, "seconds a patient"),
     ]
     there = [one for one in panels if any(name.startswith(one[1]) for name in sections)]
     if not there:
@@ -108,5 +108,5 @@ def lines(axis: Any, parts: Mapping[str, Section], names: Mapping[str, str], lab
     axis.set_yscale("log")
     axis.margins(x=0.15, y=0.1)
     axis.set_xlabel("tokens an image")
-    axis.set_ylabel(label)
+    axis.set_ylabel(f"{label}, {', '.join(name.split()[-1] for name in parts)}")
     axis.legend(frameon=False, fontsize=8)

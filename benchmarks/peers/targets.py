@@ -95,9 +95,10 @@ def _predict(sections: Mapping[str, Section], rates: Mapping[str, float]) -> Ite
 
 def matmul_share(result: Result | None, name: str, rate: float | None) -> float | None:
     """The share of the matmul rate at which the model's own operations were done."""
-    if result is None or result.median is None or rate is None or "flop" not in result.loaded:
+    if result is None or result.median is None or rate is None:
         return None
-    return result.loaded["flop"][name] / material.ASKED / result.median / rate
+    work = result.loaded.get("flop_a_patient")
+    return None if work is None else work[name] / result.median / rate
 
 
 def _train(dtype: str, part: Section | None) -> Iterator[Row]:

@@ -181,7 +181,7 @@ class FeatureCache:
         that another job has locked are left alone.
         """
         with FileLock(self.folder / ".lock"):
-            segments = list(self.folder.glob("*/*.npy"))
+            segments = list(self.folder.resolve().glob("*/*.npy"))  # as a mapped file names itself
             total = sum(_stat(file)[1] for file in segments)
             for file in sorted(segments, key=_stat):
                 if total <= self.max_bytes:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spinevl.schema.errors import UserError, refused
+from spinevl.schema.errors import Problems, UserError, refused
 from spinevl.schema.example import Example, Rounds
+
+_HOPELESS = 4
+"""Patients without finite numbers, and none with them: the weights are at fault, not images."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,35 @@ class Answer:
 
 class Unanswered(UserError):
     """Some examples could not be answered, and all others were."""
+
+
+class Outcome:
+    """What became of the examples of a call: one without an answer costs no other its own.
+
+    Attributes:
+        problems: why some have none.
+    """
+
+    def __init__(self) -> None:
+        self.problems = Problems()
+        self._answered = False
+        self._patients: set[str] = set()
+
+    def answered(self) -> None:
+        """An example has an answer."""
+        self._answered = True
+
+    def not_finite(self, example: Example, numbers: str) -> None:
+        """An example has none, since its ``numbers`` are not finite.
+
+        Raises:
+            UserError: so have all others, of several patients; no more should be asked.
+        """
+        self.problems.extend(not_finite(example, numbers).problems)
+        self._patients.add(example.key.patient)
+        if len(self._patients) >= _HOPELESS and not self._answered:
+            found, self.problems = self.problems, Problems()
+            raise UserError(found)
 
 
 def not_finite(example: Example, numbers: str) -> UserError:

@@ -194,7 +194,7 @@ def load(
         raise refused(f"device={chosen}", "a device of this machine", reason, "try cpu") from error
     kept = StudySpec(cache_dir=os.environ.get("SPINEVL_CACHE_DIR") or StudySpec.cache_dir)
     options = settled(options, checkpoint=folder, device=chosen, cache_folder=kept.cache_folder)
-    held = held_in(options.precision, chosen)
+    held = held_in(options.precision)
     loaded = load_checkpoint(folder, allowed=Allowed(tuple(trusted_targets)), held=held)
     ready(loaded.model, options.precision).to(chosen)
     pack_weights(loaded.model, options, writes=options.mode == PredictMode.generate)

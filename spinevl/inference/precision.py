@@ -13,7 +13,7 @@ from spinevl.checkpoints.load import is_native
 from spinevl.config.options import Compile, Precision, PredictOptions
 from spinevl.io.json_file import read_json_object
 from spinevl.models.half_speed import bfloat16_pays
-from spinevl.models.held import Held, auto_dtype
+from spinevl.models.held import Held
 from spinevl.models.merge import merge_adapters
 from spinevl.models.vlm import VLM
 
@@ -55,11 +55,9 @@ def settled(
     return replace(options, precision=found)
 
 
-def held_in(precision: Precision, device: str | torch.device) -> Held:
-    """How the weights are held that a checkpoint answers with."""
-    if precision == Precision.bfloat16:
-        return Held(every="bfloat16")
-    return Held("float32" if precision == Precision.float32 else auto_dtype(device))
+def held_in(precision: Precision) -> Held:
+    """How the weights are held that a checkpoint answers with, by its settled precision."""
+    return Held(every="bfloat16") if precision == Precision.bfloat16 else Held("float32")
 
 
 def pack_weights(model: VLM, options: PredictOptions, *, writes: bool) -> None:

@@ -27,7 +27,7 @@ from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.study import ConversationStudy, Study
 from spinevl.features.key import encoder_key
 from spinevl.features.store import FeatureCache
-from spinevl.inference.answer import Answer, Unanswered, not_finite
+from spinevl.inference.answer import Answer, Outcome, Unanswered
 from spinevl.inference.arriving import Arriving
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
@@ -37,10 +37,11 @@ from spinevl.inference.vllm_process import VLLMProcess
 from spinevl.inference.vllm_writer import VLLMWriter
 from spinevl.inference.writer import Writer
 from spinevl.io.memory import give_back_memory
+from spinevl.models import packed
 from spinevl.models.generate import Sampling
 from spinevl.models.vlm import VLM, sequence_logprobs
 from spinevl.schema.batch import Batch
-from spinevl.schema.errors import Problems, UserError, refused
+from spinevl.schema.errors import UserError, refused
 from spinevl.schema.example import Example
 from spinevl.schema.image_ref import ImageRef
 from spinevl.schema.prediction import Prediction
@@ -63,8 +64,12 @@ class Predictor:
         each_step: called at each token of generated answers; what it raises ends them.
         engine: generates in place of the model, which may have let its decoder go.
 
+    Several may share a model if one thread uses them.
+
     Raises:
         UserError: options that are no options of predict.
+        RuntimeError: plain layers of a model whose weights are packed.
+        ValueError: the model is compiled, and the options are not to.
     """
 
     def __init__(
@@ -79,9 +84,13 @@ class Predictor:
     ) -> None:
         self.model = model
         self.options = checked(options or PredictOptions(), at="predict")
-        model.compute_plainly(self.options.plain_layers)
+        if self.options.plain_layers:
+            packed.require_unpacked(model, "be computed plainly")
+        self._take_model()
         if self.options.compile != Compile.none:
             model.llm.compile(cuda_graphs=self.options.compile == Compile.cuda_graphs)
+        elif model.llm.is_compiled:
+            raise ValueError("another Predictor has compiled the model; load it again")
         self.cache = cache
         branches = model.vision_branches().items() if cache is not None else ()
         self._keys = {modality: encoder_key(branch.encoder) for modality, branch in branches}
@@ -132,8 +141,10 @@ class Predictor:
                 answers every ``of``-th batch. Each must be told the same examples and ``done``.
 
         Raises:
-            UserError: before anything is answered, for examples that do not fit the model.
-            Unanswered: after the answers to all others.
+            UserError: before anything is answered, for examples that do not fit the model; later
+                for an image that cannot be read, or if the numbers of no answer are finite.
+            Unanswered: after the answers to all others, some answers have numbers that are not
+                finite, or conversations that have outgrown the model.
         """
         asked = map(self._asked, examples)
         left = {index: one for index, one in enumerate(asked) if index not in done}
@@ -143,6 +154,7 @@ class Predictor:
             pairs = [pair for batch in batches for group in batch for pair in group]
             shown = [image for _, one in pairs for image in one.images]
             own = self._with_own_inputs()
+            self._take_model()
             keep_features(self.model, self.cache, own.collate.inputs, shown, keys=self._keys)
             return own._answers(batches)
         return self._answers(batches)
@@ -177,24 +189,31 @@ class Predictor:
     def _answers(self, batches: Sequence[Sequence[Group]]) -> Iterator[tuple[int, Answer]]:
         waiting: list[_Computing] = []
         written: list[Group] = []
-        problems = Problems()
+        outcome = Outcome()
         try:
             for batch in batches:
+                self._take_model()
                 if scored := self._part(batch, scored=True):
                     waiting.append(self._computing(scored))
-                    yield from self._read(waiting, keep=self.ahead)
+                    yield from self._read(waiting, outcome, keep=self.ahead)
                 written += self._part(batch, scored=False)
                 if written and self.in_batches:
-                    problems += yield from self.writer.answers(written)
+                    yield from self.writer.answers(written, outcome)
                     written = []
-        except Exception:  # what was asked before is answered
-            yield from self._read(waiting)
+            yield from self._read(waiting, outcome)
+            if written:
+                yield from self.writer.answers(written, outcome)
+        except Exception as error:  # what was asked before is answered, and told
+            yield from self._read(waiting, outcome)
+            if isinstance(error, UserError) and outcome.problems:
+                raise UserError([*outcome.problems, *error.problems]) from error
             raise
-        yield from self._read(waiting)
-        if written:
-            problems += yield from self.writer.answers(written)
-        if problems:
-            raise Unanswered(problems)
+        if outcome.problems:
+            raise Unanswered(outcome.problems)
+
+    def _take_model(self) -> None:
+        """Let the model compute as this predictor's options say; others may share it."""
+        self.model.compute_plainly(self.options.plain_layers)
 
     def _part(self, batch: Sequence[Group], *, scored: bool) -> list[Group]:
         parts = ([pair for pair in g if self._scored(pair[1]) is scored] for g in batch)
@@ -219,12 +238,15 @@ class Predictor:
         self.collate.check([one for one in examples if self._scored(one)])
         self.writer.check([one for one in examples if not self._scored(one)])
 
-    def stream(self, example: Example, sampling: Sampling) -> Iterator[str]:
+    def stream(self, example: Example, sampling: Sampling | None = None) -> Iterator[str]:
         """The answer to the last question of a conversation, as far as it is known.
 
+        Args:
+            example: what is asked.
+            sampling: how tokens are chosen; by default as ``answers`` chooses them.
+
         Yields:
-            The whole text so far, after each token, and in the end the answer. With
-            ``Sampling()`` that is the one of ``answers``.
+            The whole text so far, after each token, and in the end the answer.
 
         Raises:
             UserError: a conversation that does not fit the model, before anything is yielded, or
@@ -232,6 +254,7 @@ class Predictor:
         """
         asked = self._asked(example)
         self._check([asked])
+        self._take_model()
         yield from self.writer.stream(asked, sampling)
 
     def _computing(self, groups: Sequence[Group]) -> _Computing:
@@ -242,27 +265,27 @@ class Predictor:
         # read as it was laid out: what is on a GPU can be had only behind all that it is told
         return _Computing(groups, batch.without_inputs(), logprobs)
 
-    def _read(self, waiting: list[_Computing], keep: int = 0) -> Iterator[tuple[int, Answer]]:
+    def _read(
+        self, waiting: list[_Computing], outcome: Outcome, keep: int = 0
+    ) -> Iterator[tuple[int, Answer]]:
         """The answers of all that is waiting but the last ``keep``, which stay."""
         while len(waiting) > keep:
-            yield from self._chosen(waiting.pop(0))
+            yield from self._chosen(waiting.pop(0), outcome)
 
-    def _chosen(self, one: _Computing) -> Iterator[tuple[int, Answer]]:
-        """The log-probability of every option of closed questions.
-
-        Raises:
-            UserError: one of them is not finite.
-        """
+    def _chosen(self, one: _Computing, outcome: Outcome) -> Iterator[tuple[int, Answer]]:
+        """The log-probability of every option of closed questions."""
         logprobs = one.logprobs.here().tolist()
         if len(one.groups) > 1 and not all(map(math.isfinite, logprobs)):
             # a NaN reaches all that share its row, masked or not: alone, the right one is named
             for group in one.groups:
-                yield from self._chosen(self._computing([group]))
+                yield from self._chosen(self._computing([group]), outcome)
             return
         examples = dict(pair for group in one.groups for pair in group)
         for index, options in option_logprobs(one.batch, logprobs).items():
             if not all(map(math.isfinite, options.values())):
-                raise not_finite(examples[index], "log-probabilities")
+                outcome.not_finite(examples[index], "log-probabilities")
+                continue
+            outcome.answered()
             rounds = examples[index].rounds
             text = examples[index].options[max(options, key=options.__getitem__)]
             yield index, Answer((*rounds[:-1], (rounds[-1][0], text)), options)
@@ -320,7 +343,7 @@ def load_predictor(
         )
     folder = study.spec.cache_folder
     options = settled(options, checkpoint=checkpoint, device=device, cache_folder=folder)
-    held = held_in(options.precision, device)
+    held = held_in(options.precision)
     loaded = load_checkpoint(checkpoint, allowed=allowed, held=held)
     ready(loaded.model, options.precision)
     if options.attention == Attention.flex:

@@ -36,7 +36,7 @@ def llm_in(out: Path, spec: PredictSpec, *, trust: Trust = NOTHING) -> Iterator[
     folder = out / FOLDER / _LLM
     remove(folder)  # of a job that was killed
     try:
-        held = held_in(spec.options.precision, spec.device)
+        held = held_in(spec.options.precision)
         loaded = load_checkpoint(Path(spec.checkpoint), allowed=trust.allowed, held=held)
         llm = ready(loaded.model, spec.options.precision).llm
         del loaded

@@ -1,7 +1,8 @@
 """vLLM as a process of its own: prompts in, tokens out, a JSON line each.
 
 It is run by its path with an interpreter whose environment may have nothing of ours, so it imports
-nothing of ours. ``spinevl.inference.engine`` starts it and tells the other side of the protocol.
+nothing of ours. ``spinevl.inference.vllm_process`` starts it, and tells the other side of the
+protocol.
 """
 
 from __future__ import annotations

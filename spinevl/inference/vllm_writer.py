@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +12,16 @@ import torch
 from spinevl.config.options import History, PredictOptions
 from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.packing.image_input import BatchImages
-from spinevl.inference.answer import Answer
+from spinevl.inference.answer import Answer, Outcome
 from spinevl.inference.encode import visual_rows_of
 from spinevl.inference.talk import Talk
 from spinevl.inference.vllm_process import VLLMProcess
 from spinevl.inference.writer import Writer
+from spinevl.models.generate import Sampling
 from spinevl.models.held import half_of
 from spinevl.models.splice import splice
 from spinevl.models.vlm import VLM
-from spinevl.schema.errors import Problems
+from spinevl.schema.errors import refused
 from spinevl.schema.example import Example, Rounds
 
 _MOST_OPEN = 128  # conversations that are answered at the same time
@@ -52,19 +53,18 @@ class VLLMWriter(Writer):
         self.engine = engine
 
     @torch.inference_mode()
-    def answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
+    def answers(self, groups: Sequence[Group], outcome: Outcome) -> Iterator[tuple[int, Answer]]:
         """Greedy answers, each as soon as it is done; the next round of one follows at once.
 
-        Returns:
-            See Writer.
+        Args:
+            groups, outcome: see Writer.
         """
-        problems = Problems()
         waiting = deque(pair for group in groups for pair in group)
         self.start([example for _, example in waiting])
         talks: dict[int, tuple[int, Talk, _Shown]] = {}
 
         def ask(index: int, talk: Talk, shown: _Shown, rounds: Rounds) -> None:
-            if self.has_room(talk.example, rounds, problems):
+            if self.has_room(talk.example, rounds, outcome.problems):
                 talks[self._ask(talk.example, rounds, shown)] = (index, talk, shown)
 
         while waiting or talks:
@@ -81,14 +81,22 @@ class VLLMWriter(Writer):
                 continue
             number, tokens = self.engine.answer()
             index, talk, shown = talks.pop(number)
-            if (text := self.decoded(talk.example, tokens, problems)) is None:
+            if (text := self.decoded(talk.example, tokens, outcome)) is None:
                 continue
             talk.say(text)
             if (following := talk.next()) is None:
                 yield index, Answer(tuple(talk.said))
             else:
                 ask(index, talk, shown, following)
-        return problems
+
+    def stream(self, asked: Example, sampling: Sampling | None) -> Iterator[str]:
+        """Refused: the engine gives whole answers."""
+        raise refused(
+            "predict.engine",
+            "native, since an answer is read as it is written",
+            "vllm",
+            "leave predict.engine out",
+        )
 
     def start(self, examples: Sequence[Example]) -> None:
         """Start the engine for some conversations, where it does not take them already."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -14,13 +14,13 @@ from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.packing.conversation import TokenSequence
 from spinevl.data.packing.image_input import BatchImages, length
 from spinevl.data.packing.prompts import lay_out_prompts
-from spinevl.inference.answer import Answer, not_finite
+from spinevl.inference.answer import Answer, Outcome, not_finite
 from spinevl.inference.encode import visual_rows_of
 from spinevl.inference.talk import Talk
 from spinevl.models.generate import NOT_FINITE, Sampling, generate, greedy
 from spinevl.models.vlm import VLM
 from spinevl.schema.conversation import PLACEHOLDER
-from spinevl.schema.errors import Problems, UserError
+from spinevl.schema.errors import Problems
 from spinevl.schema.example import Example, Rounds
 
 _KEYS_BYTES = 2**31  # of answers that are written together
@@ -73,20 +73,16 @@ class Writer:
         return int(2 * config.num_hidden_layers * heads * width * size)
 
     @torch.inference_mode()
-    def answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
+    def answers(self, groups: Sequence[Group], outcome: Outcome) -> Iterator[tuple[int, Answer]]:
         """Greedy answers, round after round, to what waits for one.
 
-        Returns:
-            What is wrong with those that have no answer: the model's own answers left no room for
-            another one, or its numbers were not finite.
-
-        Raises:
-            UserError: several are asked together, and the numbers of none are finite.
+        Args:
+            groups: what is asked.
+            outcome: is told of those that have no answer: the model's own answers left no room for
+                another one, or its numbers were not finite.
         """
-        problems = Problems()
         for some in self._parts(groups):
-            problems += yield from self._answers(some)
-        return problems
+            yield from self._answers(some, outcome)
 
     def _parts(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
         """Groups that are answered together: their keys and values fit, as if none were shared."""
@@ -106,11 +102,11 @@ class Writer:
     def _keys_bytes(self) -> int:
         """What keys and values may take: on a GPU half of the memory that is free."""
         device = next(self.model.parameters()).device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        return int(max(_KEYS_BYTES, free // 2))
+        if device.type == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0] // 2)
+        return _KEYS_BYTES
 
-    def _answers(self, groups: Sequence[Group]) -> Generator[tuple[int, Answer], None, Problems]:
-        problems = Problems()
+    def _answers(self, groups: Sequence[Group], outcome: Outcome) -> Iterator[tuple[int, Answer]]:
         pairs = [pair for group in groups for pair in group]
         going_on = {index: Talk(example, self.options.history) for index, example in pairs}
         ended: list[tuple[int, Answer]] = []
@@ -120,11 +116,9 @@ class Writer:
                 for index, talk in going_on.items():
                     if (rounds := talk.next()) is None:
                         ended.append((index, Answer(tuple(talk.said))))
-                    elif self.has_room(talk.example, rounds, problems):
+                    elif self.has_room(talk.example, rounds, outcome.problems):
                         asked[index] = talk.example, rounds
-                texts = self._texts(list(asked.values()), problems) if asked else []
-                if len(texts) > 1 and texts.count(None) == len(texts):
-                    raise UserError(problems)
+                texts = self._texts(list(asked.values()), outcome) if asked else []
                 said = {
                     index: text
                     for index, text in zip(asked, texts, strict=True)
@@ -137,42 +131,53 @@ class Writer:
             yield from ended
             raise
         yield from sorted(ended, key=itemgetter(0))
-        return problems
 
     def _texts(
-        self, waiting: Sequence[tuple[Example, Rounds]], problems: Problems
+        self, waiting: Sequence[tuple[Example, Rounds]], outcome: Outcome
     ) -> list[str | None]:
         """The answers to the last question of some conversations, after what was said.
 
         None stands for one whose numbers were not finite, which is noted.
         """
+        rooms = [self._longest(example) for example, _ in waiting]
+        if len(set(rooms)) > 1:  # an answer is as long as it would be alone
+            texts: list[str | None] = [None] * len(waiting)
+            for room in sorted(set(rooms)):
+                of_it = [number for number, one in enumerate(rooms) if one == room]
+                found = self._texts([waiting[number] for number in of_it], outcome)
+                for number, text in zip(of_it, found, strict=True):
+                    texts[number] = text
+            return texts
         answers = greedy(
             self.model,
             **self._prompts(waiting),
             end_id=self.conversation.answer_end(),
-            max_new_tokens=max(self._longest(example) for example, _ in waiting),
+            max_new_tokens=rooms[0],
             repetition_penalty=self.options.repetition_penalty,
             each_step=self.each_step,
         )
         # a NaN may reach others that are read together: alone, the right one is named
         return [
-            self._texts([one], problems)[0]
+            self._texts([one], outcome)[0]
             if tokens is None and len(waiting) > 1
-            else self.decoded(one[0], tokens, problems)
+            else self.decoded(one[0], tokens, outcome)
             for one, tokens in zip(waiting, answers, strict=True)
         ]
 
     def decoded(
-        self, example: Example, tokens: Sequence[int] | None, problems: Problems
+        self, example: Example, tokens: Sequence[int] | None, outcome: Outcome
     ) -> str | None:
-        """The text of an answer; None, and a problem, where its numbers were not finite."""
-        with problems.collected():
-            return self._decoded(example, tokens)
-        return None
+        """The text of an answer; None where its numbers were not finite, which is noted."""
+        if tokens is None:
+            outcome.not_finite(example, "logits")
+            return None
+        outcome.answered()
+        return self._decoded(example, tokens)
 
     @torch.inference_mode()
-    def stream(self, asked: Example, sampling: Sampling) -> Iterator[str]:
+    def stream(self, asked: Example, sampling: Sampling | None) -> Iterator[str]:
         """See Predictor.stream."""
+        sampling = sampling or Sampling(repetition_penalty=self.options.repetition_penalty)
         steps = generate(
             self.model,
             **self._prompts([(asked, asked.rounds)]),
@@ -183,6 +188,7 @@ class Writer:
         tokens: list[int] = []
         shown = ""
         for step in steps:
+            self.each_step()
             if (token := int(step[0])) == self.conversation.answer_end():
                 break
             if token == NOT_FINITE:
@@ -234,9 +240,7 @@ class Writer:
             rounds = tuple((q, a and PLACEHOLDER.sub("", a)) for q, a in rounds)
         return self.conversation.dialogue(rounds)
 
-    def _decoded(self, example: Example, tokens: Sequence[int] | None) -> str:
-        if tokens is None:
-            raise not_finite(example, "logits")
+    def _decoded(self, example: Example, tokens: Sequence[int]) -> str:
         free = example.kind == "text"  # a strict answer is not made to fit by leaving tokens out
         text = self.model.llm.tokenizer.decode(tokens, skip_special_tokens=free)
         return text.strip(" \n") if free else text

@@ -30,7 +30,8 @@ def computes_chains(device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     if not torch.cuda.is_available():
         return True
     built = torch.backends.cuda.is_flash_attention_available()
-    return built and torch.cuda.get_device_capability() >= (8, 0)
+    card = device if device.type == "cuda" else None
+    return built and torch.cuda.get_device_capability(card) >= (8, 0)
 
 
 def chain_attention(

@@ -36,7 +36,10 @@ def computes_in_bfloat16(device: str | torch.device) -> bool:
     """Whether the device has instructions for bfloat16; one that only emulates it is slower."""
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        if not torch.cuda.is_available():
+            return False
+        with torch.cuda.device(device):  # torch asks the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 

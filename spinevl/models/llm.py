@@ -120,6 +120,11 @@ class CausalLM(nn.Module):
         told = {"dynamic": True, "recompile_limit": RECOMPILE_LIMIT, **mode}
         self.model.base_model.compile(**{**told, **options})
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the decoder was compiled."""
+        return self.model.base_model._compiled_call_impl is not None
+
     def check_flex(self, *, learn: bool) -> None:
         """Refuse a decoder whose attention FlexAttention cannot compute.
 

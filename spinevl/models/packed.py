@@ -20,7 +20,7 @@ from spinevl.models.products import has_operators, onednn_is_faster, product
 _ROWS = 64
 """For so many rows oneDNN chooses the blocks; measured, they are the best for 1 to 4,000."""
 
-_AGAIN = "this model only answers: read it with load_checkpoint to train, convert, copy or store it"
+_AGAIN = "this model answers as it was loaded: read it with load_checkpoint for anything else"
 
 
 class PackedLinear(nn.Module):
@@ -71,10 +71,10 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def require_unpacked(model: nn.Module) -> None:
-    """Raise RuntimeError for a model with packed weights, which cannot be trained."""
+def require_unpacked(model: nn.Module, what: str) -> None:
+    """Raise RuntimeError for a model with packed weights, which cannot do ``what``."""
     if any(isinstance(one, PackedLinear) for one in model.modules()):
-        raise RuntimeError(f"packed weights cannot be trained; {_AGAIN}")
+        raise RuntimeError(f"packed weights cannot {what}; {_AGAIN}")
 
 
 def pays(dtype: torch.dtype, device: torch.device) -> bool:

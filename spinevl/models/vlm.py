@@ -62,7 +62,7 @@ class VLM(nn.Module):
     def train(self, mode: bool = True) -> VLM:
         """As of nn.Module; a model with packed weights is refused before anything changes."""
         if mode:
-            packed.require_unpacked(self)
+            packed.require_unpacked(self, "be trained")
         return super().train(mode)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:

@@ -14,6 +14,7 @@ from benchmarks import subject
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import material
 from benchmarks.peers.ours_predict import Ours
+from benchmarks.peers.ours_train import Training
 from benchmarks.peers.rounds import Result
 
 
@@ -59,7 +60,7 @@ def test_questions_are_answered_alike_with_empty_and_filled_caches(
     ours = _ours(folder, tmp_path, dtype=dtype)
     loaded = ours.load()
     assert loaded["precision"] in ("float32", "bfloat16")
-    assert 0 < loaded["flop"]["warm"] < loaded["flop"]["cold"]
+    assert 0 < loaded["flop_a_patient"]["warm"] < loaded["flop_a_patient"]["cold"]
     cold, warm = ours.choose(warm=False), ours.choose(warm=True)
     assert len(cold["choices"]) == 18
     assert cold["choices"] == warm["choices"]
@@ -78,6 +79,41 @@ def test_answers_are_written_for_everything_that_is_generated(
         assert told["seconds"] > 0
 
 
+def test_the_plain_loop_answers_beside_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _one_patient(monkeypatch)
+    ours = _ours(folder, tmp_path, plain=True)
+    ours.load()
+    assert ours.plain(batch_size=9, patients=1)["seconds"] > 0
+
+
+@pytest.mark.parametrize("packing", ["tree", "plain"])
+def test_steps_of_training_are_timed(
+    folder: Path, tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _one_patient(monkeypatch)
+    told = {
+        "material": folder / "random",
+        "cache": folder,
+        "scratch": tmp_path,
+        "adapters": tmp_path / "adapters.safetensors",
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "packing": packing,
+        "device": "cpu",
+        "attention": "blocks",
+    }
+    ours = Training(argparse.Namespace(**told))
+    assert ours.load()["trained"] > 0
+    assert (tmp_path / "adapters.safetensors").is_file()
+    assert ours.start(rate=1e-3)["seconds"] > 0
+    found = ours.steps(patients=[0, 0])
+    assert found["losses"][1] < found["losses"][0]
+    assert found["questions"] == 2 * 18
+    assert (found["tokens"][0] == found["tokens"][1]) is (packing == "plain")
+
+
 def test_what_fails_of_ours_ends_the_benchmark_and_a_peer_does_not() -> None:
     sections = {
         "predict float32": {
@@ -89,6 +125,14 @@ def test_what_fails_of_ours_ends_the_benchmark_and_a_peer_does_not() -> None:
             "conversations, ours, engine=vllm": Result(failed="no such wheel", there=False)
         },
     }
-    assert peers._broken(sections) == [
-        "predict float32: ours, warm features: load: TypeError: None"
-    ]
+    ours = "predict float32: ours, warm features: load: TypeError: None"
+    assert peers._broken(sections) == [ours]
+    sections["generation float32"] = {
+        "conversations, ours, engine=vllm": Result(failed="crashed"),
+        "16 tokens, vLLM": Result(seconds=[1.0]),
+        "16 tokens, plain loop": Result(failed="on another device"),
+    }
+    more = ["conversations, ours, engine=vllm: crashed", "16 tokens, plain loop: on another device"]
+    assert peers._broken(sections) == [ours, *(f"generation float32: {one}" for one in more)]
+    sections["generation float32"]["conversations, vLLM"] = Result(failed="crashed")
+    assert peers._broken(sections) == [ours, f"generation float32: {more[1]}"]

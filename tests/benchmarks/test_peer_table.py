@@ -39,7 +39,7 @@ def result(*seconds: float, peak: float = 1.0, **answers: Any) -> Result:
 def choosing(choices: list[int | None], *seconds: float, peak: float = 1.0) -> Result:
     tables = [[0.9, 0.1], [0.45, 0.55]]
     found = result(*seconds, peak=peak, choices=choices, probabilities=tables)
-    found.loaded["flop"] = {"cold": 4 * 300e9, "warm": 4 * 200e9}
+    found.loaded["flop_a_patient"] = {"cold": 300e9, "warm": 200e9}
     return found
 
 

@@ -20,6 +20,7 @@ from spinevl.build.worker_words import read_worker_words
 from spinevl.config.compose import compose
 from spinevl.distributed import launch as distributed_launch
 from spinevl.inference import answering, worker
+from spinevl.inference.answer import Outcome
 from spinevl.inference.devices import device_count
 from spinevl.inference.predictor import Predictor
 from spinevl.inference.writer import Writer
@@ -162,12 +163,12 @@ def test_conversations_are_answered_as_on_one_device(
 def test_what_cannot_be_answered_is_told_when_all_others_are(
     work: Path, tmp_path: Path, several: list[int], monkeypatch: pytest.MonkeyPatch, devices: str
 ) -> None:
-    said = Writer._decoded
+    said = Writer.decoded
 
-    def decoded(self: Writer, example: Example, tokens: Any) -> str:
-        return said(self, example, None if example.key.patient in lost else tokens)
+    def decoded(self: Writer, example: Example, tokens: Any, outcome: Outcome) -> str | None:
+        return said(self, example, None if example.key.patient in lost else tokens, outcome)
 
-    monkeypatch.setattr(Writer, "_decoded", decoded)
+    monkeypatch.setattr(Writer, "decoded", decoded)
     lost = {"0", "text"}  # the first of each process
     out = tmp_path / "out"
     cfg = talking(work, f"predict.devices={devices}")
@@ -319,10 +320,12 @@ def test_the_patient_is_named_that_a_process_cannot_answer(
     out = tmp_path / "job"
     with monkeypatch.context() as patch:
         patch.setattr(TinyEncoder, "transform", overflows)
-        with pytest.raises(UserError, match="record p07 qd"):
+        with pytest.raises(UserError, match="record p07 qd") as caught:
             answered(asked(work, *options), out)
-    kept = (out / ".predictions.dev.1-of-2.jsonl").read_text()
-    assert '"index": 1' in kept  # of the patient before, p05
+    assert all("record p07 " in one for one in caught.value.problems)
+    kept = (out / ".predictions.dev.jsonl").read_text("utf-8").splitlines()
+    asked_of_all = len(whole["predictions.jsonl"].splitlines())
+    assert len([one for one in kept if "index" in one]) == asked_of_all - len(caught.value.problems)
     assert answered(asked(work, *options), out) == whole
 
 

@@ -19,12 +19,11 @@ from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.features.store import FeatureCache
 from spinevl.inference import predictor as predictor_module
 from spinevl.inference import writer
-from spinevl.inference.answer import Answer, Unanswered
+from spinevl.inference.answer import Answer, Outcome, Unanswered
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.writer import Writer
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
-from spinevl.models.generate import Sampling
 from spinevl.models.llm import TinyLLM
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
@@ -170,7 +169,7 @@ def test_what_was_scored_is_answered_when_the_writer_fails(
     monkeypatch.setattr(Predictor, "ahead", 1)
     asked = predictor(model, batch_size=1)
 
-    def fails(groups: Any) -> Any:
+    def fails(groups: Any, outcome: Outcome) -> Any:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(asked.writer, "answers", fails)
@@ -377,23 +376,29 @@ def test_what_is_not_finite_costs_no_other_its_answer(
     asking = predictor(model, history=history, batch_size=2)
     monkeypatch.setattr(predictor_module, "_CONVERSATIONS", 1)
     asked = [
-        replace(talk(("<image>?", "So."), (f"{name}?", None)), source=f"file.json: {name}")
+        replace(
+            talk(("<image>?", "So."), (f"{name}?", None)),
+            key=Key(name, ""),
+            source=f"file.json: {name}",
+        )
         for name in ("one", "bad", "two", "three", "worse")
     ]
-    said = Writer._decoded
+    said = Writer.decoded
 
-    def decoded(self: Writer, example: Example, tokens: Any) -> str:
-        return said(self, example, None if "bad" in example.where else tokens)
+    def decoded(self: Writer, example: Example, tokens: Any, outcome: Outcome) -> str | None:
+        return said(self, example, None if "bad" in example.where else tokens, outcome)
 
-    monkeypatch.setattr(Writer, "_decoded", decoded)
+    monkeypatch.setattr(Writer, "decoded", decoded)
     found: dict[int, Answer] = {}
     with pytest.raises(Unanswered, match=r"^file\.json: bad: expected finite logits of its answer"):
         deque(starmap(found.__setitem__, asking.answers(asked)), maxlen=0)
     assert sorted(found) == [0, 2, 3, 4]
-    monkeypatch.setattr(Writer, "_decoded", lambda self, *_: said(self, asked[0], None))
+    monkeypatch.setattr(Writer, "decoded", lambda self, one, _, out: said(self, one, None, out))
     with pytest.raises(UserError) as caught:  # of weights that are at fault no more is asked
         deque(asking.answers(asked), maxlen=0)
-    assert len(caught.value.problems) == 2
+    assert [str(one).split(": ")[1] for one in caught.value.problems] == [
+        *("one", "bad", "two", "three")
+    ]
     assert not isinstance(caught.value, Unanswered)
 
 
@@ -407,8 +412,8 @@ def test_calls_with_kept_features_do_not_disturb_each_other(model: VLM, tmp_path
         for call, answers in zip(calls, found, strict=True):
             answers |= dict([next(call)])
     assert found == wanted
-    assert dict(asking.answers([talk(("<image>?", None))]))
-    assert "".join(asking.stream(talk(("<image>?", None)), Sampling())) is not None
+    said = dict(asking.answers([talk(("<image>?", None))]))[0].rounds[-1][1]
+    assert [*asking.stream(talk(("<image>?", None)))][-1] == said
 
 
 def test_what_cannot_be_answered_is_refused_before_the_first_answer(model: VLM) -> None:

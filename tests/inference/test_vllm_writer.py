@@ -18,7 +18,7 @@ from vllm_environment import FAKE
 from spinevl.checkpoints.decoder import write_decoder
 from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.inference import vllm_worker, vllm_writer
-from spinevl.inference.answer import Answer, Unanswered
+from spinevl.inference.answer import Answer, Outcome, Unanswered
 from spinevl.inference.predictor import Predictor
 from spinevl.inference.vllm_process import VLLMProcess
 from spinevl.inference.writer import Writer
@@ -150,17 +150,19 @@ def test_logits_that_are_not_finite_are_told(
     predictor = Predictor(model, decode, options=PredictOptions(max_new_tokens=2), engine=engine)
     with pytest.raises(UserError, match=r"file\.json: one: expected finite"):
         list(predictor.answers(EXAMPLES[:1]))
+    with pytest.raises(UserError, match=r"predict\.engine: expected native, .* found vllm"):
+        list(predictor.stream(EXAMPLES[0]))
 
 
 def test_what_has_no_room_or_no_finite_logits_costs_no_other_its_answer(
     model: VLM, engine: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decoded(self: Writer, example: Example, tokens: Any) -> str:
-        said(self, example, None if example.key.patient == "bad" else tokens)
-        return 20 * "word "
+    def decoded(self: Writer, example: Example, tokens: Any, outcome: Outcome) -> str | None:
+        told = said(self, example, None if example.key.patient == "bad" else tokens, outcome)
+        return None if told is None else 20 * "word "
 
-    said = Writer._decoded
-    monkeypatch.setattr(Writer, "_decoded", decoded)
+    said = Writer.decoded
+    monkeypatch.setattr(Writer, "decoded", decoded)
     options = PredictOptions(max_new_tokens=2, history=History.own, batch_size=2)
     question = ("<image>?", "So.")
     asked = [talk("long", *9 * [question]), talk("short", question), talk("bad", question)]
