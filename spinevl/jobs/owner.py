@@ -7,7 +7,9 @@ nothing                                takes it
 its own results, complete              nothing; the results stay as they are
 its own results, cut                   goes on: a training from its last state, predictions from the
                                        answers so far; with resume=never it starts anew
-another job's results                  moves them aside, ``FOLDER.old-1``, and takes the folder
+another job's results                  moves them aside, ``FOLDER.old-1``, and takes the folder; a
+                                       job that is told to read what is not there is refused
+the account of a failed job alone      takes its place
 files of no job                        nothing; it is refused
 files that a running job writes        nothing; it is refused
 =====================================  ==========================================================
@@ -21,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,9 @@ from filelock import FileLock, Timeout
 from spinevl.evaluation.answer_files import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE
 from spinevl.io.folders import recover_all
 from spinevl.io.temporary import remove, remove_leftovers
-from spinevl.jobs.identity import differences, input_paths, parts
+from spinevl.jobs.identity import absent_inputs, differences, input_paths, parts
 from spinevl.jobs.provenance import code
-from spinevl.jobs.status import JobStatus, read_status
+from spinevl.jobs.status import JOB_FILE, JobStatus, read_status
 from spinevl.report.metrics_file import CURVE_FILE, METRICS_FILE, STATES_FOLDER, TRAIN_FILE
 from spinevl.schema.errors import UserError, refused
 from spinevl.training.loggers import TENSORBOARD
@@ -107,10 +110,12 @@ def owned(
             if earlier and earlier.identity == identity:
                 yield _resumed(out, earlier, say, anew=config.get("resume") == "never")
                 return
-            if not _is_empty(out):
+            if not _is_empty(out) and not (earlier and _left_nothing(out, earlier)):
                 _move_aside(out, config, say)
                 moved = True
                 continue
+            if identity is not None:
+                _tell_of_same(out, identity, say)
             yield None
             return
         finally:
@@ -166,13 +171,32 @@ def _is_empty(out: Path) -> bool:
     return all(_NOTHING.fullmatch(one.name) for one in out.iterdir())
 
 
+def _left_nothing(out: Path, earlier: JobStatus) -> bool:
+    """Whether a job has failed before there was anything but its account."""
+    account = (JOB_FILE, "job_config.json")
+    names = [one.name for one in out.iterdir() if not _NOTHING.fullmatch(one.name)]
+    return earlier.status == "failed" and all(name in account for name in names)
+
+
+def _tell_of_same(out: Path, identity: str, say: Say) -> None:
+    """Say where results of this very job were moved aside, before it begins anew."""
+    for aside in sorted(out.parent.glob(f"{escape(out.name)}.old-*")):
+        if (status := read_status(aside)) and status.identity == identity:
+            say(
+                f"{aside}: it holds this very job ({status.status}), which begins anew in {out}; "
+                "to go on with it, stop this one and move that folder back in its place"
+            )
+
+
 def _move_aside(out: Path, config: Mapping[str, Any], say: Say) -> None:
     """Rename a folder that holds another job's results.
 
     Raises:
         UserError: it holds none, something that this job reads, or a folder below it that a job is
-            using; it stays as it is.
+            using; or what this job reads is not there. It stays as it is.
     """
+    if absent := absent_inputs(config):
+        raise UserError(absent)
     fix = "name another hydra.run.dir"
     earlier, changed = read_status(out), ""
     if earlier and earlier.parts:

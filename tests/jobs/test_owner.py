@@ -124,6 +124,40 @@ def test_a_job_that_cannot_run_replaces_no_results(tmp_path: Path) -> None:
     assert run(tmp_path / "o", None, "never") == ["complete"]
 
 
+def test_a_job_that_is_told_to_read_what_is_not_there_moves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    labels = {"labels": str(tmp_path / "labels.json")}
+    (tmp_path / "labels.json").write_text("[]")
+    run(out, {"data": labels}, "x")
+    mistyped = {"data": {"labels": str(tmp_path / "labls.json")}}
+    with pytest.raises(UserError, match=r"^data\.labels=.*labls\.json: expected a file or folder"):
+        run(out, mistyped, "y")
+    assert names(tmp_path) == ["labels.json", "o"]
+    assert run(out, {"data": labels})[-1] == "complete"
+
+
+@pytest.mark.parametrize("files", [(), ("run.log",), ("x",)])
+def test_a_job_that_failed_without_results_gives_up_its_place(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    out = tmp_path / "o"
+    with pytest.raises(ValueError, match="half way"):
+        run(out, OTHER, *files, fails=True)
+    said = run(out, FIRST, "mine")
+    assert ("o.old-1" in names(tmp_path)) is bool(said) is ("x" in files)
+    assert "mine" in names(out)
+    assert ("run.log" in names(out)) is ("run.log" in files)  # what it has said is kept
+
+
+def test_a_job_says_where_its_own_results_were_moved(tmp_path: Path) -> None:
+    out = tmp_path / "o[1]"
+    run(out, FIRST, "x")
+    run(out, OTHER, "y")
+    (told,) = [one for one in run(out, FIRST, "x") if "very job" in one]
+    assert told.startswith(f"{tmp_path}/o[1].old-1: it holds this very job (done)")
+    assert names(tmp_path) == ["o[1]", "o[1].old-1", "o[1].old-2"]
+
+
 def test_a_folder_with_a_running_job_below_is_not_moved(tmp_path: Path) -> None:
     run(tmp_path / "o", FIRST, "x")
     (tmp_path / "o/ended").mkdir()
