@@ -11,7 +11,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spinevl.build.allowlist import OURS
@@ -105,7 +105,7 @@ def _lines(error: BaseException, verb: str, arguments: Sequence[str]) -> tuple[s
             ] or named
             if wrong:
                 return tuple(f"{o}: expected an option, {_choices(_key(o))}" for o in wrong)
-        if "Unexpected type for root: NoneType" in str(one):
+        if re.match(r"Unexpected type( for root)?: None", str(one)):  # OmegaConf's own assertion
             return tuple(_unset_groups(verb, arguments))
     for one in chain:
         if isinstance(one, OmegaConfBaseException) and getattr(one, "full_key", None):
@@ -130,7 +130,7 @@ def _of_an_override(error: Exception, verb: str, arguments: Sequence[str]) -> st
         if re.search(r"(Key '.*' (is )?not in|does not exist)", reason):
             return _unknown_key(name, verb, arguments)
         if "is not a ListConfig" in reason:
-            reason = f"expected a list: '{name}=[{override.partition('=')[2]}]'"
+            reason = f"expected a list: {_as_a_list(verb, arguments, override)}"
         elif takes := expectation(SCHEMAS[verb], name):
             reason = f"expected {takes}"
         return f"{override}: {reason}"
@@ -225,6 +225,15 @@ def _arguments(node: DictConfig) -> Collection[str]:
         return signature_of(OURS.named(target, where="")).parameters
     except (UserError, ImportError):
         return ()
+
+
+def _as_a_list(verb: str, arguments: Sequence[str], override: str) -> str:
+    """How an override of a list is written: with its own value, or as the several by default."""
+    name, _, value = override.partition("=")
+    default: Any = OmegaConf.select(_rest(verb, arguments, name), _key(override))
+    if isinstance(default, ListConfig) and len(default) > 1:
+        value = ",".join(str(one) for one in default)
+    return f"'{_key(override)}=[{value}]'"
 
 
 def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:

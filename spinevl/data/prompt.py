@@ -33,12 +33,17 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
             problems.add(here, "a template of text", repr(template), "mend it")
             continue
         if not template:
-            problems.add(here, "a template", "none", f"add {task.name!r}")
+            own = f"give prompts.templates.{task.name}, or choose prompts=en or zh"
+            fix = own if where == "prompts" else f"add {task.name!r}"
+            problems.add(here, "a template", "none", fix)
             continue
         for name in re.findall(r"\[[A-Za-z][A-Za-z0-9_ -]*\]", template):
             if name not in PLACEHOLDERS:
                 known = " ".join(PLACEHOLDERS)
                 problems.add(here, f"placeholders among {known}", name, "mend it")
+        if "\\n" in template:  # a shell and Hydra pass it on as it is, unlike YAML and JSON
+            fix = "write it in a YAML or JSON file, where \\n is one, or as $'...' in the shell"
+            problems.add(here, "a line break", "a backslash and an n", fix)
         literal = template.count(IMAGE)
         if literal != int(task.axial):
             wanted = "one literal <image> for the axial image" if task.axial else "no <image>"

@@ -301,7 +301,7 @@ def open_study(
         sides = [side for side in subsets if side != "test"]
         names = [record_file(t, side, spec.suffix) for t in tasks.values() for side in sides]
         spec = as_built(spec, names)
-    templates = _templates(spec, tasks)
+    templates = templates_of(spec, tasks)
     shown = spec.sag_image or []
     if problem := unknown_slices(shown, source.layout.slices):
         raise UserError(problem)
@@ -343,10 +343,13 @@ def require_patients(study: Study) -> PatientStudy:
     return study
 
 
-def _templates(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
+def templates_of(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
     """The template of each task, checked."""
     prompts = spec.prompts or {}
     path = prompts.get("path")
-    templates = read_templates(path) if path else dict(prompts.get("templates") or {})
+    templates = read_templates(path) if path else prompts.get("templates") or {}
+    if not isinstance(templates, Mapping):
+        wrong = f"study.templates={templates!r}: expected an object, task -> template"
+        raise UserError(f"{wrong}; the checkpoint's config.json is damaged")
     check_templates(templates, tasks, where=path or "prompts")
     return {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}

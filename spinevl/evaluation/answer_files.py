@@ -27,6 +27,7 @@ DEV_PREDICTIONS_FILE = "predictions_dev.jsonl"
 
 _AGAIN = "mend the line or predict again"
 _NONE = type(None)
+_TIE = 1e-6  # probabilities may have been rounded
 _ONLY, _DROP = "only labelled patients", "drop who has no labels"
 
 
@@ -202,13 +203,20 @@ def _prediction(entry: Mapping[str, Any], tasks: Mapping[str, Task], where: str)
     if box is not None and not _is_box(box):
         wanted = "[x1, y1, x2, y2] with x1 < x2 and y1 < y2"
         raise refused(f"{where}: box", wanted, repr(box), _AGAIN)
+    probabilities = _probabilities(told("probabilities", dict, _NONE), len(task.choices), where)
+    if probabilities and (
+        choice is None or probabilities[choice] < max(probabilities.values()) - _TIE
+    ):
+        best = max(probabilities, key=probabilities.__getitem__)
+        wanted = f"the most probable label, {best}"
+        raise refused(f"{where}: choice", wanted, repr(choice), _AGAIN)
     return Prediction(
         id=patient,
         task=task.name,
         object=level,
         slices=tuple(slices),
         choice=choice,
-        probabilities=_probabilities(told("probabilities", dict, _NONE), len(task.choices), where),
+        probabilities=probabilities,
         text=told("text", str),
         box=None if box is None else Box(*box),
     )

@@ -15,7 +15,7 @@ from spinevl.checkpoints.format import Checkpoint
 from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.check import from_plain
 from spinevl.config.options import PredictMode, PredictOptions
-from spinevl.data.study import PatientStudy
+from spinevl.data.study import PatientStudy, templates_of
 from spinevl.data.study_spec import StudySpec
 from spinevl.evaluation.join import with_truth
 from spinevl.inference.precision import held_in, pack_weights, ready, settled
@@ -88,6 +88,12 @@ class SpineModel:
         self.options = options
         self.tasks: Mapping[str, Task] = checkpoint.tasks
         self.layout = StudyLayout.told(checkpoint.study.get("data") or {})
+        self._spec = StudySpec().filled(checkpoint.study) if self.tasks else StudySpec()
+        self._slices = self._spec.sag_image or []
+        if self.tasks and not self._slices:
+            wrong = "study.sag_image: expected a list of slices, found none"
+            raise UserError(f"{wrong}; the checkpoint's config.json is damaged")
+        self._templates = templates_of(self._spec, self.tasks)
 
     def predict(
         self,
@@ -138,12 +144,11 @@ class SpineModel:
         return examples, CervAISource(**vars(self.layout)).decode
 
     def _request(self) -> StudyRequest:
-        return StudyRequest(self.tasks, {}, self.checkpoint.study["sag_image"], {"test"}, Path)
+        return StudyRequest(self.tasks, {}, self._slices, {"test"}, Path)
 
     def _examples(self, source: DataSource, cohort: Cohort) -> list[Example]:
-        study = self.checkpoint.study
-        spec = StudySpec(sag_image=study["sag_image"], sag_type=study["sag_type"])
-        asked = PatientStudy(spec, source, cohort, ("test",), None, self.tasks, study["templates"])
+        spec = StudySpec(sag_image=self._slices, sag_type=self._spec.sag_type)
+        asked = PatientStudy(spec, source, cohort, ("test",), None, self.tasks, self._templates)
         return asked.examples("test")
 
 

@@ -56,7 +56,11 @@ def load_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def load_image(
-    path: str | Path, *, side_px: int | None = None, max_pixels: int = MAX_PIXELS
+    path: str | Path,
+    *,
+    side_px: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    absent: str = "add it",
 ) -> np.ndarray:
     """The image at ``path`` as uint8 [H, W].
 
@@ -67,12 +71,13 @@ def load_image(
         path: the file.
         side_px: the required height and width; None accepts any size.
         max_pixels: the largest that is decoded.
+        absent: what to do about a file that is not there.
 
     Raises:
         UserError: missing, truncated, too large, of another mode or size, or turned.
     """
     expected = _GREY + (f" of {side_px} x {side_px}" if side_px else "")
-    image, orientation = _decoded(path, expected, max_pixels)
+    image, orientation = _decoded(path, expected, max_pixels, absent)
     if orientation != 1:
         found = f"EXIF orientation {orientation}, by which viewers turn it"
         raise refused(str(path), expected, found, "save its pixels upright, without it")
@@ -88,12 +93,12 @@ def load_image(
     return pixels
 
 
-def _decoded(path: str | Path, expected: str, max_pixels: int) -> tuple[Image.Image, int]:
+def _decoded(
+    path: str | Path, expected: str, max_pixels: int, absent: str = "add it"
+) -> tuple[Image.Image, int]:
     """A whole image of one frame and 8 bits, and its EXIF orientation: 1 upright, 2 to 8 turned."""
     where = str(path)
-    content = read_regular(
-        path, expected=expected, missing="add it, or see data.missing_images", max_bytes=_MAX_BYTES
-    )
+    content = read_regular(path, expected=expected, missing=absent, max_bytes=_MAX_BYTES)
     try:
         image = _opened(content)
         _require_plain(image, content, where, expected, max_pixels)

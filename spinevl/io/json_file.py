@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -218,7 +219,7 @@ def parse_json(content: bytes) -> Any:
 def _parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for what the module refuses."""
     try:
-        value = _DECODER.decode(text)
+        value = _decode(text)
         if text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be deeper
             _check_depth(value)
         if "\\u" in text:  # only escapes can write half a character
@@ -228,6 +229,18 @@ def _parsed(text: str) -> Any:
     except UnicodeEncodeError:
         raise ValueError("a string holds half a character, a lone surrogate") from None
     return value
+
+
+def _decode(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except _UnfitNumber as error:
+        for found in _STRING_OR_NUMBER.finditer(text):
+            if found[0] == error.number:
+                line = text.count("\n", 0, found.start()) + 1
+                column = found.start() - text.rfind("\n", 0, found.start())
+                raise ValueError(f"{error}: line {line} column {column}") from None
+        raise
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -251,27 +264,38 @@ def _check_depth(value: Any) -> None:
     raise RecursionError
 
 
+class _UnfitNumber(ValueError):
+    """A number of a JSON text that no file may have."""
+
+    def __init__(self, number: str, why: str) -> None:
+        super().__init__(why)
+        self.number = number
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {_short(text)} is not finite")
+        raise _UnfitNumber(text, f"the number {_short(text)} is not finite")
     return value
 
 
 def _of_64_bits(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= 2**64:
-        raise ValueError(f"the number {_short(text)} has more than 64 bits")
+        raise _UnfitNumber(text, f"the number {_short(text)} has more than 64 bits")
     return int(text)
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not finite")
+    raise _UnfitNumber(text, f"{text} is not finite")
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:24]}..."
 
 
+_STRING_OR_NUMBER = re.compile(
+    r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?', re.DOTALL
+)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_without_repeats,
     parse_float=_finite,

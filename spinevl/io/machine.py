@@ -47,7 +47,7 @@ def machine_problem(error: BaseException, out: Path | None = None) -> str | None
     for one in _chain(error):
         text = str(one)
         if isinstance(one, OSError) and one.errno in _FIXES:
-            where = one.filename or out or "the job"
+            where = Path(os.fsdecode(one.filename)).absolute() if one.filename else out or "the job"
             return f"{where}: {os.strerror(one.errno)}; {_FIXES[one.errno]}"
         # safetensors and tokenizers, and errors that come from a loader process, say it as text
         code = re.search(r"(?:\(os error |\[Errno )(\d+)[)\]]", text)

@@ -266,6 +266,16 @@ class CervAISource:
                 str(root), "a folder of patient folders", "none", "check data.test_images"
             )
         found = patients_below(root, self.layout)
+        if found.broken:  # they may be patients, whom nobody would miss
+            raise UserError(
+                Problem(
+                    str(root / one),
+                    "a folder of a patient's images",
+                    "a link to a folder that is not there",
+                    "bring that folder back, or remove the link",
+                )
+                for one in found.broken
+            )
         ids = sorted(found.ids, key=natural_order)
         if not ids:
             raise refused(str(root), f"images named {self.layout.sagittal}", "none", _NAMES)
@@ -275,7 +285,11 @@ class CervAISource:
         if only is not None:  # what else lies there is not asked about
             wanted = set(map(composed, only))
             ids = [one for one in ids if composed(one) in wanted]
-        wrong = [f"{root}: {problem}" for one in ids if (problem := check_id(one))]
+        wrong = [
+            str(Problem(f"{root}: {one!r}", _NAME_OF_A_PATIENT, problem, "rename it"))
+            for one in ids
+            if (problem := check_id(one))
+        ]
         if wrong := [*wrong, *two_spellings(str(root), ids)]:
             raise UserError(wrong)
         return tuple(Patient(composed(one), written=one) for one in ids)
@@ -318,24 +332,30 @@ class CervAISource:
                 problems.append(_other_layout(root, paths[0], f"data.{plane}"))
         problems.raise_any()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda one: self._image_problems(one, root, request), patients)
+            absent = "add it, or see data.missing_images"
+            if key == "test_images":  # all of them are answered
+                known = "test_truth" if self.test_truth else "test_labels"
+                drop = f", or take the patient out of data.{known}"
+                absent = f"add it{drop if getattr(self, known) else ''}"
+            found = pool.map(lambda one: self._image_problems(one, root, request, absent), patients)
             pairs = zip(patients, found, strict=True)
             return {patient.id: problems for patient, problems in pairs if problems}
 
-    def _image_problems(self, patient: Patient, root: Path, request: StudyRequest) -> Problems:
+    def _image_problems(
+        self, patient: Patient, root: Path, request: StudyRequest, absent: str
+    ) -> Problems:
+        """``absent`` is what to do about images that are not there."""
         problems = Problems()
         if not patient.images:  # what is wrong with their names is told already
             return problems
         folder = root / Path(patient.images[0].path).relative_to(root).parts[0]
         if self.layout.sagittal.startswith("{id}/") and not folder.is_dir():
             wanted = f"a folder with {len(patient.images)} images"
-            problems.add(
-                str(folder), wanted, "no such folder", "add it, or see data.missing_images"
-            )
+            problems.add(str(folder), wanted, "no such folder", absent)
             return problems
         for image in patient.images:
             with problems.collected():
-                pixels = self.decode(image)
+                pixels = load_image(image.path, side_px=self.layout.side_px, absent=absent)
                 if request.watch:
                     request.watch(image, pixels)
         return _grouped(problems)
@@ -355,6 +375,7 @@ _NAMES = (
 )
 
 
+_NAME_OF_A_PATIENT = "an id: a plain folder name without outer spaces"
 _MOST_NAMES = 1000  # among which the one most like a name is looked for
 
 

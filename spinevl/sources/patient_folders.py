@@ -16,10 +16,12 @@ class Found:
     Attributes:
         ids: of the patients, as they are written there, each once.
         others: folders that no pattern names, so that they are no patients.
+        broken: links in the place of patients' folders that point to nothing.
     """
 
     ids: Sequence[str]
     others: Sequence[str]
+    broken: Sequence[str]
 
 
 def patients_below(root: Path, layout: StudyLayout) -> Found:
@@ -31,6 +33,7 @@ def patients_below(root: Path, layout: StudyLayout) -> Found:
     """
     ids: dict[str, None] = {}
     others: dict[str, None] = {}
+    broken: dict[str, None] = {}
     patterns = (layout.sagittal, layout.axial)
     for parts in dict.fromkeys(tuple(_up_to_the_patient(one)) for one in patterns):
         is_folder = any(one.startswith("/".join(parts) + "/") for one in patterns)
@@ -41,14 +44,17 @@ def patients_below(root: Path, layout: StudyLayout) -> Found:
                 one for folder in folders for one in _entries(folder) if pattern.fullmatch(one.name)
             ]
         pattern = expression(parts[-1])
+        broken |= {str(one.relative_to(root)): None for one in folders if _points_nowhere(one)}
         for one in (one for folder in folders if folder.is_dir() for one in _entries(folder)):
             if one.is_dir() is not is_folder:
+                if is_folder and _points_nowhere(one) and pattern.fullmatch(one.name):
+                    broken.setdefault(str(one.relative_to(root)))
                 continue
             if found := pattern.fullmatch(one.name):
                 ids.setdefault(found["id"])
             elif is_folder:
                 others.setdefault(str(one.relative_to(root)))
-    return Found(list(ids), list(others))
+    return Found(list(ids), list(others), list(broken))
 
 
 def patient_of(folder: str, layout: StudyLayout) -> str | None:
@@ -66,6 +72,10 @@ def _up_to_the_patient(pattern: str) -> list[str]:
     """The parts of a pattern up to the first that names the patient."""
     parts = pattern.split("/")
     return parts[: next(k for k, part in enumerate(parts) if "{id}" in part) + 1]
+
+
+def _points_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from spinevl.evaluation.evaluate import evaluate
 from spinevl.io.json_file import read_json_list
 from spinevl.report.metrics_file import write_metrics
 from spinevl.schema.asked import compare
-from spinevl.schema.errors import UserError, counted, refused
+from spinevl.schema.errors import UserError, counted, escaped, listed, refused
 from spinevl.schema.study_layout import StudyLayout
 from spinevl.schema.task import Task
 from spinevl.sources.labels import read_boxes, read_labels, warn_without_boxes
@@ -54,8 +54,13 @@ def main(cfg: DictConfig, *, out: Path, trust: Trust = NOTHING) -> float | None:
         missing=config["missing"],
     )
     _tell_left_out(labels, tasks)
+    unanswered, _ = compare((one.id for one in truth), {one.id for one in predictions})
     baselines, about = _baselines(config["train_labels"], tasks, {one.id for one in truth})
     score = evaluate(truth, predictions, tasks=tasks, baselines=baselines)
+    if unanswered:  # they were refused, unless missing=upstream
+        told = f"{counted(len(unanswered), 'patient')} of {labels} without answers"
+        about["left out"] = f"{told}, as missing={config['missing']} asks"
+        log.warning("%s: %s", about["left out"], listed([escaped(one) for one in unanswered]))
     return write_metrics(replace(score, notes={**score.notes, **about}), tasks, out=out)
 
 

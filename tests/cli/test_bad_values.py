@@ -115,3 +115,20 @@ def test_an_override_is_taken_or_refused_in_lines(verb: str, data: st.DataObject
 def test_odd_values_are_named_with_their_key(override: str, line: str) -> None:
     (found,) = told("train", override)
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize("verb", ["predict", "report"])
+@pytest.mark.parametrize(
+    ("override", "group"),
+    [
+        ("prompts.templates.qd=x", "prompts"),
+        ("task.qd.weight=3", "task"),
+        ("split.seed=3", "split"),
+    ],
+)
+def test_a_key_of_what_a_checkpoint_gives_is_told_with_its_options(
+    verb: str, override: str, group: str
+) -> None:
+    (found,) = told(verb, override)
+    assert found.startswith(f"{override}: {verb} takes {group} from the checkpoint; ")
+    assert f"choose it: {group}=" in found

@@ -123,7 +123,7 @@ REFUSED = [
     ("~encoder", "encoder is not chosen: encoder=clip|"),
     ("~encoder._target_", "encoder._target_ is missing"),
     ("trainer=null", "trainer=null: expected an option, trainer=auto"),
-    ("optim.betas=0", "optim.betas=0: expected a list: 'optim.betas=[0]'"),
+    ("optim.betas=0", "optim.betas=0: expected a list: 'optim.betas=[0.9,0.95]'"),
     ("optim.betas=[0.9,1.5]", "optim.betas=[0.9,1.5]: expected a list of 2 finite numbers"),
     ("optim.lr.llm=-1", "optim.lr.llm=-1.0: expected a finite number, 0 to 1"),
     ("trainer.num_workers=100000", "trainer.num_workers=100000: expected a whole number, 0 to"),

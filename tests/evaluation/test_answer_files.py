@@ -68,6 +68,8 @@ def test_a_submission_is_written_as_it_was_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"choice": 1}, "choice: expected the most probable label, 0, found 1"),
+        ({"choice": None}, "choice: expected the most probable label, 0, found None"),
         ({"choice": 7}, "choice: expected a label of qd, 0 to 2"),
         (
             {"probabilities": {"0": 0.5, "1": 0.5}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,24 @@ def test_problems_are_one_line_each(work: Path, model: SpineModel) -> None:
 def test_patients_of_another_kind_are_named(model: SpineModel, patients: Any) -> None:
     with pytest.raises(UserError, match=r"predict: patients.*expected"):
         model.predict(patients)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("templates", one) for one in ({"qd": None}, {"qd": -7}, {"qd": {"a": 1}}, 3, None)),
+        *(("sag_image", one) for one in (None, -7, "zz", {"a": 1}, [], ["6"])),
+        ("sag_type", "jont"),
+    ],
+)
+def test_a_damaged_study_is_one_line(work: Path, tmp_path: Path, key: str, value: Any) -> None:
+    shutil.copytree(work / "checkpoint", tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint/config.json"
+    content = json.loads(file.read_text())
+    content["study"][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"(study\.|task )"):
+        spinevl.load(tmp_path / "checkpoint", device="cpu")
 
 
 def test_folders_may_come_from_any_iterable(work: Path, model: SpineModel) -> None:

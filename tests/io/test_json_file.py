@@ -228,6 +228,16 @@ def test_the_bounds_of_numbers(number: str, is_read: bool, tmp_path: Path) -> No
             read_json(file, expected="x")
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "123456789012345678901234"])
+def test_a_number_that_no_file_may_have_is_found(number: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    text = f'[{{"id": "{number} \\" {number}"}},\n {{"qd": 1.5, "sl": {number}}}]'
+    file.write_text(text)
+    column = text.split("\n")[1].index(number) + 1
+    with pytest.raises(UserError, match=rf"line 2 column {column}\)"):
+        read_json(file, expected="x")
+
+
 @pytest.mark.parametrize("how", cases("x"))
 def test_what_a_job_left_unreadable_is_passed_over(how: str, tmp_path: Path) -> None:
     """Progress, status, scores and kept features are asked again, whatever the file holds."""

@@ -160,6 +160,8 @@ def test_templates_are_checked() -> None:
         )
     text = " ".join(caught.value.problems)
     assert "[optoins]" in text
+    with pytest.raises(UserError, match=r"task qd: expected a line break, found a backslash and"):
+        check_templates({"qd": r"[image]\nWhat?"}, {"qd": TASKS["qd"]}, where="prompts")
     assert "one literal <image>" in text
     assert "task sl" in text
 
@@ -225,8 +227,16 @@ def test_test_patients_are_folders_in_natural_order_and_never_skipped(tmp_path: 
 
     assert [one.id for one in load_test().test] == ["case-2", "case-10"]
     (tmp_path / "images/case-2/sag/6.png").unlink()
-    with pytest.raises(UserError, match=r"case-2/sag/6\.png"):
+    with pytest.raises(UserError, match=r"case-2/sag/6\.png") as caught:
         load_test(missing_images="skip")
+    assert "missing_images" not in str(caught.value)
+    (tmp_path / "images/case-2").rename(tmp_path / "images/case-2 ")
+    with pytest.raises(UserError, match=r"images: 'case-2 ': expected an id: .*; rename it$"):
+        load_test()
+    (tmp_path / "images/case-2 ").rename(tmp_path / "elsewhere")
+    (tmp_path / "images/case-2").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"^\S*images/case-2: expected a folder .* a link to a"):
+        load_test()
 
 
 def test_a_label_that_no_record_has_is_told_once(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_patients_without_boxes_are_told_and_unparsed_answers_scored(
     assert "boxes.json: no boxes of 1 of the 3 patients, first b" in line
 
 
+def test_patients_whom_upstream_leaves_out_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps([{"id": one, "sl": 0} for one in "abc"]))
+    given = [Prediction("b", "sl", "", (6,), 0, None, "B.abnormal")]
+    write_predictions(tmp_path / "predictions.jsonl", given)
+    words = ["task=[sl]", f"predictions={tmp_path}/predictions.jsonl", "missing=upstream"]
+    metrics = scored(tmp_path, *words)
+    told = f"2 patients of {tmp_path}/labels.json without answers, as missing=upstream asks"
+    assert metrics["notes"]["left out"] == told
+    assert f"{told}: a, c" in [one.message for one in caplog.records]
+
+
 def test_a_patient_who_is_asked_and_not_answered_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps([{"id": one, "sl": 0} for one in "abc"]))
     given = [Prediction(one, "sl", "", (6,), 0, None, "B.abnormal", truth=0) for one in "abz"]
