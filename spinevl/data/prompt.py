@@ -41,9 +41,6 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
             if name not in PLACEHOLDERS:
                 known = " ".join(PLACEHOLDERS)
                 problems.add(here, f"placeholders among {known}", name, "mend it")
-        if "\\n" in template:  # a shell and Hydra pass it on as it is, unlike YAML and JSON
-            fix = "write it in a YAML or JSON file, where \\n is one, or as $'...' in the shell"
-            problems.add(here, "a line break", "a backslash and an n", fix)
         literal = template.count(IMAGE)
         if literal != int(task.axial):
             wanted = "one literal <image> for the axial image" if task.axial else "no <image>"
@@ -57,6 +54,17 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
         if template.count("[image]") != 1:
             found = str(template.count("[image]"))
             problems.add(here, "[image] once, for the sagittal images", found, "mend it")
+    problems.raise_any()
+
+
+def check_line_breaks(templates: Mapping[str, str], *, where: str) -> None:
+    """Refuse a backslash and an n: a shell and Hydra pass them on as they are, unlike YAML."""
+    problems = Problems()
+    for name, template in templates.items():
+        if "\\n" in str(template):
+            here = f"{where}: prompt of task {name}"
+            fix = "write it in a YAML or JSON file, where \\n is one, or as $'...' in the shell"
+            problems.add(here, "a line break", "a backslash and an n", fix)
     problems.raise_any()
 
 

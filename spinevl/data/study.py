@@ -17,7 +17,7 @@ from spinevl.config.check import checked
 from spinevl.config.tasks import build_tasks, official_tasks
 from spinevl.data.built_records import as_built, require_as_asked
 from spinevl.data.examples import patient_examples
-from spinevl.data.prompt import check_templates, read_templates
+from spinevl.data.prompt import check_line_breaks, check_templates, read_templates
 from spinevl.data.record_split import split_of_records
 from spinevl.data.records import read_records
 from spinevl.data.split import Split, Splitter
@@ -352,4 +352,6 @@ def templates_of(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
         wrong = f"study.templates={templates!r}: expected an object, task -> template"
         raise UserError(f"{wrong}; the checkpoint's config.json is damaged")
     check_templates(templates, tasks, where=path or "prompts")
+    if "prompts" not in spec.stored:  # a checkpoint is asked as it was trained
+        check_line_breaks(templates, where=path or "prompts")
     return {name: templates.get(name) or task.prompt or "" for name, task in tasks.items()}

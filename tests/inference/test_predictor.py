@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections import deque
@@ -22,9 +23,10 @@ from spinevl.inference import writer
 from spinevl.inference.answer import Answer, Outcome, Unanswered
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.writer import Writer
+from spinevl.models import packed
 from spinevl.models.connector.mlp import MLPConnector
 from spinevl.models.encoder.tiny import TinyEncoder
-from spinevl.models.llm import TinyLLM
+from spinevl.models.llm import CausalLM, TinyLLM
 from spinevl.models.vlm import VLM
 from spinevl.schema.errors import UserError
 from spinevl.schema.example import Example, Key
@@ -400,6 +402,37 @@ def test_what_is_not_finite_costs_no_other_its_answer(
         *("one", "bad", "two", "three")
     ]
     assert not isinstance(caught.value, Unanswered)
+
+
+def test_predictors_that_share_a_model_compute_each_in_its_own_way(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, fast = predictor(model, plain_layers=True), predictor(model)
+    ways: list[bool] = []
+    real = CausalLM.hidden
+
+    def hidden(self: CausalLM, *given: Any, **options: Any) -> torch.Tensor:
+        ways.append(self.plain_layers)
+        return real(self, *given, **options)
+
+    monkeypatch.setattr(CausalLM, "hidden", hidden)
+    for one in (plain, fast, plain):
+        dict(one.answers(EXAMPLES[:1]))
+        deque(one.stream(talk(("<image>?", None))), maxlen=0)
+    turns = [way for k, way in enumerate(ways) if not k or ways[k - 1] != way]
+    assert turns == [True, False, True]
+
+
+def test_a_model_that_was_changed_for_another_predictor_is_refused(model: VLM) -> None:
+    changed = copy.deepcopy(model)
+    changed.llm.compile()
+    with pytest.raises(ValueError, match="another Predictor has compiled the model"):
+        predictor(changed)
+    changed = copy.deepcopy(model)
+    packed.pack(changed.llm.model)
+    if packed.PackedLinear in map(type, changed.modules()):
+        with pytest.raises(RuntimeError, match="packed weights cannot be computed plainly"):
+            predictor(changed, plain_layers=True)
 
 
 def test_calls_with_kept_features_do_not_disturb_each_other(model: VLM, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from spinevl.config.compose import compose
 from spinevl.config.tasks import official_tasks
 from spinevl.data.examples import patient_examples
-from spinevl.data.prompt import check_templates
+from spinevl.data.prompt import check_line_breaks, check_templates
 from spinevl.data.records import read_records, records_text
 from spinevl.data.study import PatientStudy, open_study
 from spinevl.data.study_spec import StudySpec
@@ -161,7 +161,8 @@ def test_templates_are_checked() -> None:
     text = " ".join(caught.value.problems)
     assert "[optoins]" in text
     with pytest.raises(UserError, match=r"task qd: expected a line break, found a backslash and"):
-        check_templates({"qd": r"[image]\nWhat?"}, {"qd": TASKS["qd"]}, where="prompts")
+        check_line_breaks({"qd": r"[image]\nWhat?"}, where="prompts")
+    check_line_breaks({"qd": "[image]\nWhat?"}, where="prompts")
     assert "one literal <image>" in text
     assert "task sl" in text
 
