@@ -7,6 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -34,11 +35,12 @@ _SECONDS = 0.5
 
 def computes_in_bfloat16(device: str | torch.device) -> bool:
     """Whether the device has instructions for bfloat16; one that only emulates it is slower."""
-    kind = torch.device(device).type
+    kind, index = torch.device(device).type, torch.device(device).index
     if kind == "cuda":
         if not torch.cuda.is_available():
             return False
-        with torch.cuda.device(device):  # torch asks the current one
+        # torch asks the current one
+        with nullcontext() if index is None else torch.cuda.device(index):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))

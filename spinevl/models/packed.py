@@ -20,7 +20,7 @@ from spinevl.models.products import has_operators, onednn_is_faster, product
 _ROWS = 64
 """For so many rows oneDNN chooses the blocks; measured, they are the best for 1 to 4,000."""
 
-_AGAIN = "this model answers as it was loaded: read it with load_checkpoint for anything else"
+_AGAIN = "this model only answers, as it was loaded: read it with load_checkpoint for all else"
 
 
 class PackedLinear(nn.Module):
