@@ -29,6 +29,10 @@ class Unanswered(UserError):
     """Some examples could not be answered, and all others were."""
 
 
+class Hopeless(UserError):
+    """The numbers of no answer are finite, of several patients; no more should be asked."""
+
+
 class Outcome:
     """What became of the examples of a call: one without an answer costs no other its own.
 
@@ -49,13 +53,12 @@ class Outcome:
         """An example has none, since its ``numbers`` are not finite.
 
         Raises:
-            UserError: so have all others, of several patients; no more should be asked.
+            Hopeless: nor have all others.
         """
         self.problems.extend(not_finite(example, numbers).problems)
         self._patients.add(example.key.patient)
         if len(self._patients) >= _HOPELESS and not self._answered:
-            found, self.problems = self.problems, Problems()
-            raise UserError(found)
+            raise Hopeless(self.problems)
 
 
 def not_finite(example: Example, numbers: str) -> UserError:

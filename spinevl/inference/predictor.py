@@ -27,7 +27,7 @@ from spinevl.data.packing.collate import Collator, Group
 from spinevl.data.study import ConversationStudy, Study
 from spinevl.features.key import encoder_key
 from spinevl.features.store import FeatureCache
-from spinevl.inference.answer import Answer, Outcome, Unanswered
+from spinevl.inference.answer import Answer, Hopeless, Outcome, Unanswered
 from spinevl.inference.arriving import Arriving
 from spinevl.inference.devices import predict_device
 from spinevl.inference.encode import feature_cache_in, keep_features
@@ -142,7 +142,7 @@ class Predictor:
 
         Raises:
             UserError: before anything is answered, for examples that do not fit the model; later
-                for an image that cannot be read, or if the numbers of no answer are finite.
+                for an image that cannot be read, or where it is Hopeless.
             Unanswered: after the answers to all others, some answers have numbers that are not
                 finite, or conversations that have outgrown the model.
         """
@@ -203,6 +203,8 @@ class Predictor:
             yield from self._read(waiting, outcome)
             if written:
                 yield from self.writer.answers(written, outcome)
+        except Hopeless:
+            raise
         except Exception as error:  # what was asked before is answered, and told
             yield from self._read(waiting, outcome)
             if isinstance(error, UserError) and outcome.problems:

@@ -20,7 +20,7 @@ from spinevl.config.options import History, PredictMode, PredictOptions
 from spinevl.features.store import FeatureCache
 from spinevl.inference import predictor as predictor_module
 from spinevl.inference import writer
-from spinevl.inference.answer import Answer, Outcome, Unanswered
+from spinevl.inference.answer import Answer, Hopeless, Outcome, Unanswered
 from spinevl.inference.predictor import Predictor, predictions
 from spinevl.inference.writer import Writer
 from spinevl.models import packed
@@ -502,6 +502,42 @@ def test_the_weights_of_encoders_are_hashed_once(
     assert again == first
     assert hashed == [real(model.encoder)]
     assert [one.name for one in tmp_path.iterdir() if one.is_dir()] == hashed
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_of_weights_that_are_at_fault_no_more_is_asked(
+    model: VLM, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    broken = copy.deepcopy(model)
+    broken.connector.requires_grad_(False)
+    for weight in broken.connector.parameters():
+        weight.fill_(math.nan)
+    monkeypatch.setattr(Predictor, "ahead", ahead)
+    asking = predictor(broken, batch_size=1)
+    with pytest.raises(Hopeless) as caught:
+        dict(asking.answers([question(name, 5) for name in "abcdefg"]))
+    assert [str(one).split()[1] for one in caught.value.problems] == ["a", "b", "c", "d"]
+    with pytest.raises(Unanswered):  # too few to tell
+        dict(asking.answers([question(name, 5) for name in "abc"]))
+
+
+def test_what_was_found_before_an_error_is_told_with_it(
+    model: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = predictor(model, batch_size=1)
+    told: list[str] = []
+
+    def fails(groups: Any, outcome: Outcome) -> Any:
+        outcome.not_finite(EXAMPLES[0], "logits")
+        raise UserError("no such image")
+        yield
+
+    monkeypatch.setattr(asking.writer, "answers", fails)
+    with pytest.raises(UserError) as caught:
+        told += map(str, asking.answers([place("a", 5)]))
+    assert len(caught.value.problems) == 2
+    assert caught.value.problems[1] == "no such image"
+    assert told == []
 
 
 @pytest.mark.parametrize("mode", list(PredictMode))
