@@ -112,7 +112,7 @@ def make(cache: Path, **sizes: int) -> Path:
             model = subject.model(nodes)
             if kind == "trained":
                 _learn(model, _everybody(cache)[ASKED * 18 :], folder)
-            _write(folder, model, nodes, cache)
+            _write(folder, model, nodes, asked)
     return home
 
 
@@ -121,7 +121,7 @@ def make_random(
 ) -> None:
     """The same in ``folder`` for random weights of other sizes, held in ``dtype``."""
     nodes = _nodes(folder / "base", sizes, dtype)
-    _write(folder, subject.model(nodes), nodes, cache, patients)
+    _write(folder, subject.model(nodes), nodes, _asked(cache, patients))
 
 
 def _nodes(folder: Path, sizes: dict[str, int], dtype: str = "auto") -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _learn(model: VLM, examples: list[Example], folder: Path) -> None:
 
 
 def _write(
-    folder: Path, model: VLM, nodes: dict[str, Any], cache: Path, patients: int = ASKED
+    folder: Path, model: VLM, nodes: dict[str, Any], asked: Mapping[str, Sequence[Example]]
 ) -> None:
     """The checkpoint, its export, and the prompts as the export's tokenizer writes them."""
     checkpoint = Checkpoint(model, {**nodes, "tuning": {**LORA, **FROZEN}})
@@ -166,7 +166,7 @@ def _write(
     (folder / "hf").mkdir()
     LlavaFormat().write(folder / "hf", checkpoint)
     image = int(model.llm.tokenizer.convert_tokens_to_ids("<image>"))
-    for name, examples in _asked(cache, patients).items():
+    for name, examples in asked.items():
         told = [_prompt(conversation, one, image) for one in examples]
         (folder / f"{name}.json").write_text(json.dumps(told))
 

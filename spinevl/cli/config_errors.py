@@ -130,7 +130,8 @@ def _of_an_override(error: Exception, verb: str, arguments: Sequence[str]) -> st
         if re.search(r"(Key '.*' (is )?not in|does not exist)", reason):
             return _unknown_key(name, verb, arguments)
         if "is not a ListConfig" in reason:
-            reason = f"expected a list: {_as_a_list(verb, arguments, override)}"
+            value = _as_a_list(verb, arguments, name, override.partition("=")[2])
+            reason = f"expected a list: '{name}=[{value}]'"
         elif takes := expectation(SCHEMAS[verb], name):
             reason = f"expected {takes}"
         return f"{override}: {reason}"
@@ -227,13 +228,11 @@ def _arguments(node: DictConfig) -> Collection[str]:
         return ()
 
 
-def _as_a_list(verb: str, arguments: Sequence[str], override: str) -> str:
-    """How an override of a list is written: with its own value, or as the several by default."""
-    name, _, value = override.partition("=")
-    default: Any = OmegaConf.select(_rest(verb, arguments, name), _key(override))
-    if isinstance(default, ListConfig) and len(default) > 1:
-        value = ",".join(str(one) for one in default)
-    return f"'{_key(override)}=[{value}]'"
+def _as_a_list(verb: str, arguments: Sequence[str], name: str, value: str) -> str:
+    """What a list can hold where one value was told: that one, or the several it has by default."""
+    default: Any = OmegaConf.select(_rest(verb, arguments, name), name)
+    several = isinstance(default, ListConfig) and len(default) > 1
+    return ",".join(map(str, default)) if several else value
 
 
 def _unset_groups(verb: str, arguments: Sequence[str]) -> list[str]:

@@ -33,8 +33,7 @@ def check_templates(templates: Mapping[str, str], tasks: Mapping[str, Task], *, 
             problems.add(here, "a template of text", repr(template), "mend it")
             continue
         if not template:
-            own = f"give prompts.templates.{task.name}, or choose prompts=en or zh"
-            fix = own if where == "prompts" else f"add {task.name!r}"
+            fix = f"add {task.name!r}, or choose prompts=en or zh"
             problems.add(here, "a template", "none", fix)
             continue
         for name in re.findall(r"\[[A-Za-z][A-Za-z0-9_ -]*\]", template):

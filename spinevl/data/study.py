@@ -21,7 +21,7 @@ from spinevl.data.prompt import check_line_breaks, check_templates, read_templat
 from spinevl.data.record_split import split_of_records
 from spinevl.data.records import read_records
 from spinevl.data.split import Split, Splitter
-from spinevl.data.study_spec import StudySpec, with_absolute_paths
+from spinevl.data.study_spec import StudySpec, damaged, with_absolute_paths
 from spinevl.io.hashing import sha256, sha256_of_names
 from spinevl.schema.cohort import Cohort, DataSource, StudyRequest, Watch
 from spinevl.schema.errors import UserError, counted, refused
@@ -349,8 +349,7 @@ def templates_of(spec: StudySpec, tasks: Mapping[str, Task]) -> dict[str, str]:
     path = prompts.get("path")
     templates = read_templates(path) if path else prompts.get("templates") or {}
     if not isinstance(templates, Mapping):
-        wrong = f"study.templates={templates!r}: expected an object, task -> template"
-        raise UserError(f"{wrong}; the checkpoint's config.json is damaged")
+        raise damaged([f"study.templates={templates!r}: expected an object, task -> template"])
     check_templates(templates, tasks, where=path or "prompts")
     if "prompts" not in spec.stored:  # a checkpoint is asked as it was trained
         check_line_breaks(templates, where=path or "prompts")

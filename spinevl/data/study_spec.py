@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ _EXAMPLES = {
     "sag_type": "sag_type=joint",
     "split": "split=stratified",
 }
+
+
+def damaged(problems: Iterable[str]) -> UserError:
+    """The error for wrong values in the ``study`` of a checkpoint."""
+    return UserError(f"{one}; the checkpoint's config.json is damaged" for one in problems)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class StudySpec:
             if isinstance(node := found.get(name), Mapping):
                 wrong += node_problems(node, at=f"study.{name}")
         if wrong:
-            raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
+            raise damaged(wrong)
         for name in ("data", "split"):
             node = found.get(name) or {}
             named = {key: node[key] for key in PATHS if isinstance(node.get(key), str)}
@@ -113,7 +118,7 @@ class StudySpec:
         open_keys = [one.name for one in fields(StudyLayout) if self.data.get(one.name) == AUTO]
         layout = {key: trained[key] for key in open_keys if trained.get(key, AUTO) != AUTO}
         if wrong := node_problems({**self.data, **layout}, at="study.data"):
-            raise UserError(f"{one}; the checkpoint's config.json is damaged" for one in wrong)
+            raise damaged(wrong)
         if layout:
             told = " ".join(f"data.{key}={shown(value)}" for key, value in layout.items())
             log.info("as the checkpoint was trained: %s", escaped(told))

@@ -30,7 +30,7 @@ class Unanswered(UserError):
 
 
 class Hopeless(UserError):
-    """The numbers of no answer are finite, of several patients; no more should be asked."""
+    """Of the first patients asked, none has an answer with finite numbers; nobody else is asked."""
 
 
 class Outcome:
@@ -53,7 +53,7 @@ class Outcome:
         """An example has none, since its ``numbers`` are not finite.
 
         Raises:
-            Hopeless: nor have all others.
+            Hopeless: no example has an answer yet, and several patients have none like this one.
         """
         self.problems.extend(not_finite(example, numbers).problems)
         self._patients.add(example.key.patient)

@@ -16,7 +16,7 @@ from spinevl.checkpoints.load import load_checkpoint
 from spinevl.config.check import from_plain
 from spinevl.config.options import PredictMode, PredictOptions
 from spinevl.data.study import PatientStudy, templates_of
-from spinevl.data.study_spec import StudySpec
+from spinevl.data.study_spec import StudySpec, damaged
 from spinevl.evaluation.join import with_truth
 from spinevl.inference.precision import held_in, pack_weights, ready, settled
 from spinevl.inference.predictor import Predictor
@@ -89,10 +89,8 @@ class SpineModel:
         self.tasks: Mapping[str, Task] = checkpoint.tasks
         self.layout = StudyLayout.told(checkpoint.study.get("data") or {})
         self._spec = StudySpec().filled(checkpoint.study) if self.tasks else StudySpec()
-        self._slices = self._spec.sag_image or []
-        if self.tasks and not self._slices:
-            wrong = "study.sag_image: expected a list of slices, found none"
-            raise UserError(f"{wrong}; the checkpoint's config.json is damaged")
+        if self.tasks and not self._spec.sag_image:
+            raise damaged(["study.sag_image: expected a list of slices, found none"])
         self._templates = templates_of(self._spec, self.tasks)
 
     def predict(
@@ -144,12 +142,11 @@ class SpineModel:
         return examples, CervAISource(**vars(self.layout)).decode
 
     def _request(self) -> StudyRequest:
-        return StudyRequest(self.tasks, {}, self._slices, {"test"}, Path)
+        return StudyRequest(self.tasks, {}, self._spec.sag_image or [], {"test"}, Path)
 
     def _examples(self, source: DataSource, cohort: Cohort) -> list[Example]:
-        spec = StudySpec(sag_image=self._slices, sag_type=self._spec.sag_type)
-        asked = PatientStudy(spec, source, cohort, ("test",), None, self.tasks, self._templates)
-        return asked.examples("test")
+        told = (self._spec, source, cohort, ("test",), None, self.tasks, self._templates)
+        return PatientStudy(*told).examples("test")
 
 
 def load(

@@ -142,7 +142,8 @@ class Predictor:
 
         Raises:
             UserError: before anything is answered, for examples that do not fit the model; later
-                for an image that cannot be read, or where it is Hopeless.
+                for an image that cannot be read.
+            Hopeless: the first patients have no finite numbers.
             Unanswered: after the answers to all others, some answers have numbers that are not
                 finite, or conversations that have outgrown the model.
         """

@@ -184,7 +184,7 @@ def _tell_of_same(out: Path, identity: str, say: Say) -> None:
         if (status := read_status(aside)) and status.identity == identity:
             say(
                 f"{aside}: it holds this very job ({status.status}), which begins anew in {out}; "
-                "to go on with it, stop this one and move that folder back in its place"
+                "to use it instead, stop this job and move that folder back in its place"
             )
 
 

@@ -28,6 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.fixture(autouse=True)
+def _asks_one_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    _one_patient(monkeypatch)
+
+
 def _one_patient(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(material, "ASKED", 1)
     patch.setattr(material, "LEARNED", 0)
@@ -54,9 +59,8 @@ def _ours(cache: Path, scratch: Path, **options: Any) -> Ours:
 
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_questions_are_answered_alike_with_empty_and_filled_caches(
-    folder: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, dtype: str
 ) -> None:
-    _one_patient(monkeypatch)
     ours = _ours(folder, tmp_path, dtype=dtype)
     loaded = ours.load()
     assert loaded["precision"] in ("float32", "bfloat16")
@@ -67,10 +71,7 @@ def test_questions_are_answered_alike_with_empty_and_filled_caches(
     assert all(math.isclose(sum(one), 1, abs_tol=1e-3) for one in cold["probabilities"])
 
 
-def test_answers_are_written_for_everything_that_is_generated(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _one_patient(monkeypatch)
+def test_answers_are_written_for_everything_that_is_generated(folder: Path, tmp_path: Path) -> None:
     ours = _ours(folder, tmp_path, generates=True)
     ours.load()
     for what, count in (("closed", 18), ("boxes", 18), ("conversations", 2)):
@@ -79,20 +80,14 @@ def test_answers_are_written_for_everything_that_is_generated(
         assert told["seconds"] > 0
 
 
-def test_the_plain_loop_answers_beside_ours(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _one_patient(monkeypatch)
+def test_the_plain_loop_answers_beside_ours(folder: Path, tmp_path: Path) -> None:
     ours = _ours(folder, tmp_path, plain=True)
     ours.load()
     assert ours.plain(batch_size=9, patients=1)["seconds"] > 0
 
 
 @pytest.mark.parametrize("packing", ["tree", "plain"])
-def test_steps_of_training_are_timed(
-    folder: Path, tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _one_patient(monkeypatch)
+def test_steps_of_training_are_timed(folder: Path, tmp_path: Path, packing: str) -> None:
     told = {
         "material": folder / "random",
         "cache": folder,
